@@ -1,0 +1,1 @@
+from toolchain.tasks import *  # noqa: F403

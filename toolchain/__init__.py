@@ -1,0 +1,1 @@
+"""Incremental, content-addressed builds, training and registration of MLflow Projects."""

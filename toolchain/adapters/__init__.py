@@ -1,0 +1,1 @@
+"""One module for each outside thing. Only toolchain.tasks imports these."""

@@ -1,0 +1,158 @@
+"""URL -> blob: downloads into the store, checked against the digest that named them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from toolchain.digest import Digest
+from toolchain.errors import ResolveError, without_credentials
+from toolchain.progress import Progress
+from toolchain.store import Store
+
+if TYPE_CHECKING:
+    import requests
+
+_TRIES = 4
+_TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
+
+
+class Fetcher:
+    """Downloads with requests: proxies, netrc and CA bundle as the machine has them set.
+
+    `credentials` maps host -> (user, password). `certificates` is a CA bundle's path, if any.
+    """
+
+    def __init__(self, *, store: Store, progress: Progress,
+                 credentials: Mapping[str, tuple[str, str]] | None = None,
+                 certificates: str | None = None) -> None:
+        self._store = store
+        self._progress = progress
+        self._credentials = dict(credentials or {})
+        self._certificates = certificates
+        self._local = threading.local()
+
+    def fetch(self, url: str, expect: Digest, what: str) -> None:
+        """Store the bytes at `url`, which must be `expect`. Doing it twice is as doing it once.
+
+        Raises ResolveError if they cannot be had or are others.
+        """
+        if self._store.has(expect):
+            return
+        if url.startswith("file:"):
+            self._copy(Path(unquote(urlsplit(url).path)), expect, what)
+            return
+        self._download(url, expect, what)
+
+    def get(self, url: str, what: str) -> bytes:
+        """A small file's bytes, unchecked; the caller verifies a signature or hash."""
+        import requests
+
+        try:
+            response = self._session().get(url, timeout=_TIMEOUT)
+        except requests.RequestException as error:
+            raise _unreachable(url, what, error) from None
+        if response.status_code != 200:
+            raise _refused(url, what, response.status_code)
+        return response.content
+
+    def _copy(self, path: Path, expect: Digest, what: str) -> None:
+        try:
+            with open(path, "rb") as source, self._store.writer() as blob:
+                while chunk := source.read(1 << 20):
+                    blob.write(chunk)
+        except OSError as error:
+            raise ResolveError(f"{what} cannot be read: {error.strerror}",
+                               where=str(path)) from None
+        if blob.digest != expect:
+            raise _mismatch(what, str(path), expect, blob.digest)
+
+    def _download(self, url: str, expect: Digest, what: str) -> None:
+        import requests
+
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self._session().get(url, stream=True, timeout=_TIMEOUT) as response:
+                    if response.status_code in (429, 500, 502, 503, 504) and attempt < _TRIES:
+                        _wait(attempt)
+                        continue
+                    if response.status_code != 200:
+                        raise _refused(url, what, response.status_code)
+                    length = int(response.headers.get("Content-Length") or 0)
+                    self._progress.expect(length)
+                    with self._store.writer() as blob:
+                        for chunk in response.iter_content(1 << 18):
+                            blob.write(chunk)
+                            self._progress.advance(len(chunk))
+            except (requests.ConnectionError, requests.Timeout,
+                    requests.exceptions.ChunkedEncodingError) as error:
+                if attempt == _TRIES:
+                    raise _unreachable(url, what, error) from None
+                _wait(attempt)
+                continue
+            except requests.RequestException as error:
+                raise _unreachable(url, what, error) from None
+            if blob.digest == expect:
+                return
+            if length and blob.size != length and attempt < _TRIES:
+                _wait(attempt)  # cut short
+                continue
+            raise _mismatch(what, url, expect, blob.digest)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            import requests
+
+            session = requests.Session()
+            if self._certificates:
+                session.verify = self._certificates
+            session.headers["Accept-Encoding"] = "identity"
+            session.auth = None
+            credentials = self._credentials
+
+            def authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
+                host = urlsplit(request.url or "").hostname
+                if host in credentials:
+                    return requests.auth.HTTPBasicAuth(*credentials[host])(request)
+                return request
+
+            if credentials:
+                session.auth = authenticate
+            self._local.session = session
+        return session
+
+
+def _wait(attempt: int) -> None:
+    import time
+
+    time.sleep(0.5 * 2**attempt)
+
+
+def _mismatch(what: str, where: str, expect: Digest, got: Digest) -> ResolveError:
+    return ResolveError(
+        f"hash mismatch: {what} should be {expect}, the bytes are {got}",
+        where=without_credentials(where),
+        fix="do not use these bytes; if the lock is wrong, pin again with upgrade=1",
+    )
+
+
+def _refused(url: str, what: str, status: int) -> ResolveError:
+    fixes = {
+        401: "give credentials in the index URL or in netrc",
+        403: "check that this user may read there",
+        404: "it is gone from there; pin again with upgrade=1, or set another mirror or index",
+    }
+    return ResolveError(f"{what} cannot be fetched: HTTP status {status}",
+                        where=f"GET {without_credentials(url)}",
+                        fix=fixes.get(status, "try again later"))
+
+
+def _unreachable(url: str, what: str, error: Exception) -> ResolveError:
+    reason = without_credentials(str(getattr(error, "reason", None) or error))
+    return ResolveError(f"{what} cannot be fetched: {reason[:300]}",
+                        where=f"GET {without_credentials(url)}",
+                        fix="check the network, proxy and CA settings, then run it again")

@@ -1,0 +1,94 @@
+"""pip's and uv's settings -> environment variables for uv.
+
+Whoever set pip up on this machine (index, extra indexes, find-links, CA bundle) means it for
+every installer. uv does not read pip's settings, so they are handed over, unless uv has settings
+of its own. Everything goes through the environment: an index URL may hold a password, and command
+lines can be read by anyone on the machine.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+_UV_OWN = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS",
+           "UV_CONFIG_FILE", "UV_NO_INDEX")
+
+
+def uv_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with what uv needs to look where pip would look."""
+    result = dict(environ)
+    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX"):
+        result.pop(name, None)
+    pip = _pip_settings(environ)
+    if "SSL_CERT_FILE" not in result:
+        certificate = pip.get("cert") or environ.get("REQUESTS_CA_BUNDLE")
+        if certificate:
+            result["SSL_CERT_FILE"] = certificate
+    if any(name in environ for name in _UV_OWN) or _has_uv_configuration(environ):
+        return result
+    if pip.get("index-url"):
+        result["UV_DEFAULT_INDEX"] = pip["index-url"]
+    if pip.get("extra-index-url"):
+        # pip takes the best version from all indexes alike; uv by default stops at the first
+        # index that has the name.
+        result["UV_EXTRA_INDEX_URL"] = " ".join(pip["extra-index-url"].split())
+        result["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    if pip.get("find-links"):
+        result["UV_FIND_LINKS"] = ",".join(pip["find-links"].split())
+    if pip.get("trusted-host"):
+        result["UV_INSECURE_HOST"] = " ".join(pip["trusted-host"].split())
+    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        result["UV_NO_INDEX"] = "1"
+    return result
+
+
+def credentials(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """host -> (user, password) from the index URLs in uv's environment."""
+    found: dict[str, tuple[str, str]] = {}
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX"):
+        for url in environ.get(name, "").split():
+            parts = urlsplit(url.partition("=")[2] if "=http" in url else url)
+            if parts.hostname and parts.username:
+                found[parts.hostname] = (unquote(parts.username), unquote(parts.password or ""))
+    return found
+
+
+def _pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """pip's effective settings: files from the general to the special, then PIP_* variables."""
+    home = Path(environ.get("HOME", "/"))
+    files = [
+        Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), home / ".pip/pip.conf",
+        Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf",
+    ]
+    if environ.get("VIRTUAL_ENV"):
+        files.append(Path(environ["VIRTUAL_ENV"]) / "pip.conf")
+    chosen = environ.get("PIP_CONFIG_FILE")
+    if chosen == os.devnull:
+        files = []
+    elif chosen:
+        files.append(Path(chosen))
+    settings: dict[str, str] = {}
+    for path in files:
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            continue  # pip itself will complain where it matters
+        for section in ("global", "install", "download"):
+            if parser.has_section(section):
+                settings.update({key.replace("_", "-"): value
+                                 for key, value in parser.items(section) if value})
+    for name, value in environ.items():
+        if name.startswith("PIP_") and value:
+            settings[name[4:].lower().replace("_", "-")] = value
+    return settings
+
+
+def _has_uv_configuration(environ: Mapping[str, str]) -> bool:
+    home = Path(environ.get("HOME", "/"))
+    user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "uv/uv.toml"
+    return user.exists() or Path("/etc/uv/uv.toml").exists()

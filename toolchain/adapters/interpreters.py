@@ -1,0 +1,119 @@
+"""Finds a Python interpreter by version: on PATH, pyenv's, uv's, in that order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from toolchain.adapters.uv import uv_program
+from toolchain.errors import EngineError
+
+_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.implementation.name)"
+
+
+class Interpreters:
+    """The interpreters of this machine. `environ` is where PATH and pyenv's root come from."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def find(self, wanted: str) -> Path:
+        """The interpreter for `X.Y` (newest patch) or `X.Y.Z`.
+
+        For `X.Y.Z` that is nowhere, another patch of X.Y is taken: wheels and images are bound
+        to the minor version (docs/decisions/0004). Raises EngineError naming what is there.
+        """
+        seen: dict[tuple[int, ...], Path] = {}
+        minor = ".".join(wanted.split(".")[:2])
+        for path in self._candidates(minor):
+            version = self._version(path)
+            if version and version not in seen:
+                seen[version] = path
+        exact = tuple(int(part) for part in wanted.split("."))
+        same = sorted(version for version in seen if version[:2] == exact[:2])
+        for version in reversed(same):
+            if version[: len(exact)] == exact:
+                return seen[version]
+        if same:
+            return seen[same[-1]]
+        managed = self._managed(wanted)
+        if managed is not None:
+            return managed
+        have = sorted({".".join(map(str, version)) for version in self._all_versions()})
+        raise EngineError(
+            f"no Python {wanted} on this machine", where="PATH, pyenv and uv",
+            fix=f"install Python {minor}, or ask for one that is here: {', '.join(have) or 'none'}",
+        )
+
+    def _candidates(self, minor: str) -> Iterator[Path]:
+        for folder in self._environ.get("PATH", os.defpath).split(os.pathsep):
+            # A pyenv shim is a script that may start any version, or none.
+            if folder and Path(folder).name != "shims":
+                yield Path(folder) / f"python{minor}"
+                yield Path(folder) / "python3"
+        for version in self._pyenv():
+            if version.name.startswith(f"{minor}."):
+                yield version / "bin" / "python"
+        for folder in ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"):
+            yield Path(folder) / f"python{minor}"
+        yield from self._uv_installed()
+
+    def _all_versions(self) -> Iterator[tuple[int, ...]]:
+        for folder in [*self._environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]:
+            if not folder or Path(folder).name == "shims":
+                continue
+            for path in Path(folder).glob("python3*"):
+                if re.fullmatch(r"python3(\.\d+)?", path.name) and (found := self._version(path)):
+                    yield found
+        for version in self._pyenv():
+            if re.fullmatch(r"3\.\d+\.\d+", version.name):
+                yield tuple(int(part) for part in version.name.split("."))
+
+    def _pyenv(self) -> list[Path]:
+        root = self._environ.get("PYENV_ROOT") or Path(self._environ.get("HOME", "/")) / ".pyenv"
+        try:
+            return sorted(Path(root, "versions").iterdir())
+        except OSError:
+            return []
+
+    def _uv_installed(self) -> list[Path]:
+        done = subprocess.run(
+            [uv_program(), "python", "list", "--managed-python", "--only-installed",
+             "--output-format", "json"],
+            capture_output=True, text=True, env=dict(self._environ),
+        )
+        try:
+            return [Path(item["path"]) for item in json.loads(done.stdout) if item.get("path")]
+        except (ValueError, TypeError, KeyError):
+            return []
+
+    def _managed(self, wanted: str) -> Path | None:
+        """An interpreter that uv can bring. uv says no itself where downloads are forbidden."""
+        done = subprocess.run(
+            [uv_program(), "python", "install", "--quiet", wanted],
+            capture_output=True, env=dict(self._environ),
+        )
+        if done.returncode:
+            return None
+        for path in self._uv_installed():
+            version = self._version(path)
+            if version and ".".join(map(str, version)).startswith(wanted):
+                return path
+        return None
+
+    def _version(self, path: Path) -> tuple[int, ...] | None:
+        if not os.access(path, os.X_OK):
+            return None
+        try:
+            done = subprocess.run([path, "-I", "-S", "-c", _ASK], capture_output=True, text=True,
+                                  timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        version, _, implementation = done.stdout.strip().partition(" ")
+        if done.returncode or implementation != "cpython":
+            return None
+        return tuple(int(part) for part in version.split("."))

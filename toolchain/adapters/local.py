@@ -1,0 +1,172 @@
+"""The `local` engine: the project's files and locked packages on this machine, without an image.
+
+The environment is a virtual environment made once for each lock and shared by every project that
+pins the same. The job's working folder is a private copy of the project layer, gone afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from toolchain.adapters.uv import Uv
+from toolchain.errors import EngineError
+from toolchain.layer import PROJECT_FOLDER
+from toolchain.lock import to_text
+from toolchain.run import Job
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+_DONE = "toolchain.json"  # in an environment: it is complete
+_GRACE = 10  # seconds between a signal and the next, harder one
+_PR_SET_PDEATHSIG = 1
+
+
+class LocalEngine:
+    """Runs jobs as child processes. `environ` is what they inherit."""
+
+    def __init__(self, *, cache: Path, store: Store, trace: Trace, uv: Uv,
+                 environ: Mapping[str, str]) -> None:
+        self._cache = cache
+        self._store = store
+        self._trace = trace
+        self._uv = uv
+        self._environ = environ
+
+    def execute(self, job: Job) -> int:
+        folder = self._environment(job)
+        work = self._cache / "work"
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            _sweep(work)
+            with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=work) as name:
+                self._unpack(job, Path(name))
+                return self._run(job, folder, Path(name) / PROJECT_FOLDER)
+        except OSError as error:
+            raise EngineError(f"the job cannot be started: {error}", where=str(work),
+                              fix="make the cache folder writable, or free some space") from None
+
+    def _environment(self, job: Job) -> Path:
+        """The lock's virtual environment; made if it is not there whole."""
+        digest = job.lock.digest
+        folder = self._cache / "envs" / digest.hex[:32]
+        done = folder / _DONE
+        if done.exists():
+            return folder
+        with self._trace.holding("environment", digest):
+            if done.exists():
+                return folder
+            if folder.exists():  # cut short by a crash
+                shutil.rmtree(folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            text = to_text(job.lock) if job.lock.packages else ""
+            self._uv.environment(folder, text, self._uv.stored(job.lock), job.lock.python)
+            done.write_text(json.dumps(job.lock.to_json()))
+        return folder
+
+    def _unpack(self, job: Job, folder: Path) -> None:
+        with self._store.open(job.project.digest) as stream, \
+                tarfile.open(fileobj=stream, mode="r:gz") as archive:
+            for member in archive:
+                # The layer is our own, but a store can be written by others.
+                target = folder / member.name
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise EngineError("a project layer leaves its folder", where=member.name,
+                                      fix="delete the cache's blobs; they were tampered with")
+                if member.isdir():
+                    target.mkdir(parents=True, exist_ok=True)
+                elif member.issym():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(member.linkname)
+                elif member.isreg():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    data = archive.extractfile(member)
+                    assert data is not None
+                    with open(target, "xb") as sink:
+                        shutil.copyfileobj(data, sink)
+                    target.chmod(member.mode & 0o777)
+
+    def _run(self, job: Job, environment: Path, folder: Path) -> int:
+        variables = {
+            name: value for name, value in self._environ.items()
+            if name not in ("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "MLFLOW_EXPERIMENT_NAME")
+        }
+        variables |= {
+            "PATH": f"{environment / 'bin'}{os.pathsep}{self._environ.get('PATH', os.defpath)}",
+            "VIRTUAL_ENV": str(environment), "PYTHONUNBUFFERED": "1", **job.environment,
+        }
+        try:
+            child = subprocess.Popen(
+                ["bash", "-c", job.command], cwd=folder, env=variables, text=True,
+                errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
+            )
+        except FileNotFoundError:
+            raise EngineError("bash is not on this machine", where=job.name,
+                              fix="install bash; MLflow's entry points are bash commands") from None
+        assert child.stdout is not None
+        with _forwarding_signals(child):
+            for line in child.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            return child.wait()
+
+
+@contextlib.contextmanager
+def _forwarding_signals(child: subprocess.Popen[str]) -> Iterator[None]:
+    """While the child runs, SIGINT and SIGTERM to us reach its whole process group."""
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if main else None
+    try:
+        yield
+    except BaseException as error:
+        first = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        for number in (first, signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE)
+                break
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # what the job left running
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """A function for the child to call: it gets SIGKILL when this process dies, however that is.
+
+    libc is loaded before the fork; after it only one system call is made.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    return ask
+
+
+def _sweep(work: Path) -> None:
+    """Remove working folders whose process is gone."""
+    for folder in work.iterdir():
+        pid = folder.name.partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,397 @@
+"""Resolver, wheels and virtual environments with uv, called as a program.
+
+uv decides versions and talks to indexes; the bytes of wheels are fetched here, into the store,
+since uv keeps them only unpacked. Where a file is to be had (its URL) is a hint on this machine's
+record, never part of a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from toolchain.adapters.fetch import Fetcher
+from toolchain.digest import Digest
+from toolchain.errors import ResolveError, without_credentials
+from toolchain.layer.wheel import Wheel
+from toolchain.lock import Lock, Package, Request
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+_WHERE = "file"  # trace stage: sha256 of an index's file -> {"url", "filename"}
+_BUILT = "wheel"  # trace stage: sdist and platform -> {"sha256", "filename"}
+
+_MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+
+
+def uv_program() -> str:
+    """The uv that was installed with this package."""
+    import uv
+
+    return uv.find_uv_bin()
+
+
+class Uv:
+    """Resolver, wheel source and maker of environments.
+
+    `environ` is uv's environment (see adapters.indexes); `interpreter` finds a Python by version;
+    `glibc` gives the image's C library for a Python version, as (major, minor).
+    """
+
+    def __init__(self, *, environ: Mapping[str, str], interpreter: Callable[[str], Path],
+                 glibc: Callable[[str], tuple[int, int]], fetcher: Fetcher, store: Store,
+                 trace: Trace) -> None:
+        self._environ = dict(environ)
+        self._interpreter = interpreter
+        self._glibc = glibc
+        self._fetcher = fetcher
+        self._store = store
+        self._trace = trace
+
+    # Resolver
+
+    def resolve(self, request: Request, preferred: tuple[Package, ...]) -> tuple[Package, ...]:
+        known = self._known(request)
+        # Without the network uv answers in a tenth of the time, but it may fall back to whatever
+        # old version it happens to remember. So its answer counts only if this workspace has
+        # pinned all of it before.
+        found = None
+        if known:
+            found = self._compile(request, preferred, offline=True)
+            if found is not None and not {(p.name, p.version) for p in found} <= known:
+                found = None
+        if found is None:
+            found = self._compile(request, preferred, offline=False)
+            assert found is not None
+        key = Digest.of_json({"known": request.python, "platform": request.platform,
+                              "pins": [package.to_json() for package in found]})
+        self._trace.record("pins", key, {}, {
+            "python": request.python, "platform": request.platform,
+            "pins": [[package.name, package.version] for package in found],
+        })
+        return found
+
+    def _known(self, request: Request) -> set[tuple[str, str]]:
+        return {
+            (name, version)
+            for entry in self._trace.values("pins")
+            if entry["python"] == request.python and entry["platform"] == request.platform
+            for name, version in entry["pins"]
+        }
+
+    def _compile(self, request: Request, preferred: tuple[Package, ...], *,
+                 offline: bool, deep: bool = True) -> tuple[Package, ...] | None:
+        """Run `uv pip compile`; None if it could not answer without the network."""
+        with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
+            folder = Path(name)
+            wanted = folder / "requirements.in"
+            wanted.write_text("".join(f"{line}\n" for line in request.requirements))
+            answer = folder / "pylock.toml"
+            if preferred:  # uv keeps the versions of a lock that it is about to replace
+                answer.write_text('lock-version = "1.0"\ncreated-by = "toolchain"\n' + "".join(
+                    f'[[packages]]\nname = "{package.name}"\nversion = "{package.version}"\n'
+                    for package in preferred
+                ))
+            command = ["pip", "compile", "--quiet", "--no-progress",
+                       "--format", "pylock.toml", "--output-file", str(answer),
+                       "--python-version", request.python,
+                       "--python-platform", self._platform(request.python, request.platform)]
+            if request.constraints:
+                constraints = folder / "constraints.txt"
+                constraints.write_text("".join(f"{line}\n" for line in request.constraints))
+                command += ["--constraint", str(constraints)]
+            interpreter = self._interpreter_or_none(request.python)
+            if interpreter:
+                command += ["--python", str(interpreter)]
+            if offline:
+                command.append("--offline")
+            if not deep:
+                command.append("--no-deps")
+            done = self._run([*command, str(wanted)], folder)
+            if done.returncode:
+                if offline:
+                    return None
+                raise _resolution_error(done.stderr, request)
+            return tuple(sorted(self._choose(_toml(answer), request)))
+
+    def _choose(self, answer: dict[str, Any], request: Request) -> Iterable[Package]:
+        """One file for each package: the best wheel for the image, else the sdist."""
+        from packaging.utils import canonicalize_name
+
+        ranks = self._tag_ranks(request.python, request.platform)
+        insisted = dict(request.hashes)
+        for entry in answer.get("packages", []):
+            name = canonicalize_name(entry["name"])
+            if "version" not in entry:
+                raise ResolveError(f"{name} has no version", where="uv pip compile",
+                                   fix="require a release from an index")
+            allowed = insisted.get(name)
+            file = _best_file(entry, ranks, allowed)
+            if file is None:
+                raise ResolveError(
+                    f"no file of {name} {entry['version']} fits Python {request.python} on "
+                    f"{request.platform}" + (" with the hashes given for it" if allowed else ""),
+                    where="the package index",
+                    fix="allow another version, or another Python",
+                )
+            digest = Digest(file["hashes"]["sha256"])
+            self._note(digest, file)
+            yield Package(name=name, version=entry["version"], sha256=digest)
+
+    def _note(self, digest: Digest, file: dict[str, Any]) -> None:
+        """Keep where a file is to be had, for when it is fetched."""
+        url = file.get("url") or Path(file["path"]).as_uri()
+        filename = file.get("name") or unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+        value = {"url": without_credentials(url), "filename": filename}
+        if self._trace.get(_WHERE, digest) != value:
+            self._trace.record(_WHERE, digest, {}, value)
+
+    # Wheels
+
+    def locate(self, packages: tuple[Package, ...], python: str, platform: str) -> None:
+        """Find out where files are to be had, for locks that were made elsewhere."""
+        missing = tuple(p for p in packages if self._trace.get(_WHERE, p.sha256) is None
+                        and not self._store.has(p.sha256))
+        if not missing:
+            return
+        request = Request(
+            python=python, platform=platform, constraints=(),
+            requirements=tuple(f"{p.name}=={p.version}" for p in missing),
+            hashes=tuple((p.name, (p.sha256.hex,)) for p in missing),
+        )
+        if self._compile_quietly(request, offline=True) is None:
+            self._compile(request, (), offline=False, deep=False)
+
+    def _compile_quietly(self, request: Request, *, offline: bool) -> object | None:
+        try:
+            return self._compile(request, (), offline=offline, deep=False)
+        except ResolveError:
+            return None
+
+    def wheel(self, package: Package, python: str, platform: str) -> Wheel:
+        """The package's wheel, in the store, checked against the lock. sdists are built first.
+
+        Raises ResolveError if it cannot be had, does not match its hash or cannot be built.
+        """
+        hint = self._trace.get(_WHERE, package.sha256)
+        if hint is None:
+            raise ResolveError(
+                f"{package.name} {package.version} with sha256 {package.sha256.hex} is in no "
+                "package index that this machine knows", where="requirements.lock",
+                fix="check pip's or uv's index settings, or pin again with upgrade=1",
+            )
+        with self._trace.holding("fetch", package.sha256):
+            if not self._store.has(package.sha256):
+                self._fetcher.fetch(hint["url"], package.sha256,
+                                    f"{package.name} {package.version}")
+        if hint["filename"].endswith(".whl"):
+            return Wheel(digest=package.sha256, filename=hint["filename"])
+        return self._build(package, hint["filename"], python, platform)
+
+    def stored(self, lock: Lock) -> tuple[Wheel, ...]:
+        """The lock's wheels if all of them are in the store already, else nothing."""
+        wheels = []
+        for package in lock.packages:
+            hint = self._trace.get(_WHERE, package.sha256)
+            if (hint is None or not hint["filename"].endswith(".whl")
+                    or not self._store.has(package.sha256)):
+                return ()
+            wheels.append(Wheel(digest=package.sha256, filename=hint["filename"]))
+        return tuple(wheels)
+
+    def _build(self, package: Package, filename: str, python: str, platform: str) -> Wheel:
+        """Build an sdist into a wheel, once for each Python and platform."""
+        if platform != _host_platform():
+            raise ResolveError(
+                f"{package.name} {package.version} has no wheel for {platform}, and an sdist can "
+                "only be built on that platform", where="requirements.lock",
+                fix="pin a version that has a wheel, or build on that platform",
+            )
+        minor = ".".join(python.split(".")[:2])
+        plan = {"sdist": package.sha256.hex, "python": minor, "platform": platform}
+        key = Digest.of_json(plan)
+        with self._trace.holding(_BUILT, key):
+            built = self._trace.get(_BUILT, key)
+            if built is None or not self._store.has(Digest(built["sha256"])):
+                built = self._build_now(package, filename, python)
+                self._trace.record(_BUILT, key, plan, built)
+        return Wheel(digest=Digest(built["sha256"]), filename=built["filename"])
+
+    def _build_now(self, package: Package, filename: str, python: str) -> dict[str, str]:
+        with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
+            folder = Path(name)
+            sdist = folder / filename
+            self._store.link(package.sha256, sdist)
+            done = self._run(["build", "--quiet", "--wheel", "--python",
+                              str(self._interpreter(python)), "--out-dir", str(folder / "out"),
+                              str(sdist)], folder, SOURCE_DATE_EPOCH="315532800")
+            wheels = list((folder / "out").glob("*.whl")) if not done.returncode else []
+            if not wheels:
+                raise ResolveError(
+                    f"{package.name} {package.version} has no wheel and its sdist does not build: "
+                    f"{_last_lines(done.stderr)}", where=filename,
+                    fix="pin a version that has a wheel, or install what its build needs",
+                )
+            data = wheels[0].read_bytes()
+            return {"sha256": self._store.put(data).hex, "filename": wheels[0].name}
+
+    # Environments
+
+    def environment(self, folder: Path, lock_text: str, wheels: tuple[Wheel, ...],
+                    python: str) -> None:
+        """Make a virtual environment with exactly the locked packages.
+
+        With `wheels` nothing is fetched; without, uv takes what its cache has before it asks the
+        network. Raises EngineError or ResolveError.
+        """
+        done = self._run(["venv", "--quiet", "--no-project", "--python",
+                          str(self._interpreter(python)), str(folder)], folder.parent)
+        if done.returncode:
+            raise ResolveError(f"no environment could be made: {_last_lines(done.stderr)}",
+                               where=str(folder), fix="check that the Python works")
+        if not lock_text.strip():
+            return
+        with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
+            scratch = Path(name)
+            lock = scratch / "requirements.txt"
+            command = ["pip", "install", "--quiet", "--no-deps", "--no-progress", "--python",
+                       str(folder / "bin" / "python"), "--requirement", str(lock)]
+            if wheels:
+                for wheel in wheels:
+                    self._store.link(wheel.digest, scratch / wheel.filename)
+                lock.write_text("".join(f"./{wheel.filename}\n" for wheel in wheels))
+                tries = [["--offline", "--no-index"]]
+            else:
+                lock.write_text(lock_text)
+                tries = [["--require-hashes", "--offline"], ["--require-hashes"]]
+            for extra in tries:
+                done = self._run([*command, *extra], scratch)
+                if not done.returncode:
+                    return
+            raise ResolveError(
+                f"the locked packages cannot be installed: {_last_lines(done.stderr)}",
+                where=str(folder), fix="read uv's message; pin again with upgrade=1 if a file is "
+                                       "gone from the index",
+            )
+
+    # Common
+
+    def _run(self, arguments: list[str], cwd: Path,
+             **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [uv_program(), *arguments], cwd=cwd, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, errors="replace",
+            env={**self._environ, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", **extra},
+        )
+
+    def _interpreter_or_none(self, python: str) -> Path | None:
+        from toolchain.errors import EngineError
+
+        try:
+            return self._interpreter(python)
+        except EngineError:
+            return None  # resolving needs one only to build sdists; uv then says so
+
+    def _platform(self, python: str, platform: str) -> str:
+        machine = _machine(platform)
+        major, minor = self._glibc(python)
+        return f"{machine}-manylinux_{major}_{min(minor, 40)}"
+
+    def _tag_ranks(self, python: str, platform: str) -> dict[str, int]:
+        """Wheel tag -> how good it is (0 is best), for the image's Python, machine and glibc."""
+        from packaging import tags
+
+        machine = _machine(platform)
+        major, newest = self._glibc(python)
+        legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+        platforms: list[str] = []
+        for minor in range(newest, 4, -1):
+            if machine == "aarch64" and minor < 17:
+                break
+            platforms.append(f"manylinux_{major}_{minor}_{machine}")
+            if minor in legacy:
+                platforms.append(f"{legacy[minor]}_{machine}")
+        platforms.append(f"linux_{machine}")
+        version = tuple(int(part) for part in python.split(".")[:2])
+        ordered = [
+            *tags.cpython_tags(version, platforms=platforms),
+            *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
+        ]
+        return {str(tag): rank for rank, tag in reversed(list(enumerate(ordered)))}
+
+
+def _best_file(entry: dict[str, Any], ranks: Mapping[str, int],
+               allowed: tuple[str, ...] | None) -> dict[str, Any] | None:
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    best: tuple[int, str, dict[str, Any]] | None = None
+    for wheel in entry.get("wheels", []):
+        if allowed and wheel["hashes"].get("sha256") not in allowed:
+            continue
+        location = wheel.get("name") or wheel.get("url") or wheel.get("path")
+        filename = unquote(urlsplit(location).path.rsplit("/", 1)[-1])
+        try:
+            tags = parse_wheel_filename(filename)[3]
+        except InvalidWheelFilename:
+            continue
+        rank = min((ranks[str(tag)] for tag in tags if str(tag) in ranks), default=None)
+        if rank is not None and (best is None or (rank, filename) < best[:2]):
+            best = (rank, filename, wheel)
+    if best is not None:
+        return best[2]
+    sdist: dict[str, Any] | None = entry.get("sdist")
+    if sdist and allowed and sdist["hashes"].get("sha256") not in allowed:
+        return None
+    return sdist
+
+
+def _machine(platform: str) -> str:
+    if platform not in _MACHINES:
+        raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
+                           fix=f"known: {', '.join(_MACHINES)}")
+    return _MACHINES[platform]
+
+
+def _host_platform() -> str:
+    names = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
+    return names.get(os.uname().machine, "") if sys.platform == "linux" else ""
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(path.read_text())
+
+
+def _resolution_error(stderr: str, request: Request) -> ResolveError:
+    text = without_credentials(re.sub(r"\x1b\[[0-9;]*m", "", stderr)).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    offline = re.search(r"(dns error|error sending request|Connection refused|timed out|"
+                        r"Could not connect|tcp connect error|client error \(Connect\))", text)
+    if offline:
+        return ResolveError(
+            f"the package index cannot be reached: {' '.join(lines)[:400]}",
+            where="uv pip compile",
+            fix="check the network and pip's or uv's index settings; a committed "
+                "requirements.lock needs no index to be resolved",
+        )
+    return ResolveError(
+        f"the requirements cannot be met: {' '.join(lines)[:1200]}",
+        where=f"requirements for Python {request.python} on {request.platform}",
+        fix="loosen one of the requirements named above",
+    )
+
+
+def _last_lines(stderr: str) -> str:
+    text = without_credentials(re.sub(r"\x1b\[[0-9;]*m", "", stderr)).strip()
+    return " ".join(line.strip() for line in text.splitlines()[-12:])[:1200]
+

@@ -1,0 +1,171 @@
+"""[tool.toolchain] -> Config: every setting, its type, its default and who may give it.
+
+A setting is looked up in four places, the first that has it wins: `name=value` on the command
+line, the project's own pyproject.toml, the workspace's pyproject.toml, the default below.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import ConfigError, nearest
+
+WORKSPACE, PROJECT, CALL = "workspace", "project", "call"
+
+
+def _setting(default: Any, scope: str, doc: str, name: str = "") -> Any:
+    return field(default=default, metadata={"scope": scope, "doc": doc, "name": name})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings that hold for one project in one call. `scope` says where one may be given:
+
+    workspace: only in the workspace's pyproject.toml or on the command line; project: also in
+    the project's own pyproject.toml; call: only on the command line.
+    """
+
+    projects: str = _setting("projects", WORKSPACE, "folder that is searched for MLproject files")
+    cache: str = _setting(
+        "cache", WORKSPACE, "folder for blobs, traces, receipts and environments"
+    )
+    python: str = _setting("3.11", PROJECT, "Python for projects that name none")
+    image_base: str = _setting(
+        "auto", PROJECT, "base image; `auto` is the embedded Debian base", "image.base"
+    )
+    image_platform: str = _setting(
+        "linux/amd64", PROJECT, "operating system and architecture of the image", "image.platform"
+    )
+    image_mirror: str = _setting(
+        "", WORKSPACE, "URL of a Debian mirror; empty: the machine's own apt mirror",
+        "image.mirror",
+    )
+    image_updates: bool = _setting(
+        True, WORKSPACE, "pin from the security and updates suites too, where apt knows them",
+        "image.updates",
+    )
+    registry: str = _setting(
+        "", PROJECT, "`host[:port]` to push to; empty: an OCI layout under the cache"
+    )
+    pull_registry: str = _setting(
+        "", PROJECT, "the registry's name as the place that runs images sees it; empty: registry"
+    )
+    repository: str = _setting("mlflow/trainer", PROJECT, "repository that images are pushed to")
+    insecure: bool = _setting(
+        False, PROJECT, "plain HTTP to a registry that is not on this machine"
+    )
+    engine: str = _setting("local", PROJECT, "where training runs")
+    tracking_uri: str = _setting(
+        "", PROJECT, "MLflow tracking store; empty: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"
+    )
+    experiment: str = _setting(
+        "", PROJECT, "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, else the project's name"
+    )
+    model_name: str = _setting("", PROJECT, "registered model; empty: the project's name")
+    alias: str = _setting("candidate", PROJECT, "alias that `register` moves to the new version")
+    entry_point: str = _setting("main", CALL, "entry point of MLproject to run")
+    params: str = _setting("", CALL, "`name=value` pairs for the entry point, by blank or comma")
+    upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
+    force: bool = _setting(False, CALL, "train again although a finished run has the same key")
+
+    def given(self, values: Mapping[str, Any], *, scope: str, where: str) -> Config:
+        """A copy with `values` (names as users write them) set.
+
+        Raises ConfigError for an unknown name, a wrong type, or a setting that `scope` does not
+        admit.
+        """
+        changes: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in _BY_NAME:
+                raise ConfigError(
+                    f"unknown setting {name!r}{nearest(name, _BY_NAME)}",
+                    where=where,
+                    fix=f"known settings: {', '.join(sorted(_BY_NAME))}",
+                )
+            slot = _BY_NAME[name]
+            if not _admits(scope, slot.metadata["scope"]):
+                raise ConfigError(
+                    f"setting {name!r} cannot be given here",
+                    where=where,
+                    fix=_WHERE_TO_GIVE[slot.metadata["scope"]],
+                )
+            changes[slot.name] = _typed(name, value, type(slot.default), where)
+        return replace(self, **changes)
+
+
+_BY_NAME = {slot.metadata["name"] or slot.name: slot for slot in fields(Config)}
+
+_WHERE_TO_GIVE = {
+    WORKSPACE: "give it in the workspace's pyproject.toml or as name=value on the command line",
+    PROJECT: "give it in a pyproject.toml or as name=value on the command line",
+    CALL: "give it as name=value on the command line",
+}
+
+
+def _admits(given: str, wanted: str) -> bool:
+    order = [PROJECT, WORKSPACE, CALL]
+    if given == CALL:
+        return True
+    return wanted != CALL and order.index(given) >= order.index(wanted)
+
+
+def _typed(name: str, value: Any, kind: type, where: str) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        raise ConfigError(f"{name} is yes or no, not {value!r}", where=where,
+                          fix=f"{name}=1 or {name}=0")
+    if isinstance(value, str):
+        return value
+    if name == "python" and isinstance(value, float):
+        raise ConfigError(f"python = {value} is a number, which drops a last zero", where=where,
+                          fix='write it as text, as in python = "3.11"')
+    raise ConfigError(f"{name} is text, not {type(value).__name__}", where=where,
+                      fix=f'write it as {name} = "…"')
+
+
+def reference() -> tuple[tuple[str, Any, str, str], ...]:
+    """Rows of (name, default, scope, description), in the order of the configuration reference."""
+    return tuple(
+        (name, slot.default, slot.metadata["scope"], slot.metadata["doc"])
+        for name, slot in _BY_NAME.items()
+    )
+
+
+def read_settings(pyproject: Path) -> dict[str, Any]:
+    """The `[tool.toolchain]` table of a file, dotted names joined; {} where there is none.
+
+    Raises ConfigError for a file that is not TOML.
+    """
+    try:
+        data = pyproject.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(pyproject)) from None
+    if b"toolchain" not in data:  # most project files; spares loading a parser
+        return {}
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        table = tomllib.loads(data.decode()).get("tool", {}).get("toolchain", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(pyproject)) from None
+    if not isinstance(table, dict):
+        raise ConfigError("[tool.toolchain] is not a table", where=str(pyproject))
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": deeper for inner, deeper in value.items()})
+        else:
+            flat[name] = value
+    return flat

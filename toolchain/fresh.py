@@ -1,0 +1,78 @@
+"""The fast answer to "is anything to be done?": one look at times instead of seven plans.
+
+After a run in which every stage asked for was fresh, the times of all that decided it (the
+project's files, locks, receipts, blobs, the tracking database) are put on record as one
+fingerprint. While that fingerprint holds, those stages are fresh. It is only ever a shortcut: if
+anything differs, the stages are planned as usual.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from toolchain.digest import Digest, canonical_json, fingerprint
+from toolchain.errors import ToolchainError
+from toolchain.journal import Journal
+from toolchain.tree import is_settled, stamp, walk
+
+_Stamp = tuple[int, int, int, int]
+
+
+class Shortcut:
+    """The fingerprints of one cache, with the times of files that projects share read once."""
+
+    def __init__(self, root: Path, journal: Journal) -> None:
+        self._root = root
+        self._journal = journal
+        self._shared: dict[str, _Stamp | None] = {}
+
+    def stages(self, project: str, folder: Path, settings: str) -> frozenset[str]:
+        """The stages that are certainly fresh."""
+        rows = self._journal.rows(
+            "select signature, stages, outputs from fresh where project=? and settings=?",
+            (project, settings),
+        )
+        if not rows:
+            return frozenset()
+        signature, stages, outputs = rows[0]
+        try:
+            now = self._signature(folder, json.loads(outputs))[0]
+        except ToolchainError:
+            return frozenset()
+        return frozenset(stages.split()) if now == signature else frozenset()
+
+    def record(self, project: str, folder: Path, settings: str, stages: Iterable[str],
+               outputs: Iterable[Path]) -> None:
+        """Remember that these stages are fresh, unless something changed a moment ago."""
+        paths = sorted({str(path) for path in outputs})
+        self._shared.clear()
+        signature, settled = self._signature(folder, paths)
+        if settled:
+            self._journal.write(
+                "insert or replace into fresh values (?,?,?,?,?)",
+                (project, settings, signature, " ".join(sorted(stages)),
+                 canonical_json(paths).decode()),
+            )
+
+    def _signature(self, folder: Path, outputs: list[str]) -> tuple[str, bool]:
+        found = [(file.path, file.mode, file.stamp) for file in walk(folder)]
+        shared = [self._stamp(path) for path in outputs]
+        settled = is_settled(item[2] for item in found) and is_settled(
+            item for item in shared if item is not None)
+        return fingerprint(repr((found, shared)).encode()), settled
+
+    def _stamp(self, path: str) -> _Stamp | None:
+        if path not in self._shared:
+            try:
+                self._shared[path] = stamp(os.stat(path))
+            except OSError:
+                self._shared[path] = None
+        return self._shared[path]
+
+
+def settings_key(values: Mapping[str, object]) -> str:
+    """What tells one set of settings from another."""
+    return Digest.of_json(dict(values)).hex[:32]

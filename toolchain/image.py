@@ -1,0 +1,100 @@
+"""Layers -> Image: config and manifest bytes; pure.
+
+Source: OCI image-spec 1.1, config.md and manifest.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.digest import Digest, canonical_json
+from toolchain.layer import PREFIX, PROJECT_FOLDER, Layer
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LABEL = "toolchain.layer"  # annotation of a layer's descriptor
+_SCHEMA = 1
+_CREATED = "1970-01-01T00:00:00Z"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image: its layers in order, the bytes of its config and of its manifest."""
+
+    layers: tuple[Layer, ...]
+    config: bytes
+    manifest: bytes
+
+    @property
+    def digest(self) -> Digest:
+        return Digest.of(self.manifest)
+
+    @property
+    def config_digest(self) -> Digest:
+        return Digest.of(self.config)
+
+
+def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str) -> dict[str, Any]:
+    """What an image is made of, known before any layer is built; its digest is the image's tag."""
+    return {
+        "schema": _SCHEMA,
+        "base": Digest.of_json(base).hex,
+        "project": Digest.of_json(project).hex,
+        "config": _runtime(user),
+        "platform": platform,
+    }
+
+
+def make(layers: tuple[Layer, ...], user: str, platform: str) -> Image:
+    """Assemble an image. `platform` is `os/architecture`."""
+    system, _, architecture = platform.partition("/")
+    config = canonical_json({
+        "architecture": architecture,
+        "os": system,
+        "created": _CREATED,
+        "config": _runtime(user),
+        "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]},
+        "history": [{"created": _CREATED, "created_by": layer.label} for layer in layers],
+    })
+    manifest = canonical_json({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": str(Digest.of(config)), "size": len(config)},
+        "layers": [
+            {"mediaType": layer.media_type, "digest": str(layer.digest), "size": layer.size,
+             "annotations": {LABEL: layer.label}}
+            for layer in layers
+        ],
+    })
+    return Image(layers=layers, config=config, manifest=manifest)
+
+
+def from_bytes(manifest: bytes, config: bytes) -> Image:
+    """Read an image that this tool made. Raises ValueError or KeyError for anything else."""
+    import json
+
+    parsed = json.loads(manifest)
+    if parsed.get("mediaType") != MANIFEST:
+        raise ValueError("not an OCI image manifest")
+    if parsed["config"]["digest"] != str(Digest.of(config)):
+        raise ValueError("the config is not the one that the manifest names")
+    diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+    layers = tuple(
+        Layer(digest=Digest.parse(item["digest"]), diff_id=Digest.parse(diff_id),
+              size=item["size"], media_type=item["mediaType"],
+              label=item["annotations"][LABEL])
+        for item, diff_id in zip(parsed["layers"], diff_ids, strict=True)
+    )
+    return Image(layers=layers, config=config, manifest=manifest)
+
+
+def _runtime(user: str) -> dict[str, Any]:
+    return {
+        "User": user,
+        "WorkingDir": f"/{PROJECT_FOLDER}",
+        "Cmd": ["python"],
+        "Env": [f"PATH=/{PREFIX}/bin:{_PATH}", f"VIRTUAL_ENV=/{PREFIX}", "LANG=C.UTF-8",
+                "PYTHONUNBUFFERED=1"],
+    }

@@ -1,0 +1,133 @@
+"""Lock -> base Layers; source tree -> project Layer.
+
+Rule 1: the base depends on the lock and base.lock alone, so projects that pin the same share it.
+Rule 2: a large package is a layer of its own; small ones share a fixed number of buckets chosen
+by name, so that one more package changes one bucket.
+Rule 3: packages live in a virtual environment at /opt/venv, so that a package's layer is the same
+on every base image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from toolchain.digest import Digest
+from toolchain.errors import StoreError
+from toolchain.lock import Lock, Package
+from toolchain.lock.base import BasePins
+from toolchain.store import Store
+
+GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+# Raise when the bytes of a layer change for the same inputs.
+LAYOUT_VERSION = 1
+PREFIX = "opt/venv"
+PROJECT_FOLDER = "project"
+USER_ID = 1000
+
+_LARGE = 1 << 20  # bytes of a wheel
+_BUCKETS = 16
+_MOST_LARGE = 76  # with buckets, base and project at most 100 layers, of the 127 that Docker takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A layer as an OCI descriptor plus what the config needs (image-spec, layer.md, config.md).
+
+    digest: of the compressed blob; diff_id: of the tar; size: of the blob, in bytes;
+    label: for people.
+    """
+
+    digest: Digest
+    diff_id: Digest
+    size: int
+    media_type: str
+    label: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"digest": str(self.digest), "diff_id": str(self.diff_id), "size": self.size,
+                "media_type": self.media_type, "label": self.label}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Layer:
+        return cls(digest=Digest.parse(value["digest"]), diff_id=Digest.parse(value["diff_id"]),
+                   size=value["size"], media_type=value["media_type"], label=value["label"])
+
+
+def to_json(layers: tuple[Layer, ...]) -> dict[str, Any]:
+    """The receipt of the base and layer stages."""
+    return {"layers": [layer.to_json() for layer in layers]}
+
+
+def from_json(value: Any) -> tuple[Layer, ...]:
+    return tuple(Layer.from_json(item) for item in value["layers"])
+
+
+def check(layers: tuple[Layer, ...], store: Store) -> None:
+    """Raise StoreError unless every layer's blob is in the store and right."""
+    for layer in layers:
+        if not store.has(layer.digest):
+            raise StoreError(f"layer is missing or damaged: {layer.label}",
+                             where=str(store.path(layer.digest)), fix="run `doit base` again")
+
+
+class WheelSource(Protocol):
+    """Where wheels come from. `Wheel` is in toolchain.layer.wheel."""
+
+    def locate(self, packages: tuple[Package, ...], python: str, platform: str) -> None:
+        """Find out where the files of a lock are to be had; once for all is faster than singly."""
+
+    def wheel(self, package: Package, python: str, platform: str) -> Any:
+        """The package's wheel in the store, checked against the lock. Twice is as once.
+
+        Raises ResolveError.
+        """
+
+
+class DebSource(Protocol):
+    """Where .deb files come from."""
+
+    def fetch(self, pins: BasePins) -> None:
+        """Put every package into the store, checked. Twice is as once. Raises ResolveError."""
+
+
+def base_plan(lock: Lock, debian: Mapping[str, str]) -> dict[str, Any]:
+    """What the base layers are made of; its digest is their key.
+
+    `debian` maps the names of the base's packages to their sha256 in hexadecimal.
+    """
+    return {
+        "layout": LAYOUT_VERSION,
+        "prefix": PREFIX,
+        "python": lock.python_minor,
+        "platform": lock.platform,
+        "debian": dict(debian),
+        "packages": {package.name: f"{package.version} {package.sha256.hex}"
+                     for package in lock.packages},
+    }
+
+
+def bucket(name: str) -> int:
+    """The bucket that a small package of that name shares."""
+    return int(Digest.of(name.encode()).hex[:8], 16) % _BUCKETS
+
+
+def group(sizes: dict[Package, int]) -> list[tuple[str, tuple[Package, ...]]]:
+    """Split packages into layers: (label, packages), large ones by name, then buckets.
+
+    `sizes` are the wheels' sizes in bytes.
+    """
+    by_size = sorted(sizes, key=lambda package: (-sizes[package], package.name))
+    large = sorted(p for p in by_size[:_MOST_LARGE] if sizes[p] >= _LARGE)
+    groups = [(f"{package.name} {package.version}", (package,)) for package in large]
+    shared: dict[int, list[Package]] = {}
+    for package in sorted(set(sizes) - set(large)):
+        shared.setdefault(bucket(package.name), []).append(package)
+    for number in sorted(shared):
+        members = tuple(shared[number])
+        names = ", ".join(package.name for package in members[:3])
+        more = f" and {len(members) - 3} more" if len(members) > 3 else ""
+        groups.append((names + more, members))
+    return groups

@@ -1,0 +1,155 @@
+"""BasePins -> the operating system and interpreter layers.
+
+What maintainer scripts would do and a container needs is done here: users, the links that merge
+/bin and /lib into /usr, the CA bundle, dpkg's status (so that scanners see the packages), and the
+virtual environment at /opt/venv that package layers fill.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from toolchain.errors import ResolveError
+from toolchain.layer import LAYOUT_VERSION, PREFIX, USER_ID, Layer
+from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.deb import Deb, unpack
+from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.store import Store
+
+USER = "mlflow"
+_HOME = f"home/{USER}"
+
+
+def plan(pins: BasePins, python: str) -> dict[str, Any]:
+    """What the two layers are made of; its digest is their key for all projects."""
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "python": python,
+            "prefix": PREFIX, "base": pins.to_json()}
+
+
+def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor) -> tuple[Layer, ...]:
+    """Build both layers from packages that are in the store. Raises ResolveError, StoreError."""
+    interpreter = [p for p in pins.packages if _is_python(p)]
+    system = [p for p in pins.packages if not _is_python(p)]
+    debs = {package: _unpack(package, store) for package in pins.packages}
+    version = pins.version("python3").partition("-")[0]
+    return (
+        _layer(f"debian {pins.suite}", _system(system, debs), store, pool),
+        _layer(f"python {version}", _python(interpreter, pins, debs, python, version), store,
+               pool),
+    )
+
+
+def _is_python(package: DebianPackage) -> bool:
+    return package.name.startswith(("python3", "libpython3"))
+
+
+def _unpack(package: DebianPackage, store: Store) -> Deb:
+    with store.open(package.sha256) as stream:
+        return unpack(f"{package.name}_{package.version}_{package.architecture}.deb", stream)
+
+
+def _layer(label: str, entries: dict[str, Entry], store: Store,
+           pool: ThreadPoolExecutor) -> Layer:
+    with LayerWriter(store, label, pool) as writer:
+        # A hard link must follow the file that it names.
+        for entry in sorted(entries.values(),
+                            key=lambda entry: (entry.kind == tarfile.LNKTYPE, entry.path)):
+            writer.add(entry)
+    assert writer.layer is not None
+    return writer.layer
+
+
+def _system(packages: list[DebianPackage], debs: dict[DebianPackage, Deb]) -> dict[str, Entry]:
+    entries = {entry.path: entry for package in packages for entry in debs[package].entries}
+    for name in ("bin", "lib", "sbin"):
+        _put(entries, _symlink(name, f"usr/{name}"))
+    if any(path.startswith("usr/lib64/") for path in entries):
+        _put(entries, _symlink("lib64", "usr/lib64"))
+    for folder, mode, user in (("tmp", 0o1777, 0), ("var/tmp", 0o1777, 0), ("run", 0o755, 0),
+                               ("proc", 0o755, 0), ("sys", 0o755, 0), ("dev", 0o755, 0),
+                               ("root", 0o700, 0), ("home", 0o755, 0), (_HOME, 0o755, USER_ID)):
+        _put(entries, Entry(path=folder, mode=mode, kind=tarfile.DIRTYPE, uid=user, gid=user))
+    _put(entries, _symlink("var/run", "/run"))
+    _users(entries)
+    _certificates(entries)
+    if "usr/bin/sh" not in entries:
+        _put(entries, _symlink("usr/bin/sh", "dash"))
+    if "usr/bin/mawk" in entries:  # otherwise made by update-alternatives
+        _put(entries, _symlink("usr/bin/awk", "mawk"))
+    if "usr/share/base-files/nsswitch.conf" in entries:
+        _put(entries, _file("etc/nsswitch.conf",
+                            entries["usr/share/base-files/nsswitch.conf"].data))
+    _put(entries, _symlink("etc/localtime", "/usr/share/zoneinfo/Etc/UTC"))
+    _put(entries, _file("etc/timezone", b"Etc/UTC\n"))
+    return entries
+
+
+def _python(packages: list[DebianPackage], pins: BasePins, debs: dict[DebianPackage, Deb],
+            python: str, version: str) -> dict[str, Entry]:
+    entries = {entry.path: entry for package in packages for entry in debs[package].entries}
+    if f"usr/bin/python{python}" not in entries:
+        raise ResolveError(f"the base has no python{python}", where="base.lock",
+                           fix="delete base.lock and run `doit resolve` to pin anew")
+    _dpkg_status(entries, pins, debs)
+    # PEP 405. The interpreter finds its standard library through `home`.
+    _put(entries, _file(f"{PREFIX}/pyvenv.cfg", (
+        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n"
+    ).encode()))
+    for name in ("python", "python3", f"python{python}"):
+        _put(entries, _symlink(f"{PREFIX}/bin/{name}", f"/usr/bin/python{python}"))
+    _put(entries, Entry(path=f"{PREFIX}/lib/python{python}/site-packages", mode=0o755,
+                        kind=tarfile.DIRTYPE))
+    return entries
+
+
+def _users(entries: dict[str, Entry]) -> None:
+    """/etc/passwd and /etc/group from base-passwd's master copies, plus one ordinary user."""
+    for name, line in (
+        ("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/{_HOME}:/bin/bash\n"),
+        ("group", f"{USER}:x:{USER_ID}:\n"),
+    ):
+        master = entries.get(f"usr/share/base-passwd/{name}.master")
+        root = b"root:x:0:0:root:/root:/bin/bash\n" if name == "passwd" else b"root:x:0:\n"
+        known = (master.data if master else root).replace(b":*:", b":x:")
+        _put(entries, _file(f"etc/{name}", known + line.encode()))
+
+
+def _certificates(entries: dict[str, Entry]) -> None:
+    """The CA bundle that ca-certificates' maintainer script would make."""
+    bundle = b"".join(
+        entry.data.strip() + b"\n"
+        for path, entry in sorted(entries.items())
+        if path.startswith("usr/share/ca-certificates/") and path.endswith(".crt")
+    )
+    _put(entries, _file("etc/ssl/certs/ca-certificates.crt", bundle))
+    # OpenSSL's default file; spares the directory of hashed links.
+    _put(entries, _symlink("usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt"))
+
+
+def _dpkg_status(entries: dict[str, Entry], pins: BasePins,
+                 debs: dict[DebianPackage, Deb]) -> None:
+    paragraphs = []
+    for package in pins.packages:
+        deb = debs[package]
+        first, _, rest = deb.control.strip().partition("\n")
+        paragraphs.append(f"{first}\nStatus: install ok installed\n{rest}\n")
+        same = f":{package.architecture}" if "Multi-Arch: same" in deb.control else ""
+        info = f"var/lib/dpkg/info/{package.name}{same}"
+        listing = "".join(f"/{entry.path}\n" for entry in deb.entries)
+        _put(entries, _file(f"{info}.list", listing.encode()))
+        _put(entries, _file(f"{info}.md5sums", deb.md5sums.encode()))
+    _put(entries, _file("var/lib/dpkg/status", "\n".join(paragraphs).encode()))
+
+
+def _put(entries: dict[str, Entry], entry: Entry) -> None:
+    entries[entry.path] = entry
+
+
+def _file(path: str, data: bytes) -> Entry:
+    return Entry(path=path, mode=0o644, data=data)
+
+
+def _symlink(path: str, target: str) -> Entry:
+    return Entry(path=path, mode=0o777, kind=tarfile.SYMTYPE, link=target)

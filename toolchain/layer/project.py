@@ -1,0 +1,86 @@
+"""Tree -> project Layer: the project's own files under /project.
+
+MLproject and the environment files go in as canonical text: their comments, order of keys and
+line endings are not content, and must not make a new image. requirements.lock stays out; the base
+layers are what it says.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from toolchain.digest import Digest
+from toolchain.layer import LAYOUT_VERSION, PROJECT_FOLDER, USER_ID, Layer
+from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.lock import FILE_NAME as LOCK_NAME
+from toolchain.store import Store
+from toolchain.tree import Tree, TreeFile, changed
+
+IGNORE_NAME = ".dockerignore"
+Memo = Callable[[Any, Callable[[], Any]], Any]
+
+
+def plan(tree: Tree, canonical: Mapping[str, str], memo: Memo) -> dict[str, Any]:
+    """What the layer is made of: every file by path, mode and content; digest = its key.
+
+    `canonical` maps paths to the text that takes the file's place. `memo(question, answer)` may
+    remember a pure function's answer. Raises SpecError as `Tree.file` does.
+    """
+    files = []
+    for path in included(tree, memo):
+        if path in canonical:
+            digest = Digest.of(canonical[path].encode())
+            files.append(TreeFile(path, False, digest).to_json())
+        else:
+            files.append(tree.file(path).to_json())
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "files": files}
+
+
+def included(tree: Tree, memo: Memo) -> list[str]:
+    """The files that belong to the image, sorted."""
+    paths = sorted(path for path in tree.found if path != LOCK_NAME)
+    if IGNORE_NAME not in tree.found:
+        return paths
+    patterns = [
+        line.strip()
+        for line in tree.read(IGNORE_NAME).decode("utf-8", "replace").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    question = {"dockerignore": patterns, "paths": paths}
+    excluded = set(memo(question, lambda: _excluded(patterns, paths)))
+    return [path for path in paths if path not in excluded]
+
+
+def _excluded(patterns: list[str], paths: list[str]) -> list[str]:
+    from docker.utils.build import PatternMatcher  # Docker's own rules; slow to import
+
+    matcher = PatternMatcher(patterns)
+    return [path for path in paths if matcher.matches(path)]
+
+
+def make(plan: Mapping[str, Any], tree: Tree, canonical: Mapping[str, str], store: Store,
+         pool: ThreadPoolExecutor) -> Layer:
+    """Build the layer. Raises SpecError if a file is no longer what the plan says."""
+    with LayerWriter(store, "project files", pool) as layer:
+        layer.add(Entry(path=PROJECT_FOLDER, mode=0o755, kind=tarfile.DIRTYPE,
+                        uid=USER_ID, gid=USER_ID))
+        for path, executable, content in plan["files"]:
+            layer.add(_entry(path, executable, content, tree, canonical))
+    assert layer.layer is not None
+    return layer.layer
+
+
+def _entry(path: str, executable: bool, content: str, tree: Tree,
+           canonical: Mapping[str, str]) -> Entry:
+    place = f"{PROJECT_FOLDER}/{path}"
+    if content.startswith("-> "):
+        return Entry(path=place, mode=0o777, kind=tarfile.SYMTYPE, link=content[3:],
+                     uid=USER_ID, gid=USER_ID)
+    data = canonical[path].encode() if path in canonical else tree.read(path)
+    if str(Digest.of(data)) != content:
+        raise changed(tree.root / path)
+    return Entry(path=place, mode=0o755 if executable else 0o644, data=data,
+                 uid=USER_ID, gid=USER_ID)

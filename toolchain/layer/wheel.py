@@ -1,0 +1,180 @@
+"""wheels -> a package layer: zip entries to tar entries, without installing anything.
+
+`installer` decides what goes where (schemes, console scripts, RECORD, INSTALLER); this module is
+its source (a zip that is read fast and distrusted) and its destination (a layer).
+Source: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import posixpath
+import stat
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, BinaryIO
+
+from installer import install
+from installer.destinations import WheelDestination
+from installer.exceptions import InstallerError
+from installer.records import Hash, RecordEntry, parse_record_file
+from installer.scripts import InvalidScript, Script
+from installer.sources import WheelFile
+from installer.utils import Scheme, construct_record_file, fix_shebang
+
+from toolchain.digest import Digest
+from toolchain.errors import ResolveError
+from toolchain.layer import LAYOUT_VERSION, PREFIX
+from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+
+_INTERPRETER = f"/{PREFIX}/bin/python"
+_HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
+_LARGEST_ENTRY = 8 << 30
+_LARGEST_WHEEL = 32 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Wheel:
+    """A wheel in the store. `filename` is as in its index; it names distribution and version."""
+
+    digest: Digest
+    filename: str
+
+
+def plan(wheels: tuple[Wheel, ...], python: str) -> dict[str, Any]:
+    """What a package layer is made of; its digest is the layer's key for all projects."""
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "prefix": PREFIX,
+            "python": python, "wheels": [wheel.digest.hex for wheel in wheels]}
+
+
+def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter) -> None:
+    """Add a wheel's files to a layer, as `pip install` into /opt/venv would lay them out.
+
+    `python` is `X.Y`. Raises ResolveError naming the wheel and the entry for a wheel that is
+    damaged or would write outside.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            archive.filename = wheel.filename
+            source = _Source(archive, wheel.filename)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # __pycache__ entries are left out
+                install(source, _Destination(layer, python, wheel.filename),
+                        additional_metadata={"INSTALLER": b"toolchain\n"})
+    except zipfile.BadZipFile as error:
+        raise _bad(wheel.filename, "", f"not a zip file: {error}") from None
+    except (InstallerError, InvalidScript, AssertionError, KeyError, UnicodeDecodeError,
+            ValueError) as error:
+        raise _bad(wheel.filename, "", f"not a valid wheel: {error}") from None
+
+
+class _Source(WheelFile):
+    """A wheel whose entries are checked before they are believed."""
+
+    def __init__(self, archive: zipfile.ZipFile, filename: str) -> None:
+        super().__init__(archive)
+        self._filename = filename
+        total = 0
+        for item in archive.infolist():
+            check_path(item.filename, filename)
+            mode = item.external_attr >> 16
+            if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or not stat.S_IFMT(mode)):
+                raise _bad(filename, item.filename, "is a link or device, which a wheel cannot hold")
+            total += item.file_size
+            if (item.file_size > _HIGHEST_RATIO * item.compress_size + _HIGHEST_RATIO
+                    or item.file_size > _LARGEST_ENTRY or total > _LARGEST_WHEEL):
+                raise _bad(filename, item.filename, "declares an impossible size")
+
+    def get_contents(self) -> Iterator[tuple[tuple[str, str, str], BinaryIO, bool]]:
+        lines = self.read_dist_info("RECORD").splitlines()
+        records = {record[0]: record for record in parse_record_file(lines)}
+        for item in self._zipfile.infolist():
+            if item.is_dir():
+                continue
+            mode = item.external_attr >> 16
+            executable = bool(mode and stat.S_ISREG(mode) and mode & 0o111)
+            record = records.get(item.filename, (item.filename, "", ""))
+            yield record, io.BytesIO(self._data(item)), executable
+
+    def _data(self, item: zipfile.ZipInfo) -> bytes:
+        """An entry's bytes. libdeflate inflates several times faster than zlib."""
+        import deflate
+
+        if item.compress_type != zipfile.ZIP_DEFLATED or item.flag_bits & 1 or not item.file_size:
+            return self._zipfile.read(item)
+        stream = self._zipfile.fp
+        assert stream is not None
+        stream.seek(item.header_offset)
+        header = stream.read(30)
+        if len(header) != 30 or header[:4] != b"PK\3\4":
+            raise _bad(self._filename, item.filename, "has no local header")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        stream.seek(name_length + extra_length, io.SEEK_CUR)
+        try:
+            data = bytes(deflate.deflate_decompress(stream.read(item.compress_size),
+                                                    item.file_size))
+        except deflate.DeflateError:
+            raise _bad(self._filename, item.filename, "is damaged") from None
+        if len(data) != item.file_size or deflate.crc32(data) != item.CRC:
+            raise _bad(self._filename, item.filename, "is damaged")
+        return data
+
+
+class _Destination(WheelDestination):
+    def __init__(self, layer: LayerWriter, python: str, filename: str) -> None:
+        self._layer = layer
+        self._filename = filename
+        site = f"{PREFIX}/lib/python{python}/site-packages"
+        self._schemes = {
+            "purelib": site, "platlib": site, "scripts": f"{PREFIX}/bin", "data": PREFIX,
+            "headers": f"{PREFIX}/include/site/python{python}/{filename.split('-')[0]}",
+        }
+
+    def write_script(self, name: str, module: str, attr: str, section: Any) -> RecordEntry:
+        script = Script(name, module, attr, section)
+        script_name, data = script.generate(_INTERPRETER, "posix")
+        return self._write(Scheme("scripts"), script_name, data, executable=True)
+
+    def write_file(self, scheme: Scheme, path: Any, stream: BinaryIO,
+                   is_executable: bool) -> RecordEntry:
+        if scheme == "scripts":
+            with fix_shebang(stream, _INTERPRETER) as fixed:
+                return self._write(scheme, path, fixed.read(), executable=True)
+        return self._write(scheme, path, stream.read(), executable=is_executable)
+
+    def finalize_installation(self, scheme: Scheme, record_file_path: str,
+                              records: Iterable[tuple[Scheme, RecordEntry]]) -> None:
+        def prefix(other: Scheme) -> str | None:
+            if other == scheme:
+                return None
+            return posixpath.relpath(self._schemes[other], self._schemes[scheme]) + "/"
+
+        with construct_record_file(list(records), prefix) as stream:
+            self._write(scheme, record_file_path, stream.read(), executable=False)
+
+    def _write(self, scheme: Scheme, path: str, data: bytes, *, executable: bool) -> RecordEntry:
+        check_path(path, self._filename)
+        self._layer.add(Entry(path=f"{self._schemes[scheme]}/{path}", data=data,
+                              mode=0o755 if executable else 0o644))
+        hashed = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+        return RecordEntry(path, Hash("sha256", hashed), len(data))
+
+
+def check_path(path: str, archive: str) -> None:
+    """Raise ResolveError for a path that is absolute, leaves its root or is no path at all."""
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or not path:
+        raise _bad(archive, path, "leaves the folder that it is unpacked to")
+
+
+def _bad(archive: str, entry: str, reason: str) -> ResolveError:
+    return ResolveError(
+        f"refused: {entry!r} {reason}" if entry else f"refused: {reason}",
+        where=f"{archive}, entry {entry}" if entry else archive,
+        fix="do not use this file; pin another version of the package",
+    )

@@ -1,0 +1,204 @@
+"""The stage table, and the one loop that runs a stage through trace and receipt.
+
+A stage is fresh if its receipt was written for the key that its plan has now, and what it made is
+still in place. Otherwise it runs: under the key's lock, the result on record is taken if it is
+still good, else made. A stage that runs and yields the same value stops the chain there, since
+the plans after it do not change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from toolchain.chain import Chain, Made, NotYet
+from toolchain.digest import Digest, canonical_json
+from toolchain.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A row of the table. `stands` tells whether what the value names is still in place."""
+
+    name: str
+    doc: str
+    plan: Callable[[Chain], Any]
+    stands: Callable[[Chain, Any], bool]
+    make: Callable[[Chain], Made]
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("parse", "read and check MLproject and its environment file",
+              Chain.plan_parse, lambda chain, value: True, Chain.make_parse),
+        Stage("resolve", "pin every dependency by version and hash",
+              Chain.plan_resolve, lambda chain, value: chain.is_resolved(), Chain.make_resolve),
+        Stage("base", "build the layers of system, interpreter and packages",
+              Chain.plan_base, Chain.is_based, Chain.make_base),
+        Stage("layer", "build the layer of the project's own files",
+              Chain.plan_layer, Chain.is_based, Chain.make_layer),
+        Stage("push", "assemble the image and push it",
+              Chain.plan_push, Chain.is_pushed, Chain.make_push),
+        Stage("train", "run an entry point and log it to MLflow",
+              Chain.plan_train, Chain.is_trained, Chain.make_train),
+        Stage("register", "make a model version of the trained model",
+              Chain.plan_register, Chain.is_registered, Chain.make_register),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What running a stage came to, for people."""
+
+    words: str
+    seconds: float
+
+
+def receipt_path(cache: Path, project: str, stage: str) -> Path:
+    """Where a stage's result for a project is written, as canonical JSON."""
+    return cache / "out" / quote(project, safe=" ") / f"{stage}.json"
+
+
+def is_fresh(chain: Chain, stage: Stage) -> bool:
+    """Whether the stage need not run. Raises what its plan raises, but never NotYet."""
+    try:
+        plan = stage.plan(chain)
+    except NotYet:
+        return False
+    key = Digest.of_json(plan)
+    trace = chain.shop.trace
+    if trace.current(chain.name, stage.name) != key:
+        return False
+    value = trace.get(stage.name, key)
+    if value is None or not stage.stands(chain, value):
+        return False
+    return _receipt(chain, stage) == canonical_json(value)
+
+
+def run(chain: Chain, stage: Stage) -> Outcome:
+    """Bring the stage's value about, reuse it if it is on record, write its receipt."""
+    started = time.monotonic()
+    trace = chain.shop.trace
+    key = Digest.of_json(stage.plan(chain))
+
+    def waiting() -> None:
+        chain.shop.say(f"{stage.name} {chain.name}: another process does the same; waiting")
+
+    with trace.holding(stage.name, key, waiting):
+        value = trace.get(stage.name, key)
+        if value is not None and stage.stands(chain, value):
+            words = "reused"
+        else:
+            made = stage.make(chain)
+            value, words = made.value, made.words
+            chain.forget()
+            # What a stage makes may be part of its own plan: requirements.lock is.
+            key = Digest.of_json(stage.plan(chain))
+            trace.record(stage.name, key, stage.plan(chain), value, project=chain.name)
+    chain.forget()
+    _write_receipt(chain, stage, canonical_json(value))
+    trace.set_current(chain.name, stage.name, key)
+    return Outcome(words=words, seconds=time.monotonic() - started)
+
+
+def forget(chain: Chain, stage: Stage) -> None:
+    """Drop a stage's receipt and trace, so that the next run makes it anew."""
+    trace = chain.shop.trace
+    key = trace.current(chain.name, stage.name)
+    if key is not None:
+        trace.forget(stage.name, key)
+    trace.set_current(chain.name, stage.name, None)
+    receipt_path(chain.shop.workspace.cache, chain.name, stage.name).unlink(missing_ok=True)
+
+
+def explain(chain: Chain) -> Iterator[tuple[str, str]]:
+    """(stage, what the next run would do and why) for every stage."""
+    waiting_for = ""
+    for stage in STAGES.values():
+        if waiting_for:
+            yield stage.name, f"runs if the result of {waiting_for} changes"
+            continue
+        try:
+            plan = stage.plan(chain)
+        except NotYet as error:
+            waiting_for = str(error)
+            yield stage.name, f"runs after {waiting_for}"
+            continue
+        reason = _reason(chain, stage, plan)
+        yield stage.name, reason or "up to date"
+        if reason and chain.shop.trace.get(stage.name, Digest.of_json(plan)) is None:
+            waiting_for = stage.name
+
+
+def _reason(chain: Chain, stage: Stage, plan: Any) -> str:
+    """Why the stage would run; empty if it would not."""
+    trace = chain.shop.trace
+    key = Digest.of_json(plan)
+    before = trace.current(chain.name, stage.name)
+    if before is None:
+        return "would run: never ran for this project"
+    if before != key:
+        old = trace.plan(stage.name, before)
+        changes = ", ".join(_differences(old, plan)) if old is not None else "its inputs"
+        done = " (its result is on record)" if trace.get(stage.name, key) is not None else ""
+        return f"would run: changed {changes}{done}"
+    value = trace.get(stage.name, key)
+    if value is None:
+        return "would run: its result was forgotten"
+    if not stage.stands(chain, value):
+        return "would run: what it made is gone, damaged or unwanted"
+    if _receipt(chain, stage) != canonical_json(value):
+        return "would run: its receipt is missing or changed"
+    return ""
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two plans differ, as dotted paths, at most a handful."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: list[str] = []
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                found += _differences(old.get(name), new.get(name),
+                                      f"{path}.{name}" if path else name)
+        return found if len(found) <= 6 else [*found[:6], f"and {len(found) - 6} more"]
+    if path == "files" and isinstance(old, list) and isinstance(new, list):
+        return _differences({item[0]: item[1:] for item in old},
+                            {item[0]: item[1:] for item in new}, path)
+    if isinstance(old, list) and isinstance(new, list):
+        gone = [str(item) for item in old if item not in new]
+        come = [str(item) for item in new if item not in old]
+        return [f"{path} ({'; '.join([f'-{x}' for x in gone] + [f'+{x}' for x in come])})"]
+    if _is_short(old) and _is_short(new):
+        return [f"{path} ({old} -> {new})"]
+    return [path]
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None))) and len(str(value)) < 40
+
+
+def _receipt(chain: Chain, stage: Stage) -> bytes | None:
+    try:
+        return receipt_path(chain.shop.workspace.cache, chain.name, stage.name).read_bytes()
+    except OSError:
+        return None
+
+
+def _write_receipt(chain: Chain, stage: Stage, data: bytes) -> None:
+    path = receipt_path(chain.shop.workspace.cache, chain.name, stage.name)
+    if _receipt(chain, stage) == data:
+        return
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"a receipt cannot be written: {error.strerror}", where=str(path),
+                         fix="make the cache folder writable, or free some space") from None

@@ -1,0 +1,99 @@
+"""Image -> Pushed: blobs, then config, then manifest, then tag, so that a reader never sees half.
+
+The tag is the digest of the image's plan. Whoever can compute the plan, from the lock and the
+project's files alone, can see in the registry that there is nothing to build.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from toolchain.digest import Digest
+from toolchain.image import Image, from_bytes
+from toolchain.progress import Progress
+from toolchain.store import Store
+
+_UPLOADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """Where an image can be pulled: `reference` is `name@sha256:…`."""
+
+    reference: str
+    tag: str
+    digest: Digest
+
+    def to_json(self) -> dict[str, Any]:
+        return {"reference": self.reference, "tag": self.tag, "digest": str(self.digest)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Pushed:
+        return cls(reference=value["reference"], tag=value["tag"],
+                   digest=Digest.parse(value["digest"]))
+
+
+class Registry(Protocol):
+    """One repository of a registry or image layout. Every method raises RegistryError."""
+
+    @property
+    def name(self) -> str:
+        """What a reference begins with, as the place that runs images sees it."""
+
+    def manifest(self, reference: str) -> bytes | None:
+        """The manifest with that tag or digest, verified if it is a digest; None if not there."""
+
+    def still_has(self, digest: Digest) -> bool:
+        """Whether a manifest pushed earlier is still there with its blobs, as far as can be told
+        without the network."""
+
+    def config(self, digest: Digest) -> bytes:
+        """A small blob, verified."""
+
+    def has_blob(self, digest: Digest) -> bool:
+        """Whether the blob is there. Never true for one that cannot be pulled."""
+
+    def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
+        """Copy a blob from the store. Success means it can be pulled; twice is as once."""
+
+    def put_manifest(self, manifest: bytes, tag: str) -> None:
+        """Publish a manifest whose blobs are all there, under its digest and then its tag."""
+
+
+def find(registry: Registry, tag: str) -> Image | None:
+    """The image of that tag, if it is there and was made by this tool."""
+    import json
+
+    manifest = registry.manifest(tag)
+    if manifest is None:
+        return None
+    try:
+        config = registry.config(Digest.parse(json.loads(manifest)["config"]["digest"]))
+        return from_bytes(manifest, config)
+    except (ValueError, KeyError, TypeError):
+        return None  # somebody else's tag of that name
+
+
+def make(image: Image, tag: str, registry: Registry, store: Store,
+         progress: Progress) -> tuple[Pushed, int, int]:
+    """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
+
+    Raises RegistryError, and StoreError for a blob that the store lost.
+    """
+    store.put(image.config)
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        there = list(pool.map(lambda layer: registry.has_blob(layer.digest), image.layers))
+        missing = {layer.digest: layer.size
+                   for layer, present in zip(image.layers, there, strict=True) if not present}
+        progress.expect(sum(missing.values()))
+        sending = [pool.submit(registry.put_blob, digest, size, store, progress)
+                   for digest, size in missing.items()]
+        for sent in sending:
+            sent.result()
+    if not registry.has_blob(image.config_digest):
+        registry.put_blob(image.config_digest, len(image.config), store, progress)
+    registry.put_manifest(image.manifest, tag)
+    pushed = Pushed(reference=f"{registry.name}@{image.digest}", tag=tag, digest=image.digest)
+    return pushed, len(missing), sum(missing.values())

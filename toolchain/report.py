@@ -1,0 +1,93 @@
+"""What a person sees: a line for each stage, progress for what takes long, and where results are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from toolchain.progress import Progress
+
+_PATIENCE = 2.0  # seconds before progress is shown
+
+
+def line(stage: str, project: str, words: str, seconds: float) -> str:
+    """`base elasticnet  reused 41 layers, built 2 (3.4 MB)  1.2 s`"""
+    return f"{stage} {project}  {words}  {seconds:.1f} s"
+
+
+def up_to_date(stage: str, project: str) -> str:
+    return f"{stage} {project}  up to date"
+
+
+def result(project: str, receipts: Mapping[str, Any], ui: str) -> list[str]:
+    """Where the result of a project is; `ui` is the command that shows runs, if there is one."""
+    lines = []
+    run = receipts.get("train")
+    if run is not None:
+        metrics = "  ".join(f"{name}={_short(value)}"
+                            for name, value in list(run["metrics"].items())[:6])
+        lines.append(f"{project}: run {run['run_id']}  {metrics}".rstrip())
+        if run["model_uri"]:
+            lines.append(f"{project}: model {run['model_uri']}")
+        if ui:
+            lines.append(f"{project}: see it with `{ui}`")
+    elif "push" in receipts:
+        lines.append(f"{project}: image {receipts['push']['reference']}")
+    version = receipts.get("register")
+    if version is not None:
+        lines.append(f"{project}: model version {version['name']}/{version['version']} "
+                     f"(models:/{version['name']}@{version['alias']})")
+    return lines
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_terminal() -> bool:
+    """Whether a moving display makes sense. See https://no-color.org for NO_COLOR."""
+    return (sys.stderr.isatty() and "NO_COLOR" not in os.environ
+            and os.environ.get("TERM") != "dumb" and "CI" not in os.environ)
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """Count progress; on a terminal, show it from the third second on."""
+    counter = Progress()
+    if not is_terminal():
+        yield counter
+        return
+    over = threading.Event()
+    display = threading.Thread(target=_display, args=(title, counter, over), daemon=True)
+    display.start()
+    try:
+        yield counter
+    finally:
+        over.set()
+        display.join()
+
+
+def _display(title: str, counter: Progress, over: threading.Event) -> None:
+    if over.wait(_PATIENCE):
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Display
+
+    with Display(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+                 TransferSpeedColumn(), TimeRemainingColumn(), transient=True,
+                 console=Console(stderr=True)) as display:
+        task = display.add_task(title, total=None)
+        while not over.wait(0.1):
+            display.update(task, completed=counter.done, total=counter.expected or None)

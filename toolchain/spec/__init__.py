@@ -1,0 +1,108 @@
+"""MLproject and its environment file -> Spec: what a project is and what it needs.
+
+`plan` reads, `make` validates; both are pure over a `Reader`, which is the only way to a file.
+The files' canonical texts travel with the Spec: the project layer holds those instead of the
+originals, so that a comment, an indentation or the order of keys changes no image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+PARAMETER_TYPES = ("string", "float", "int", "path", "uri", "bool")
+
+
+class Reader(Protocol):
+    """Reads a project's text files. Paths are relative to the project folder, with `/`."""
+
+    def read(self, path: str) -> str | None:
+        """The file's text without a byte order mark, or None where there is no such file.
+
+        Raises SpecError for a path that leaves the workspace and for text that is not UTF-8.
+        """
+
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter of an entry point. `default` is text as it will be substituted, or None."""
+
+    type: str = "string"
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryPoint:
+    """A named command with `{parameter}` placeholders, run by `bash -c` as MLflow runs it."""
+
+    command: str
+    parameters: Mapping[str, Parameter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A valid project.
+
+    environment: the kind of its environment, in MLflow's words (`python_env`, `conda`).
+    python: `X.Y` or `X.Y.Z`; empty where the project names none.
+    requirements: PEP 508, normalised and sorted. constraints: the same, from `-c` files.
+    hashes: by canonical name, the sha256 digests (hex) that the project itself insists on.
+    files: path -> canonical text of MLproject and of every environment file that was read;
+    paths that begin with `../` lie outside the project.
+    """
+
+    name: str
+    environment: str
+    python: str
+    requirements: tuple[str, ...]
+    constraints: tuple[str, ...]
+    hashes: Mapping[str, tuple[str, ...]]
+    entry_points: Mapping[str, EntryPoint]
+    files: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "environment": self.environment,
+            "python": self.python,
+            "requirements": list(self.requirements),
+            "constraints": list(self.constraints),
+            "hashes": {name: list(values) for name, values in self.hashes.items()},
+            "entry_points": {
+                name: {
+                    "command": entry.command,
+                    "parameters": {
+                        key: {"type": parameter.type, "default": parameter.default}
+                        for key, parameter in entry.parameters.items()
+                    },
+                }
+                for name, entry in self.entry_points.items()
+            },
+            "files": dict(self.files),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Spec:
+        return cls(
+            name=value["name"],
+            environment=value["environment"],
+            python=value["python"],
+            requirements=tuple(value["requirements"]),
+            constraints=tuple(value["constraints"]),
+            hashes={name: tuple(hexes) for name, hexes in value["hashes"].items()},
+            entry_points={
+                name: EntryPoint(
+                    command=entry["command"],
+                    parameters={
+                        key: Parameter(type=parameter["type"], default=parameter["default"])
+                        for key, parameter in entry["parameters"].items()
+                    },
+                )
+                for name, entry in value["entry_points"].items()
+            },
+            files=dict(value["files"]),
+        )

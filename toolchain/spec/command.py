@@ -1,0 +1,185 @@
+"""EntryPoint + parameters -> a command line for `bash -c`, with every value quoted once.
+
+As MLflow: `{name}` stands for the parameter's value, quoted for the shell; parameters that the
+entry point does not declare are appended as `--name value`. Unlike MLflow: other braces are left
+alone, and a value stays one literal word inside the author's own quotes too.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from toolchain.errors import SpecError, nearest
+from toolchain.spec import EntryPoint, Spec, Warn
+
+_TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}|.", re.DOTALL)
+# A word of params: up to a blank, or a comma that `name=` follows. Group 1 is empty between words.
+_WORD = re.compile(r"""\s+|,(?=\s*[\w.-]+=)|((?:[^\s"',]|"[^"]*"|'[^']*'|,(?!\s*[\w.-]+=))+)""")
+_QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
+_ESCAPED_IN_DOUBLE_QUOTES = re.compile(r'([$`"\\])')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An entry point with its parameters settled. `parameters` maps name -> (type, text)."""
+
+    entry_point: EntryPoint
+    parameters: Mapping[str, tuple[str, str]]
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {name: text for name, (_, text) in self.parameters.items()}
+
+    def identity(self) -> dict[str, object]:
+        """What the training key sees: 0.10 and 1e-1 are one float."""
+        return {name: _identity(kind, text) for name, (kind, text) in self.parameters.items()}
+
+    def with_paths(self, paths: Mapping[str, str]) -> Call:
+        """A copy whose `path` parameters have these texts."""
+        return Call(entry_point=self.entry_point, parameters={
+            name: (kind, paths.get(name, text)) for name, (kind, text) in self.parameters.items()
+        })
+
+    def command(self) -> str:
+        """The line for `bash -c`."""
+        declared = self.entry_point.parameters
+        line = substitute(self.entry_point.command, self.texts)
+        extra = [
+            f"--{shlex.quote(name)} {shlex.quote(text)}"
+            for name, text in self.texts.items()
+            if name not in declared
+        ]
+        return " ".join([line, *extra])
+
+
+def call(spec: Spec, entry_point: str, given: Mapping[str, str], warn: Warn) -> Call:
+    """Settle an entry point and its parameters; check each value against its type.
+
+    Raises SpecError for an unknown entry point, a missing parameter or a value of another type.
+    """
+    entry = find_entry_point(spec, entry_point)
+    where = f"{spec.name}, entry_points.{entry_point}"
+    settled: dict[str, tuple[str, str]] = {}
+    for name, parameter in entry.parameters.items():
+        text = given.get(name, parameter.default)
+        if text is None:
+            raise SpecError(
+                f"parameter {name!r} has no value", where=where,
+                fix=f'give it: params="{name}=…", or a default in MLproject',
+            )
+        check_value(name, parameter.type, text, f"{where}.parameters.{name}")
+        settled[name] = (parameter.type, text)
+    for name, text in given.items():
+        if name not in settled:
+            hint = nearest(name, entry.parameters)
+            warn(f"{spec.name}: {entry_point} declares no parameter {name!r}{hint}; "
+                 f"it is passed on as --{name}")
+            settled[name] = ("string", text)
+    return Call(entry_point=entry, parameters=settled)
+
+
+def find_entry_point(spec: Spec, name: str) -> EntryPoint:
+    """A declared entry point, or a script of the project as MLflow takes it."""
+    if name in spec.entry_points:
+        return spec.entry_points[name]
+    programs = {".py": "python", ".sh": "bash"}
+    extension = posixpath.splitext(name)[1]
+    if extension in programs:
+        return EntryPoint(command=f"{programs[extension]} {shlex.quote(name)}", parameters={})
+    known = ", ".join(spec.entry_points) or "none"
+    raise SpecError(
+        f"no entry point {name!r}{nearest(name, spec.entry_points)}", where=spec.name,
+        fix=f"entry points of this project: {known}; or name a .py or .sh file",
+    )
+
+
+def parse_params(text: str) -> dict[str, str]:
+    """`alpha=0.1 l1_ratio=0.5` or `alpha=0.1,l1_ratio=0.5` -> values by name.
+
+    Quotes are respected: `note="a, b"` is one value. A comma separates only where `name=`
+    follows it, so `sizes=1,2,3` is one value too. Raises SpecError.
+    """
+    given: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        word = _WORD.match(text, position)
+        if word is None:
+            raise SpecError(f"a quote is not closed: {text[position:]}", where="params",
+                            fix="close it, or put the other kind of quote around it")
+        position = word.end()
+        if not word[1]:
+            continue
+        name, equals, value = word[1].partition("=")
+        name = name.removeprefix("--")
+        if not equals or not name:
+            raise SpecError(f"not name=value: {word[1]!r}", where="params",
+                            fix='write params="alpha=0.1 l1_ratio=0.5"')
+        given[name] = _QUOTED.sub(lambda quoted: quoted[0][1:-1], value)
+    return given
+
+
+def check_value(name: str, kind: str, text: str, where: str) -> None:
+    """Raise SpecError unless `text` is a value of the parameter type `kind`."""
+    try:
+        if kind == "int":
+            int(text)
+        elif kind == "float":
+            float(text)
+    except ValueError:
+        raise SpecError(f"parameter {name!r} is {kind}, not {text!r}", where=where,
+                        fix=f"give a number, as in params=\"{name}=1\"") from None
+    if kind == "bool" and text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise SpecError(f"parameter {name!r} is bool, not {text!r}", where=where,
+                        fix=f"give true or false, as in params=\"{name}=true\"")
+    if kind == "uri" and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
+        raise SpecError(f"parameter {name!r} is a URI, not {text!r}", where=where,
+                        fix="give it with its scheme, as in s3://bucket/key")
+    if "\0" in text:
+        raise SpecError(f"parameter {name!r} holds a NUL character", where=where)
+
+
+def substitute(template: str, values: Mapping[str, str]) -> str:
+    """Replace `{name}` for every name in `values`; leave all other braces.
+
+    `{{` and `}}` are one brace, as in MLflow's str.format; `${NAME}` is the shell's.
+    """
+    return "".join(_pieces(template, values))
+
+
+def _pieces(template: str, values: Mapping[str, str]) -> Iterator[str]:
+    quote = ""
+    for token in _TOKEN.finditer(template):
+        piece = token[0]
+        if token[1] is not None and token[1] in values:
+            yield _quoted(values[token[1]], quote)
+        elif token[1] is None and piece in ("{{", "}}"):
+            yield piece[0]
+        else:
+            if piece == quote:
+                quote = ""
+            elif not quote and piece in ("'", '"'):
+                quote = piece
+            elif quote == "'" and piece[0] == "\\" and piece[1] == "'":
+                quote = ""  # within single quotes a backslash is only a backslash
+            yield piece
+
+
+def _quoted(text: str, quote: str) -> str:
+    """`text` as one literal word at a place where the shell is inside `quote`."""
+    if quote == "'":
+        return text.replace("'", "'\\''")
+    if quote == '"':
+        return _ESCAPED_IN_DOUBLE_QUOTES.sub(r"\\\1", text)
+    return shlex.quote(text)
+
+
+def _identity(kind: str, text: str) -> object:
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return repr(float(text))  # text, since JSON has no infinity
+    return text

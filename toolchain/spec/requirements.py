@@ -1,0 +1,134 @@
+"""requirements.txt text -> requirements: pip's file format, normalised.
+
+Source of the format: https://pip.pypa.io/en/stable/reference/requirements-file-format/
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass, field
+
+from toolchain.errors import SpecError
+from toolchain.spec import Reader
+
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_HASH = re.compile(r"\s--hash[= ](\S+)")
+_DEEPEST = 16
+
+
+@dataclass(slots=True)
+class Requirements:
+    """What a set of requirement lines asks for; filled while files are read."""
+
+    requirements: set[str] = field(default_factory=set)
+    constraints: set[str] = field(default_factory=set)
+    hashes: dict[str, set[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def add_file(self, path: str, reader: Reader, *, constrain: bool = False,
+                 named_at: str = "", depth: int = 0) -> None:
+        """Read a requirements file and what it includes."""
+        if path in self.files:
+            return
+        if depth > _DEEPEST:
+            raise SpecError("requirements files include each other too deeply", where=named_at)
+        text = reader.read(path)
+        if text is None:
+            raise SpecError(
+                f"no such requirements file: {path}", where=named_at or path,
+                fix="make the file, or take the line out",
+            )
+        self.files[path] = ""  # marks it as seen, so that a cycle ends
+        lines = [
+            self.add_line(line, path, number, reader, constrain=constrain, depth=depth)
+            for number, line in logical_lines(text)
+        ]
+        self.files[path] = "".join(f"{line}\n" for line in sorted(set(lines)))
+
+    def add_line(self, line: str, path: str, number: int, reader: Reader, *,
+                 constrain: bool = False, depth: int = 0) -> str:
+        """Take one logical line; return it in canonical form."""
+        where = f"{path}:{number}"
+        include = re.match(r"(-r|--requirement|-c|--constraint)[= ]?\s*(.+)\Z", line)
+        if include:
+            option = "-c" if include[1] in ("-c", "--constraint") else "-r"
+            target = posixpath.normpath(
+                posixpath.join(posixpath.dirname(path), include[2].strip())
+            )
+            self.add_file(target, reader, constrain=constrain or option == "-c",
+                          named_at=where, depth=depth + 1)
+            return f"{option} {include[2].strip()}"
+        if line.startswith("-"):
+            raise SpecError(
+                f"option is not supported yet: {line.split()[0].split('=')[0]}", where=where,
+                fix="set package indexes up in pip's or uv's own configuration; list packages here",
+            )
+        requirement, hashes = parse_requirement(line, where)
+        (self.constraints if constrain else self.requirements).add(requirement)
+        if hashes:
+            from packaging.requirements import Requirement
+            from packaging.utils import canonicalize_name
+
+            name = canonicalize_name(Requirement(requirement).name)
+            self.hashes.setdefault(name, set()).update(hashes)
+        return requirement + "".join(f" --hash=sha256:{value}" for value in sorted(hashes))
+
+
+def logical_lines(text: str) -> list[tuple[int, str]]:
+    """Lines with continuations joined and comments gone, each with its first line's number."""
+    result: list[tuple[int, str]] = []
+    start, joined = 0, ""
+    for number, raw in enumerate(text.splitlines(), start=1):
+        start = start if joined else number
+        line = _COMMENT.sub("", raw)
+        if raw.endswith("\\") and line == raw:
+            joined += line[:-1] + " "
+            continue
+        joined = (joined + line).strip()
+        if joined:
+            result.append((start, joined))
+        joined = ""
+    if joined.strip():
+        result.append((start, joined.strip()))
+    return result
+
+
+def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """One PEP 508 requirement, normalised, and the sha256 digests given with it.
+
+    Raises SpecError for what is not one, and for paths and version-control URLs.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    hashes: list[str] = []
+    for value in _HASH.findall(line):
+        algorithm, _, hexadecimal = value.partition(":")
+        if algorithm != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", hexadecimal):
+            raise SpecError(f"not a sha256 hash: {value}", where=where,
+                            fix="give --hash=sha256:<64 hexadecimal digits>")
+        hashes.append(hexadecimal.lower())
+    line = _HASH.sub("", line).strip()
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement as error:
+        if re.match(r"(\.|/|\w+://|git\+|hg\+|svn\+|bzr\+)", line) or line.endswith(".whl"):
+            raise _unsupported_source(line, where) from None
+        reason = str(error).split("\n")[0]
+        raise SpecError(f"not a requirement: {line} ({reason})", where=where,
+                        fix="write it as in `scipy==1.11.4` (PEP 508)") from None
+    if requirement.url:
+        raise _unsupported_source(requirement.name, where)
+    requirement.name = canonicalize_name(requirement.name)
+    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
+    return str(requirement), tuple(hashes)
+
+
+def _unsupported_source(line: str, where: str) -> SpecError:
+    from toolchain.errors import without_credentials
+
+    return SpecError(
+        f"a requirement from a path or URL is not supported yet: {without_credentials(line)}",
+        where=where, fix="publish it to a package index, or put the wheel where find-links looks",
+    )

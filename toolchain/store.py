@@ -1,0 +1,202 @@
+"""Digest -> bytes: content-addressed blobs, under cache/blobs/ and in image layouts.
+
+Rule 1: a blob appears under its digest whole or not at all: written beside its place, hashed
+while written, synced, renamed.
+Rule 2: a blob is believed only while its size, times and inode are those it was last verified
+with; otherwise it is hashed again, and one that does not match is moved to quarantine/.
+Rule 3: storing what is there already is a success and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from toolchain.digest import Digest
+from toolchain.errors import StoreError
+from toolchain.journal import Journal
+
+_CHUNK = 1 << 20
+_Stamp = tuple[int, int, int, int]
+
+
+class BlobWriter:
+    """A blob being written: `write` bytes, then `commit`. Abandoned, it leaves nothing."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._sha = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._sha.update(data)
+        self.size += len(data)
+        return self._stream.write(data)
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self._sha.hexdigest())
+
+
+class Store:
+    """A folder of blobs, shared by threads and processes.
+
+    `folder` holds them by digest in hexadecimal; damaged ones go to `quarantine`.
+    """
+
+    def __init__(self, folder: Path, quarantine: Path, journal: Journal) -> None:
+        self._folder = folder
+        self._quarantine = quarantine
+        self._journal = journal
+        self._verified: dict[Digest, _Stamp] = {}
+
+    def path(self, digest: Digest) -> Path:
+        return self._folder / digest.hex
+
+    @contextlib.contextmanager
+    def writer(self, expect: Digest | None = None) -> Iterator[BlobWriter]:
+        """Write a blob; when the block ends well it is stored at `writer.digest`.
+
+        With `expect`, bytes with another digest are an error and are not stored.
+        Raises StoreError for a full disk, an unwritable cache or a wrong digest.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix="tmp-", dir=self._folder)
+        except OSError as error:
+            raise self._explain(error) from None
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                blob = BlobWriter(stream)
+                yield blob
+                if expect is not None and blob.digest != expect:
+                    raise StoreError(
+                        f"content does not match its digest: expected {expect}, got {blob.digest}",
+                        where=str(self.path(expect)),
+                        fix="try again; if it stays so, the source of these bytes is damaged",
+                    )
+                stream.flush()
+                os.fchmod(handle, 0o444)
+                os.fsync(handle)
+            target = self.path(blob.digest)
+            os.replace(temporary, target)
+            self._remember(blob.digest, _stamp(os.stat(target)))
+        except OSError as error:
+            raise self._explain(error) from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def put(self, data: bytes) -> Digest:
+        digest = Digest.of(data)
+        if not self.has(digest):
+            with self.writer(digest) as blob:
+                blob.write(data)
+        return digest
+
+    def put_stream(self, stream: IO[bytes], expect: Digest) -> Digest:
+        with self.writer(expect) as blob:
+            while chunk := stream.read(_CHUNK):
+                blob.write(chunk)
+        return expect
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is here and right. One that is not right is put into quarantine."""
+        path = self.path(digest)
+        try:
+            stamp = _stamp(os.stat(path))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._explain(error) from None
+        if self._verified.get(digest) == stamp or self._recorded(digest) == stamp:
+            self._verified[digest] = stamp
+            return True
+        try:
+            with open(path, "rb") as stream:
+                matches = Digest.of_stream(stream) == digest
+                unchanged = _stamp(os.fstat(stream.fileno())) == stamp
+            if matches and unchanged:
+                self._remember(digest, stamp)
+            elif not matches:
+                self._quarantine.mkdir(exist_ok=True)
+                os.replace(path, self._quarantine / digest.hex)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._explain(error) from None
+        return matches
+
+    def open(self, digest: Digest) -> IO[bytes]:
+        """A verified blob, open for reading. Raises StoreError where it is missing or damaged."""
+        if not self.has(digest):
+            raise StoreError(
+                f"blob is missing or damaged: {digest}", where=str(self.path(digest)),
+                fix="run the same command again; it will be made anew",
+            )
+        return open(self.path(digest), "rb")
+
+    def read(self, digest: Digest) -> bytes:
+        with self.open(digest) as stream:
+            return stream.read()
+
+    def link(self, digest: Digest, target: Path) -> None:
+        """Make `target` the verified blob's content, by hard link where the disk allows it."""
+        with self.open(digest) as source:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f"tmp-{os.getpid()}-{target.name}")
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.unlink()
+                try:
+                    os.link(self.path(digest), temporary)
+                except OSError:  # another file system, or one without hard links
+                    with open(temporary, "wb") as sink:
+                        while chunk := source.read(_CHUNK):
+                            sink.write(chunk)
+                        os.fsync(sink.fileno())
+                os.replace(temporary, target)
+                # A new link changes the inode's ctime; without this the blob would be hashed
+                # again at its next use.
+                self._remember(digest, _stamp(os.stat(self.path(digest))))
+            except OSError as error:
+                raise self._explain(error) from None
+
+    def stamps(self, digests: Iterable[Digest]) -> list[_Stamp | None]:
+        """Size, times and inode of blobs, None for a missing one; does not look inside."""
+        found: list[_Stamp | None] = []
+        for digest in digests:
+            try:
+                found.append(_stamp(os.stat(self.path(digest))))
+            except OSError:
+                found.append(None)
+        return found
+
+    def _recorded(self, digest: Digest) -> _Stamp | None:
+        rows = self._journal.rows(
+            "select size, mtime_ns, ctime_ns, inode from blob where path=?",
+            (str(self.path(digest)),)
+        )
+        return rows[0] if rows else None  # type: ignore[return-value]
+
+    def _remember(self, digest: Digest, stamp: _Stamp) -> None:
+        self._verified[digest] = stamp
+        self._journal.write(
+            "insert or replace into blob values (?,?,?,?,?)", (str(self.path(digest)), *stamp)
+        )
+
+    def _explain(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the cache cannot be used: {error.strerror}", where=str(self._folder),
+            fix="make the cache folder writable, or free some space, or set `cache` elsewhere",
+        )
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -1,0 +1,70 @@
+"""doit's reporter for people: one line for each stage, then where the result is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doit.reporter import ConsoleReporter
+
+from toolchain import report
+
+_MOST_RESULTS = 5
+
+
+class StageReporter(ConsoleReporter):  # type: ignore[misc]
+    """A stage's line is printed by its action; this adds what doit alone knows."""
+
+    desc = "one line for each stage, and the result"
+
+    def __init__(self, outstream: Any, options: dict[str, Any]) -> None:
+        super().__init__(outstream, options)
+        self._asked: dict[str, str] = {}  # project -> stage, as selected
+        self._failed: set[str] = set()
+
+    def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
+        for name in selected_tasks:
+            task = tasks.get(name)
+            members = [tasks[n] for n in task.task_dep if n in tasks] if task else []
+            for member in [task, *members]:
+                stage, project = _stage_of(member)
+                if stage and stage != "explain":
+                    self._asked[project] = stage
+
+    def execute_task(self, task: Any) -> None:
+        if not _stage_of(task)[0]:
+            super().execute_task(task)
+
+    def skip_uptodate(self, task: Any) -> None:
+        stage, project = _stage_of(task)
+        if stage:
+            self.write(f"{report.up_to_date(stage, project)}\n")
+        else:
+            super().skip_uptodate(task)
+
+    def add_failure(self, task: Any, fail: Any) -> None:
+        stage, project = _stage_of(task)
+        self._failed.add(project)
+        if not stage or fail.traceback:
+            super().add_failure(task, fail)
+        elif fail.report and fail.get_name() == "UnmetDependency":
+            self.write(f"{stage} {project}  not run: an earlier stage failed\n")
+        elif fail.report:
+            self.write(f"{stage} {project}  failed\n{fail.message}\n")
+
+    def complete_run(self) -> None:
+        super().complete_run()
+        from toolchain.tasks import results
+
+        done = [name for name, stage in self._asked.items()
+                if name not in self._failed and stage in ("push", "train", "register")]
+        for name in done[:_MOST_RESULTS]:
+            for line in results(name):
+                self.write(f"{line}\n")
+        if len(done) > _MOST_RESULTS:
+            self.write(f"and {len(done) - _MOST_RESULTS} more projects\n")
+
+
+def _stage_of(task: Any) -> tuple[str, str]:
+    meta = getattr(task, "meta", None) or {}
+    stage, project = meta.get("toolchain", ("", ""))
+    return stage, project

@@ -1,0 +1,158 @@
+"""Which adapter serves which protocol. Everything is imported and made when first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.config import Config
+from toolchain.errors import EngineError, nearest
+from toolchain.journal import Journal
+from toolchain.progress import Progress
+from toolchain.push import Registry
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+if TYPE_CHECKING:
+    from toolchain.adapters.debian import DebianArchive
+    from toolchain.adapters.fetch import Fetcher
+    from toolchain.adapters.mlflow import Mlflow
+    from toolchain.adapters.uv import Uv
+
+# The C library of each suite, which decides which manylinux wheels fit (PEP 600).
+_GLIBC = {"3.11": (2, 36), "3.13": (2, 41)}
+_ENGINES = ("local",)
+
+
+class Adapters:
+    """The tools of one workspace on this machine; implements toolchain.chain.Tools."""
+
+    def __init__(self, root: Path, cache: Path, config: Config, journal: Journal, store: Store,
+                 trace: Trace) -> None:
+        self._root = root
+        self._cache = cache
+        self._config = config
+        self._journal = journal
+        self._store = store
+        self._trace = trace
+        self._registries: dict[tuple[object, ...], Registry] = {}
+        self._trackers: dict[str, Mlflow] = {}
+
+    def resolver(self) -> Uv:
+        return self._uv
+
+    def wheels(self) -> Uv:
+        return self._uv
+
+    def archive(self) -> DebianArchive:
+        return self._debian
+
+    def debs(self) -> DebianArchive:
+        return self._debian
+
+    def registry(self, config: Config) -> Registry:
+        key = (config.registry, config.pull_registry, config.repository, config.insecure)
+        if key not in self._registries:
+            self._registries[key] = self._make_registry(config)
+        return self._registries[key]
+
+    def registry_name(self, config: Config) -> str:
+        self.registry(config)  # raises for what is not one, such as a URL with a password
+        return f"{config.registry} {config.pull_registry} {config.repository}"
+
+    def engine(self, config: Config) -> Any:
+        if config.engine not in _ENGINES:
+            raise EngineError(f"unknown engine {config.engine!r}{nearest(config.engine, _ENGINES)}",
+                              where="engine", fix=f"known: {', '.join(_ENGINES)}")
+        from toolchain.adapters.local import LocalEngine
+
+        return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
+                           environ=os.environ)
+
+    def tracking_uri(self, config: Config) -> str:
+        return (config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+                or "sqlite:///mlflow.db")
+
+    def tracking(self, config: Config) -> Mlflow:
+        from toolchain.adapters.mlflow import Mlflow
+
+        uri = self.tracking_uri(config)
+        if uri not in self._trackers:
+            self._trackers[uri] = Mlflow(uri, self._root, os.environ)
+        return self._trackers[uri]
+
+    def tracking_identity(self, config: Config) -> str:
+        from toolchain.adapters.mlflow import identity
+
+        return identity(self.tracking_uri(config))
+
+    def tracking_file(self, config: Config) -> Path | None:
+        """The tracking store's file, if it is a local database."""
+        uri = self.tracking_uri(config)
+        if not uri.startswith("sqlite:///"):
+            return None
+        return self._root / uri.removeprefix("sqlite:///").partition("?")[0]
+
+    def experiment(self, config: Config) -> str:
+        return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+
+    def _make_registry(self, config: Config) -> Registry:
+        from toolchain.adapters.registry import HttpRegistry, check_repository
+
+        if config.registry:
+            return HttpRegistry(config.registry, config.pull_registry or config.registry,
+                                config.repository, insecure=config.insecure)
+        from toolchain.adapters.layout import Layout
+
+        name = check_repository(config.repository)
+        folder = self._cache / "registry" / name
+        shown = f"{config.pull_registry}/{name}" if config.pull_registry else name
+        return Layout(folder, shown, self._cache / "quarantine", self._journal)
+
+    @cached_property
+    def _uv_environment(self) -> dict[str, str]:
+        from toolchain.adapters.indexes import uv_environment
+
+        return uv_environment(os.environ)
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        from toolchain.adapters.fetch import Fetcher
+        from toolchain.adapters.indexes import credentials
+
+        return Fetcher(store=self._store, progress=Progress(),
+                       credentials=credentials(self._uv_environment),
+                       certificates=self._uv_environment.get("SSL_CERT_FILE"))
+
+    @cached_property
+    def _uv(self) -> Uv:
+        from toolchain.adapters.interpreters import Interpreters
+        from toolchain.adapters.uv import Uv
+
+        return Uv(environ=self._uv_environment, interpreter=self._interpreter(Interpreters(
+            os.environ)), glibc=_glibc, fetcher=self._fetcher, store=self._store,
+            trace=self._trace)
+
+    def _interpreter(self, interpreters: Any) -> Callable[[str], Path]:
+        found: dict[str, Path] = {}
+
+        def find(version: str) -> Path:
+            if version not in found:
+                found[version] = interpreters.find(version)
+            return found[version]
+
+        return find
+
+    @cached_property
+    def _debian(self) -> DebianArchive:
+        from toolchain.adapters.debian import DebianArchive
+
+        return DebianArchive(mirror=self._config.image_mirror,
+                             updates=self._config.image_updates, fetcher=self._fetcher)
+
+
+def _glibc(python: str) -> tuple[int, int]:
+    return _GLIBC.get(".".join(python.split(".")[:2]), (2, 36))

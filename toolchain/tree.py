@@ -1,0 +1,187 @@
+"""folder -> Tree: the files of a project by content, without reading what has not changed.
+
+Rule 1: a file is read again unless its size, mtime, ctime and inode are those of the last time.
+An edit that keeps size and mtime still moves ctime, which no program can set.
+Rule 2: times have a grain. What changed less than two seconds before it was read is not
+remembered, so that a second edit within the same grain is seen (git calls this "racy").
+Rule 3: a file that changes while it is being read is an error, not a result.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolchain.digest import Digest
+from toolchain.errors import SpecError
+from toolchain.journal import Journal
+
+_GRAIN_NS = 2_000_000_000
+
+# Never part of a project, whatever .dockerignore says: version control, run records, secrets,
+# caches, environments and editors' leavings.
+SKIPPED_FOLDERS = frozenset({
+    ".git", ".hg", ".svn", "mlruns", "mlartifacts", "__pycache__", ".cache", ".mypy_cache",
+    ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".tox", ".nox", ".venv", ".eggs",
+    ".dvc", "node_modules", ".idea", ".vscode",
+})
+_SKIPPED_FILES = frozenset({".git", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", ".DS_Store"})
+
+_Stamp = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file or symbolic link below a folder. `path` is relative, with `/`."""
+
+    path: str
+    mode: int
+    stamp: _Stamp
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file by content. `link` is a symbolic link's target; `digest` is None for a link."""
+
+    path: str
+    executable: bool
+    digest: Digest | None
+    link: str | None = None
+
+    def to_json(self) -> list[object]:
+        content = f"-> {self.link}" if self.digest is None else str(self.digest)
+        return [self.path, self.executable, content]
+
+
+def walk(root: Path) -> Iterator[Found]:
+    """Every file and link below `root`, sorted by folder, without what is never project content.
+
+    Empty folders are left out: git does not keep them, so two clones would differ.
+    Raises SpecError for a socket, device or pipe, and for a folder that cannot be read.
+    """
+    folders = [("", os.fspath(root))]
+    while folders:
+        prefix, folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise SpecError(f"cannot be read: {error.strerror}", where=folder) from None
+        if prefix and any(entry.name == "pyvenv.cfg" for entry in found):
+            continue  # a virtual environment
+        for entry in found:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if name not in SKIPPED_FOLDERS:
+                    folders.append((f"{prefix}{name}/", entry.path))
+                continue
+            if name in _SKIPPED_FILES or name.startswith(".env") or name.endswith(".pyc"):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # gone between listing and looking: as if it had gone before
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+                raise SpecError(
+                    "neither a file nor a link", where=entry.path,
+                    fix="move it out of the project, or name it in .dockerignore's folder",
+                )
+            yield Found(prefix + name, status.st_mode, stamp(status))
+
+
+def stamp(status: os.stat_result) -> _Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def is_settled(stamps: Iterator[_Stamp], now_ns: int | None = None) -> bool:
+    """Whether nothing changed within the grain of file times (rule 2)."""
+    limit = (time.time_ns() if now_ns is None else now_ns) - _GRAIN_NS
+    return all(mtime < limit and ctime < limit for _, mtime, ctime, _ in stamps)
+
+
+class Tree:
+    """The files below one folder, by content. One `Tree` is one look at the folder."""
+
+    def __init__(self, root: Path, journal: Journal) -> None:
+        self.root = root
+        self.found = {file.path: file for file in walk(root)}
+        self._journal = journal
+        self._known: dict[str, list[object]] | None = None
+        self._added = False
+
+    def digest(self, path: str) -> Digest:
+        """The digest of one file's bytes. Raises SpecError if it changes meanwhile."""
+        known = self._load()
+        file = self.found[path]
+        entry = known.get(path)
+        if entry is not None and entry[:4] == list(file.stamp):
+            return Digest(str(entry[4]))
+        digest = Digest.of(self.read(path))
+        if is_settled(iter([file.stamp])):
+            known[path] = [*file.stamp, digest.hex]
+            self._added = True
+        return digest
+
+    def read(self, path: str) -> bytes:
+        """One file's bytes, as they were when the folder was walked, or SpecError."""
+        name = self.root / path
+        try:
+            with open(name, "rb") as stream:
+                data = stream.read()
+                after = stamp(os.fstat(stream.fileno()))
+        except OSError as error:
+            raise SpecError(f"cannot be read: {error.strerror}", where=str(name)) from None
+        if after != self.found[path].stamp:
+            raise changed(name)
+        return data
+
+    def file(self, path: str) -> TreeFile:
+        """One file by content, or a link by target. Raises SpecError for a link that leaves."""
+        found = self.found[path]
+        if not found.is_link:
+            return TreeFile(path, bool(found.mode & 0o111), self.digest(path))
+        target = os.readlink(self.root / path)
+        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        if os.path.isabs(target) or inside.split("/")[0] == "..":
+            raise SpecError(
+                f"link leaves the project: {path} -> {target}", where=str(self.root / path),
+                fix="copy the file into the project, or exclude the link in .dockerignore",
+            )
+        return TreeFile(path, False, None, target)
+
+    def remember(self) -> None:
+        """Keep what was hashed for the next look."""
+        if self._added and self._known is not None:
+            from toolchain.digest import canonical_json
+
+            kept = {path: entry for path, entry in self._known.items() if path in self.found}
+            self._journal.write(
+                "insert or replace into files values (?,?)",
+                (str(self.root), canonical_json(kept).decode()),
+            )
+            self._added = False
+
+    def _load(self) -> dict[str, list[object]]:
+        if self._known is None:
+            import json
+
+            rows = self._journal.rows(
+                "select entries from files where folder=?", (str(self.root),)
+            )
+            self._known = json.loads(rows[0][0]) if rows else {}
+        return self._known
+
+
+def changed(path: Path) -> SpecError:
+    return SpecError(
+        "changed while it was being read", where=str(path),
+        fix="run the command again when nothing writes there",
+    )
