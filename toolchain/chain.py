@@ -14,15 +14,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolchain import image, layer, lock, push
+from toolchain import image, layer, lock, model, push, run
 from toolchain.config import Config
 from toolchain.digest import Digest
 from toolchain.errors import EngineError, SpecError
 from toolchain.journal import Journal
 from toolchain.lock import base as base_lock
-from toolchain.progress import Progress
+from toolchain.model import Models
 from toolchain.push import Registry
+from toolchain.run import Engine, Tracker
 from toolchain.spec import Spec
+from toolchain.spec.command import Call, call, parse_params
 from toolchain.store import Store
 from toolchain.trace import Trace
 from toolchain.tree import Tree
@@ -35,6 +37,10 @@ class NotYet(Exception):
     """A stage cannot be planned before an earlier one is made."""
 
 
+class Tracking(Tracker, Models, Protocol):
+    """An MLflow server is both."""
+
+
 class Tools(Protocol):
     """The adapters, made when they are first asked for. Types are those of the stages."""
 
@@ -44,8 +50,8 @@ class Tools(Protocol):
     def wheels(self) -> layer.WheelSource: ...
     def registry(self, config: Config) -> Registry: ...
     def registry_name(self, config: Config) -> str: ...
-    def engine(self, config: Config) -> Any: ...
-    def tracking(self, config: Config) -> Any: ...
+    def engine(self, config: Config) -> Engine: ...
+    def tracking(self, config: Config) -> Tracking: ...
     def tracking_identity(self, config: Config) -> str: ...
     def experiment(self, config: Config) -> str: ...
 
@@ -130,9 +136,10 @@ class Chain:
         spec = self._parse(_Reader(self), warnings.append)
         for warning in warnings:
             self.shop.say(f"warning: {self.project.folder}/{warning}")
-        count = len(spec.entry_points)
-        return Made(value=spec.to_json(), words=f"{count} entry point{'s' * (count != 1)}, "
-                                                f"{len(spec.requirements)} requirements")
+        return Made(value=spec.to_json(),
+                    words=f"{_count(len(spec.entry_points), 'entry point')}, "
+                          f"{_count(len(spec.requirements), 'requirement')}"
+        )
 
     def _parse(self, reader: _Reader, warn: Callable[[str], None]) -> Spec:
         from toolchain.spec.mlproject import parse
@@ -191,7 +198,7 @@ class Chain:
             words += f"; {base_lock.FILE_NAME}: {len(pins.packages)} packages of {suite}"
         return Made(value={**old.to_json(), "base": {
             "suite": suite, "packages": {p.name: p.sha256.hex for p in pins.packages},
-        }}, words=f"{len(old.packages)} packages, {words}")
+        }}, words=f"{_count(len(old.packages), 'package')}, {words}")
 
     def _old_lock(self) -> lock.Lock | None:
         try:
@@ -252,7 +259,8 @@ class Chain:
         remote = push.find(self.shop.tools.registry(self.config), self.tag())
         if remote is not None:
             layers = remote.layers[:-1]
-            return Made(value=layer.to_json(layers), words=f"{len(layers)} layers in the registry")
+            return Made(value=layer.to_json(layers),
+                        words=f"{_count(len(layers), 'layer')} in the registry")
         return self.build_base()
 
     def build_base(self) -> Made:
@@ -306,9 +314,8 @@ class Chain:
         plan = self.plan_layer()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             built = make(plan, self.tree, self.spec.files, self.shop.store, pool)
-        count = len(plan["files"])
         return Made(value=layer.to_json((built,)),
-                    words=f"{count} file{'s' * (count != 1)} ({size(built.size)})")
+                    words=f"{_count(len(plan['files']), 'file')} ({size(built.size)})")
 
     def _memo(self, question: Any, answer: Callable[[], Any]) -> Any:
         key = Digest.of_json(question)
@@ -368,18 +375,14 @@ class Chain:
 
     # train
 
-    def call(self, warn: Callable[[str], None] = lambda _: None) -> Any:
-        from toolchain.spec.command import call, parse_params
-
+    def call(self, warn: Callable[[str], None] = lambda _: None) -> Call:
         return call(self.spec, self.config.entry_point, parse_params(self.config.params), warn)
 
     def plan_train(self) -> Any:
-        from toolchain import run
-
-        call = self.call()
-        inputs = {name: digest for name, (digest, _) in self._inputs(call).items()}
+        settled = self.call()
+        inputs = {name: digest for name, (digest, _) in self._inputs(settled).items()}
         return {
-            "run": run.plan(self.pushed.digest, self.config.entry_point, call, inputs),
+            "run": run.plan(self.pushed.digest, self.config.entry_point, settled, inputs),
             "tracking": self.shop.tools.tracking_identity(self.config),
         }
 
@@ -388,8 +391,6 @@ class Chain:
                 and self.shop.tools.tracking(self.config).is_finished(value["run_id"]))
 
     def make_train(self) -> Made:
-        from toolchain import run
-
         plan = self.plan_train()
         key = Digest.of_json(plan["run"])
         tracker = self.shop.tools.tracking(self.config)
@@ -398,13 +399,13 @@ class Chain:
         if found is not None:
             return Made(value=found.to_json(), words=f"reused run {found.run_id}")
         project = self._project_layer()
-        call = self.call(lambda text: self.shop.say(f"warning: {text}"))
-        paths = {name: text for name, (_, text) in self._inputs(call).items()}
+        settled = self.call(lambda text: self.shop.say(f"warning: {text}"))
+        paths = {name: text for name, (_, text) in self._inputs(settled).items()}
         done = run.make(
             key=key, project=self.name, entry_point=self.config.entry_point,
-            command=call.with_paths(paths).command(), params=call.texts, experiment=experiment,
-            pushed=self.pushed, lock=self.lock, layer=project, folder=str(self.folder),
-            environment=self.spec.environment, engine=self.shop.tools.engine(self.config),
+            command=settled.with_paths(paths).command(), params=settled.texts,
+            experiment=experiment, pushed=self.pushed, lock=self.lock, layer=project,
+            folder=str(self.folder), environment=self.spec.environment, engine=self.shop.tools.engine(self.config),
             tracker=tracker,
         )
         return Made(value=done.to_json(), words=f"run {done.run_id}")
@@ -417,10 +418,10 @@ class Chain:
         (built,) = layer.from_json(self.build_layer().value)
         return built
 
-    def _inputs(self, call: Any) -> Mapping[str, tuple[Digest, str]]:
+    def _inputs(self, settled: Call) -> Mapping[str, tuple[Digest, str]]:
         """Local files and folders that `path` parameters name: digest, and path for the job."""
         found: dict[str, tuple[Digest, str]] = {}
-        for name, (kind, text) in call.parameters.items():
+        for name, (kind, text) in settled.parameters.items():
             if kind != "path" or "://" in text:
                 continue
             path = self.folder / text
@@ -438,8 +439,6 @@ class Chain:
     # register
 
     def plan_register(self) -> Any:
-        from toolchain import model, run
-
         trained = run.Run.from_json(self.value("train", self.plan_train))
         return {
             "version": model.plan(trained, self.config.model_name or self.name, self.config.alias),
@@ -451,8 +450,6 @@ class Chain:
             value["name"], value["version"], value["alias"]))
 
     def make_register(self) -> Made:
-        from toolchain import model, run
-
         trained = run.Run.from_json(self.value("train", self.plan_train))
         tracking = self.shop.tools.tracking(self.config)
         lineage = {"toolchain.run": trained.run_id, "toolchain.image": self.pushed.reference,
@@ -515,6 +512,10 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _first_time(shop: Shop, question: Digest) -> bool:

@@ -44,6 +44,10 @@ class Config:
         "", WORKSPACE, "URL of a Debian mirror; empty: the machine's own apt mirror",
         "image.mirror",
     )
+    image_keyring: str = _setting(
+        "", WORKSPACE, "keyring that signs the mirror; empty: apt's own, else Debian's",
+        "image.keyring",
+    )
     image_updates: bool = _setting(
         True, WORKSPACE, "pin from the security and updates suites too, where apt knows them",
         "image.updates",

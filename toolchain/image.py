@@ -15,7 +15,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LABEL = "toolchain.layer"  # annotation of a layer's descriptor
 _SCHEMA = 1
-_CREATED = "1970-01-01T00:00:00Z"
+_CREATED = "1980-01-02T00:00:00Z"  # as the files in the layers
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -90,9 +90,7 @@ class Journal:
         return connection
 
     def _explain(self, error: Exception) -> StoreError:
-        if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
-            fix = "delete it; what is in the cache will be found again"
-        elif isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
+        if "malformed" in str(error) or "not a database" in str(error):
             fix = "delete it; what is in the cache will be found again"
         else:
             fix = "make the cache folder writable, or free some space, or set `cache` elsewhere"

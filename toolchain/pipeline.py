@@ -167,6 +167,8 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
                 found += _differences(old.get(name), new.get(name),
                                       f"{path}.{name}" if path else name)
         return found if len(found) <= 6 else [*found[:6], f"and {len(found) - 6} more"]
+    if path.startswith("files."):
+        return [path]
     if path == "files" and isinstance(old, list) and isinstance(new, list):
         return _differences({item[0]: item[1:] for item in old},
                             {item[0]: item[1:] for item in new}, path)

@@ -13,6 +13,11 @@ class Progress:
         self.expected = 0
         self.done = 0
 
+    def reset(self) -> None:
+        """Something else begins."""
+        with self._lock:
+            self.expected = self.done = 0
+
     def expect(self, size: int) -> None:
         """`size` more bytes are to come."""
         with self._lock:

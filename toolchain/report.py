@@ -1,4 +1,4 @@
-"""What a person sees: a line for each stage, progress for what takes long, and where results are."""
+"""What a person sees: a line for each stage, progress of what takes long, where results are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def up_to_date(stage: str, project: str) -> str:
 
 
 def result(project: str, receipts: Mapping[str, Any], ui: str) -> list[str]:
-    """Where the result of a project is; `ui` is the command that shows runs, if there is one."""
+    """Where the result of a project is, by the receipts of push, train and register that count.
+
+    `ui` is the command that shows runs, if there is one.
+    """
     lines = []
     run = receipts.get("train")
     if run is not None:
@@ -55,9 +58,9 @@ def is_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[Progress]:
-    """Count progress; on a terminal, show it from the third second on."""
-    counter = Progress()
+def progress(counter: Progress, title: str) -> Iterator[Progress]:
+    """Count progress of what `title` names; on a terminal, show it from the third second on."""
+    counter.reset()
     if not is_terminal():
         yield counter
         return

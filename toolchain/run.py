@@ -109,6 +109,9 @@ class Tracker(Protocol):
     def finish(self, started: Started, status: str, params: Mapping[str, str]) -> None:
         """End the run as FINISHED, FAILED or KILLED; log those params that it did not itself."""
 
+    def commit_of(self, run_id: str) -> Mapping[str, str]:
+        """The git commit that a run was made from, as a tag; {} if it was from none."""
+
     def read(self, run_id: str, key: Digest) -> Run:
         """The run with its parameters, metrics and model."""
 

@@ -183,7 +183,7 @@ class Store:
             "select size, mtime_ns, ctime_ns, inode from blob where path=?",
             (str(self.path(digest)),)
         )
-        return rows[0] if rows else None  # type: ignore[return-value]
+        return rows[0] if rows else None
 
     def _remember(self, digest: Digest, stamp: _Stamp) -> None:
         self._verified[digest] = stamp

@@ -57,11 +57,12 @@ class _Candidate:
 
 
 class DebianArchive:
-    """Pins bases and fetches .debs. `mirror` is the setting; empty means apt's own sources."""
+    """Pins bases and fetches .debs. Empty `mirror` and `keyring` mean what apt itself uses."""
 
-    def __init__(self, *, mirror: str, updates: bool, fetcher: Fetcher,
+    def __init__(self, *, mirror: str, keyring: str, updates: bool, fetcher: Fetcher,
                  apt: Path = Path("/etc/apt")) -> None:
         self._mirror = mirror.rstrip("/")
+        self._chosen_keyring = Path(keyring) if keyring else None
         self._updates = updates
         self._fetcher = fetcher
         self._apt = apt
@@ -116,7 +117,8 @@ class DebianArchive:
     def _roots(self, suite: str) -> tuple[Source, str | None]:
         """Where a suite's main archive is, and the root of the security archive if known."""
         if self._mirror:
-            main = Source(root=self._mirror, suite=suite, keyring=_KEYRING)
+            main = Source(root=self._mirror, suite=suite,
+                          keyring=self._chosen_keyring or _KEYRING)
             return main, f"{self._mirror}-security"
         known = [source for source in apt_sources(self._apt)
                  if re.split("[-/]", source.suite)[0] in _CODENAMES]
@@ -129,7 +131,8 @@ class DebianArchive:
                 f"no Debian mirror is known for {suite}", where=str(self._apt),
                 fix="set image.mirror to one, for example in pyproject.toml's [tool.toolchain]",
             )
-        return replace(chosen, suite=suite), security
+        return replace(chosen, suite=suite,
+                       keyring=self._chosen_keyring or chosen.keyring), security
 
     def _packages(self, source: Source, architecture: str) -> str | None:
         """The verified Packages file of a suite; None for an optional suite that is not there."""

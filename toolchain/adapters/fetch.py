@@ -49,10 +49,16 @@ class Fetcher:
 
     def get(self, url: str, what: str) -> bytes:
         """A small file's bytes, unchecked; the caller verifies a signature or hash."""
+        if url.startswith("file:"):
+            try:
+                return Path(unquote(urlsplit(url).path)).read_bytes()
+            except OSError as error:
+                raise ResolveError(f"{what} cannot be read: {error.strerror}", where=url,
+                                   fix="check the mirror's or index's address") from None
         import requests
 
         try:
-            response = self._session().get(url, timeout=_TIMEOUT)
+            response = self._session().get(url, timeout=_TIMEOUT, auth=self._auth(url))
         except requests.RequestException as error:
             raise _unreachable(url, what, error) from None
         if response.status_code != 200:
@@ -64,18 +70,19 @@ class Fetcher:
             with open(path, "rb") as source, self._store.writer() as blob:
                 while chunk := source.read(1 << 20):
                     blob.write(chunk)
+                if blob.digest != expect:
+                    raise _mismatch(what, str(path), expect, blob.digest)
         except OSError as error:
             raise ResolveError(f"{what} cannot be read: {error.strerror}",
-                               where=str(path)) from None
-        if blob.digest != expect:
-            raise _mismatch(what, str(path), expect, blob.digest)
+                               where=str(path), fix="check pip's or uv's index settings") from None
 
     def _download(self, url: str, expect: Digest, what: str) -> None:
         import requests
 
         for attempt in range(1, _TRIES + 1):
             try:
-                with self._session().get(url, stream=True, timeout=_TIMEOUT) as response:
+                with self._session().get(url, stream=True, timeout=_TIMEOUT,
+                                         auth=self._auth(url)) as response:
                     if response.status_code in (429, 500, 502, 503, 504) and attempt < _TRIES:
                         _wait(attempt)
                         continue
@@ -87,6 +94,11 @@ class Fetcher:
                         for chunk in response.iter_content(1 << 18):
                             blob.write(chunk)
                             self._progress.advance(len(chunk))
+                        if blob.digest == expect:
+                            return
+                        if not length or blob.size == length or attempt == _TRIES:
+                            raise _mismatch(what, url, expect, blob.digest)
+                        raise requests.ConnectionError("cut short")
             except (requests.ConnectionError, requests.Timeout,
                     requests.exceptions.ChunkedEncodingError) as error:
                 if attempt == _TRIES:
@@ -95,12 +107,9 @@ class Fetcher:
                 continue
             except requests.RequestException as error:
                 raise _unreachable(url, what, error) from None
-            if blob.digest == expect:
-                return
-            if length and blob.size != length and attempt < _TRIES:
-                _wait(attempt)  # cut short
-                continue
-            raise _mismatch(what, url, expect, blob.digest)
+
+    def _auth(self, url: str) -> tuple[str, str] | None:
+        return self._credentials.get(urlsplit(url).hostname or "")
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -111,17 +120,6 @@ class Fetcher:
             if self._certificates:
                 session.verify = self._certificates
             session.headers["Accept-Encoding"] = "identity"
-            session.auth = None
-            credentials = self._credentials
-
-            def authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
-                host = urlsplit(request.url or "").hostname
-                if host in credentials:
-                    return requests.auth.HTTPBasicAuth(*credentials[host])(request)
-                return request
-
-            if credentials:
-                session.auth = authenticate
             self._local.session = session
         return session
 

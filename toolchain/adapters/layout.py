@@ -94,7 +94,7 @@ class Layout:
         path = self._folder / "index.json"
         try:
             index: dict[str, Any] = json.loads(path.read_bytes())
-            index["manifests"]  # noqa: B018 - a layout without it is not one
+            index["manifests"]
         except FileNotFoundError:
             return {"schemaVersion": 2, "mediaType": _INDEX, "manifests": []}
         except (ValueError, KeyError, TypeError):

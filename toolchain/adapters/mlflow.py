@@ -169,11 +169,12 @@ class Mlflow:
         if self._opened is None:
             import logging
 
-            # The first use of a database prints every step of its creation.
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.WARNING)
             from mlflow import MlflowClient
 
+            # The first use of a database prints every step of its creation. mlflow sets its
+            # loggers up when it is imported.
+            for noisy in ("mlflow", "alembic"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
             self._opened = MlflowClient(tracking_uri=self._uri)
         return self._opened
 

@@ -121,7 +121,9 @@ def group(sizes: dict[Package, int]) -> list[tuple[str, tuple[Package, ...]]]:
     """
     by_size = sorted(sizes, key=lambda package: (-sizes[package], package.name))
     large = sorted(p for p in by_size[:_MOST_LARGE] if sizes[p] >= _LARGE)
-    groups = [(f"{package.name} {package.version}", (package,)) for package in large]
+    groups: list[tuple[str, tuple[Package, ...]]] = [
+        (f"{package.name} {package.version}", (package,)) for package in large
+    ]
     shared: dict[int, list[Package]] = {}
     for package in sorted(set(sizes) - set(large)):
         shared.setdefault(bucket(package.name), []).append(package)

@@ -1,6 +1,6 @@
 """entries -> a layer blob: a deterministic tar, compressed on all cores.
 
-Rule 1: the same entries give the same bytes on every machine. Times are zero, owners are given,
+Rule 1: the same entries give the same bytes on every machine. Times are fixed, owners are given,
 headers are POSIX (pax only where a name needs it), and the compressor is libdeflate at level 1:
 unlike the faster ISA-L, its output does not depend on the processor (docs/decisions/0002).
 Rule 2: the tar is cut into pieces of 4 MiB, each a gzip member of its own (RFC 1952, 2.2: members
@@ -25,6 +25,8 @@ COMPRESSOR = "libdeflate-1"
 _PIECE = 4 << 20
 _BLOCK = 512
 _LEVEL = 1
+# 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
+TIME = 315_619_200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class LayerWriter:
         info.mode = entry.mode
         info.uid, info.gid = entry.uid, entry.gid
         info.linkname = entry.link
+        info.mtime = TIME
         info.size = len(entry.data)
         self._feed(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         if entry.data:

@@ -11,7 +11,7 @@ import posixpath
 import tarfile
 import zlib
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import BinaryIO
 
 from toolchain.errors import ResolveError
 from toolchain.layer.archive import Entry
@@ -32,7 +32,7 @@ class Deb:
     entries: tuple[Entry, ...]
 
 
-def unpack(name: str, stream: IO[bytes]) -> Deb:
+def unpack(name: str, stream: BinaryIO) -> Deb:
     """Read a .deb. Raises ResolveError naming the package and the entry that is refused."""
     from debian.debfile import DebError, DebFile
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from toolchain.errors import ResolveError
 from toolchain.layer import LAYOUT_VERSION, PREFIX, USER_ID, Layer
@@ -47,7 +47,8 @@ def _is_python(package: DebianPackage) -> bool:
 
 def _unpack(package: DebianPackage, store: Store) -> Deb:
     with store.open(package.sha256) as stream:
-        return unpack(f"{package.name}_{package.version}_{package.architecture}.deb", stream)
+        name = f"{package.name}_{package.version}_{package.architecture}.deb"
+        return unpack(name, cast("BinaryIO", stream))
 
 
 def _layer(label: str, entries: dict[str, Entry], store: Store,
@@ -76,8 +77,9 @@ def _system(packages: list[DebianPackage], debs: dict[DebianPackage, Deb]) -> di
     _certificates(entries)
     if "usr/bin/sh" not in entries:
         _put(entries, _symlink("usr/bin/sh", "dash"))
-    if "usr/bin/mawk" in entries:  # otherwise made by update-alternatives
-        _put(entries, _symlink("usr/bin/awk", "mawk"))
+    for name, program in (("awk", "mawk"), ("which", "which.debianutils")):
+        if f"usr/bin/{program}" in entries:  # otherwise made by update-alternatives
+            _put(entries, _symlink(f"usr/bin/{name}", program))
     if "usr/share/base-files/nsswitch.conf" in entries:
         _put(entries, _file("etc/nsswitch.conf",
                             entries["usr/share/base-files/nsswitch.conf"].data))

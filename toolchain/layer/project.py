@@ -57,7 +57,7 @@ def included(tree: Tree, memo: Memo) -> list[str]:
 def _excluded(patterns: list[str], paths: list[str]) -> list[str]:
     from docker.utils.build import PatternMatcher  # Docker's own rules; slow to import
 
-    matcher = PatternMatcher(patterns)
+    matcher: Any = PatternMatcher(patterns)  # its stubs ask for paths, it works on text
     return [path for path in paths if matcher.matches(path)]
 
 

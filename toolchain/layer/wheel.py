@@ -84,7 +84,7 @@ class _Source(WheelFile):
             check_path(item.filename, filename)
             mode = item.external_attr >> 16
             if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or not stat.S_IFMT(mode)):
-                raise _bad(filename, item.filename, "is a link or device, which a wheel cannot hold")
+                raise _bad(filename, item.filename, "is a link or device, not a file")
             total += item.file_size
             if (item.file_size > _HIGHEST_RATIO * item.compress_size + _HIGHEST_RATIO
                     or item.file_size > _LARGEST_ENTRY or total > _LARGEST_WHEEL):

@@ -60,10 +60,7 @@ def read_conda(path: str, reader: Reader, named_at: str, default_python: str) ->
     python = ""
     conda_lines: list[str] = []
     pip_lines: list[str] = []
-    dependencies = data.get("dependencies", Located([], 0)).value
-    if not isinstance(dependencies or [], list):
-        raise SpecError("dependencies is not a list", where=f"{path}:{data['dependencies'].line}")
-    for item in dependencies or []:
+    for item in _items(data.get("dependencies"), "dependencies", path):
         if isinstance(item.value, dict):
             if set(item.value) != {"pip"}:
                 raise SpecError(
@@ -111,16 +108,21 @@ def _mapping(path: str, reader: Reader, named_at: str) -> dict[str, Located]:
     return data.value
 
 
-def _strings(value: Located | None, key: str, path: str) -> list[Located]:
+def _items(value: Located | None, key: str, path: str) -> list[Located]:
     if value is None or value.value is None:
         return []
     if not isinstance(value.value, list):
         raise SpecError(f"{key} is not a list", where=f"{path}:{value.line}",
                         fix=f"write each entry of {key} on a line of its own, after `- `")
-    for item in value.value:
+    return value.value
+
+
+def _strings(value: Located | None, key: str, path: str) -> list[Located]:
+    items = _items(value, key, path)
+    for item in items:
         if not isinstance(item.value, str):
             raise SpecError(f"an entry of {key} is not text", where=f"{path}:{item.line}")
-    return value.value
+    return items
 
 
 def _python_version(value: Located, path: str, warn: Warn) -> str:

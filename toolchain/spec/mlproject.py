@@ -19,6 +19,8 @@ from toolchain.spec.yamltext import Located, canonical, load
 
 _TOP_KEYS = ("name", "entry_points", "python_env", "conda_env", "docker_env")
 _ENTRY_KEYS = ("command", "parameters", "description")
+# What doit's task names, registries of models and file systems can all hold.
+_NAME = re.compile(r"[^\s:=,*/\\\x00-\x1f-][^:=,*/\\\x00-\x1f]*")
 _PARAMETER_KEYS = ("type", "default", "description")
 
 
@@ -71,7 +73,7 @@ def _name(top: dict[str, Located], path: str) -> str:
     if value is None or value.value is None:
         return ""
     name = value.text.strip()
-    if isinstance(value.value, (dict, list)) or not re.fullmatch(r"[^\s:=,*/\\\x00-\x1f-][^:=,*/\\\x00-\x1f]*", name):
+    if isinstance(value.value, (dict, list)) or not _NAME.fullmatch(name):
         raise SpecError(
             f"not a project name: {name or value.plain()!r}", where=f"{path}:{value.line}",
             fix="use letters, digits, blanks, '.', '_' and '-'",

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ToolchainError, nearest
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
+from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.tasks.reporter import StageReporter
 from toolchain.tasks.wiring import Adapters
@@ -53,9 +54,10 @@ class Call:
         journal = Journal(cache)
         trace = Trace(cache, journal)
         store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
-        self.tools = Adapters(root, cache, self.workspace.config, journal, store, trace)
+        counter = Progress()
+        self.tools = Adapters(root, cache, self.workspace.config, journal, store, trace, counter)
         self.shop = Shop(workspace=self.workspace, journal=journal, store=store, trace=trace,
-                         tools=self.tools, progress=report.progress, say=print)
+                         tools=self.tools, progress=partial(report.progress, counter), say=print)
         self.shortcut = Shortcut(root, journal)
         self._chains: dict[str, Chain] = {}
         self._verified: dict[str, set[str]] = {}
@@ -236,12 +238,14 @@ def forget(stage: str, name: str) -> None:
     pipeline.forget(_call.chain(name), pipeline.STAGES[stage])
 
 
-def results(name: str) -> list[str]:
-    """The last lines that a person reads about a project."""
+def results(name: str, asked: str) -> list[str]:
+    """The last lines that a person reads about a project, up to the stage that was asked for."""
     import json
 
     receipts = {}
     for stage in ("push", "train", "register"):
+        if _ORDER.index(stage) > _ORDER.index(asked):
+            break
         path = pipeline.receipt_path(_call.workspace.cache, name, stage)
         if path.exists():
             receipts[stage] = json.loads(path.read_bytes())

@@ -58,7 +58,7 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
         done = [name for name, stage in self._asked.items()
                 if name not in self._failed and stage in ("push", "train", "register")]
         for name in done[:_MOST_RESULTS]:
-            for line in results(name):
+            for line in results(name, self._asked[name]):
                 self.write(f"{line}\n")
         if len(done) > _MOST_RESULTS:
             self.write(f"and {len(done) - _MOST_RESULTS} more projects\n")

@@ -13,6 +13,7 @@ from toolchain.errors import EngineError, nearest
 from toolchain.journal import Journal
 from toolchain.progress import Progress
 from toolchain.push import Registry
+from toolchain.run import Engine
 from toolchain.store import Store
 from toolchain.trace import Trace
 
@@ -31,13 +32,14 @@ class Adapters:
     """The tools of one workspace on this machine; implements toolchain.chain.Tools."""
 
     def __init__(self, root: Path, cache: Path, config: Config, journal: Journal, store: Store,
-                 trace: Trace) -> None:
+                 trace: Trace, progress: Progress) -> None:
         self._root = root
         self._cache = cache
         self._config = config
         self._journal = journal
         self._store = store
         self._trace = trace
+        self._progress = progress
         self._registries: dict[tuple[object, ...], Registry] = {}
         self._trackers: dict[str, Mlflow] = {}
 
@@ -63,7 +65,7 @@ class Adapters:
         self.registry(config)  # raises for what is not one, such as a URL with a password
         return f"{config.registry} {config.pull_registry} {config.repository}"
 
-    def engine(self, config: Config) -> Any:
+    def engine(self, config: Config) -> Engine:
         if config.engine not in _ENGINES:
             raise EngineError(f"unknown engine {config.engine!r}{nearest(config.engine, _ENGINES)}",
                               where="engine", fix=f"known: {', '.join(_ENGINES)}")
@@ -123,7 +125,7 @@ class Adapters:
         from toolchain.adapters.fetch import Fetcher
         from toolchain.adapters.indexes import credentials
 
-        return Fetcher(store=self._store, progress=Progress(),
+        return Fetcher(store=self._store, progress=self._progress,
                        credentials=credentials(self._uv_environment),
                        certificates=self._uv_environment.get("SSL_CERT_FILE"))
 
@@ -151,6 +153,7 @@ class Adapters:
         from toolchain.adapters.debian import DebianArchive
 
         return DebianArchive(mirror=self._config.image_mirror,
+                             keyring=self._config.image_keyring,
                              updates=self._config.image_updates, fetcher=self._fetcher)
 
 

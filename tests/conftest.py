@@ -1,0 +1,56 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.debs import Mirror
+from tests.support.monorepo import Monorepo, default_wheels
+from toolchain.journal import Journal
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
+    """A tiny signed Debian mirror."""
+    made = Mirror(tmp_path_factory.mktemp("mirror"))
+    made.publish()
+    return made
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny wheels, the only index of a test's monorepo."""
+    folder = tmp_path_factory.mktemp("wheels")
+    default_wheels(folder)
+    return folder
+
+
+@pytest.fixture
+def monorepo(tmp_path: Path, mirror: Mirror, wheels: Path) -> Monorepo:
+    return Monorepo(tmp_path / "workspace", mirror, wheels)
+
+
+@pytest.fixture
+def another_monorepo(tmp_path: Path, mirror: Mirror, wheels: Path) -> Callable[[str], Monorepo]:
+    """Makes further workspaces at other paths."""
+    return lambda name: Monorepo(tmp_path / name, mirror, wheels)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "cache")
+
+
+@pytest.fixture
+def store(tmp_path: Path, journal: Journal) -> Store:
+    return Store(tmp_path / "cache/blobs/sha256", tmp_path / "cache/quarantine", journal)
+
+
+@pytest.fixture
+def trace(tmp_path: Path, journal: Journal) -> Trace:
+    return Trace(tmp_path / "cache", journal)
