@@ -253,12 +253,12 @@ class Chain:
         return layer.base_plan(self.lock, self.resolved["base"]["packages"])
 
     def is_based(self, value: Any) -> bool:
-        return self._are_here(value) or self._is_pushed()
+        return self._are_here(value) or self._published() is not None
 
     def make_base(self) -> Made:
-        remote = push.find(self.shop.tools.registry(self.config), self.tag())
-        if remote is not None:
-            layers = remote.layers[:-1]
+        published = self._published()
+        if published is not None:
+            layers = published.layers[:-1]
             return Made(value=layer.to_json(layers),
                         words=f"{_count(len(layers), 'layer')} in the registry")
         return self.build_base()
@@ -302,9 +302,9 @@ class Chain:
         return result
 
     def make_layer(self) -> Made:
-        remote = push.find(self.shop.tools.registry(self.config), self.tag())
-        if remote is not None:
-            return Made(value=layer.to_json(remote.layers[-1:]), words="in the registry")
+        published = self._published()
+        if published is not None:
+            return Made(value=layer.to_json(published.layers[-1:]), words="in the registry")
         return self.build_layer()
 
     def build_layer(self) -> Made:
@@ -328,9 +328,11 @@ class Chain:
     def _are_here(self, value: Any) -> bool:
         return all(self.shop.store.has(item.digest) for item in layer.from_json(value))
 
-    def _is_pushed(self) -> bool:
-        """Whether the registry has the image, so that its layers need not be here."""
-        return self.shop.tools.registry(self.config).manifest(self.tag()) is not None
+    def _published(self) -> image.Image | None:
+        """The image, if the registry has it; then its layers need not be here."""
+        registry = self.shop.tools.registry(self.config)
+        found = push.find(registry, self.tag())
+        return found if found is not None and registry.still_has(found.digest) else None
 
     # push
 
@@ -405,8 +407,8 @@ class Chain:
             key=key, project=self.name, entry_point=self.config.entry_point,
             command=settled.with_paths(paths).command(), params=settled.texts,
             experiment=experiment, pushed=self.pushed, lock=self.lock, layer=project,
-            folder=str(self.folder), environment=self.spec.environment, engine=self.shop.tools.engine(self.config),
-            tracker=tracker,
+            folder=str(self.folder), environment=self.spec.environment,
+            engine=self.shop.tools.engine(self.config), tracker=tracker,
         )
         return Made(value=done.to_json(), words=f"run {done.run_id}")
 

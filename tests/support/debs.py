@@ -112,8 +112,8 @@ class Mirror:
 def _control(data: bytes) -> str:
     from debian.debfile import DebFile
 
-    text: str = DebFile(fileobj=io.BytesIO(data)).control.get_content("control", encoding="utf-8")
-    return text
+    return str(DebFile(fileobj=io.BytesIO(data)).control.get_content(
+        "control", encoding="utf-8"))
 
 
 def _tar(members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:

@@ -1,7 +1,8 @@
-"""A whole workspace in a folder, with its own tiny mirror and package folder, run as a user would."""
+"""A whole workspace with its own tiny mirror and package folder, run as a user runs it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -87,10 +88,8 @@ class Monorepo:
         process = self.start(*arguments)
         time.sleep(seconds)
         running = process.poll() is None
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.communicate()
         return running
 
@@ -117,8 +116,9 @@ def ran(output: str, project: str) -> dict[str, str]:
 
 
 def default_wheels(folder: Path) -> None:
-    """alpha 1.0 and 1.1, beta (needs gamma), gamma; all tiny."""
+    """alpha 1.0 and 1.1, beta (needs gamma), gamma, delta; all tiny."""
     wheel(folder, "alpha", "1.0", scripts={"alpha-say": "alpha:main"})
     wheel(folder, "alpha", "1.1", scripts={"alpha-say": "alpha:main"})
     wheel(folder, "beta", "1.0", requires=("gamma>=1",))
     wheel(folder, "gamma", "1.0")
+    wheel(folder, "delta", "1.0")

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def wheel(folder: Path, name: str, version: str = "1.0", *, files: Mapping[str, bytes] | None = None,
-          requires: tuple[str, ...] = (), scripts: Mapping[str, str] | None = None,
+def wheel(folder: Path, name: str, version: str = "1.0", *,
+          files: Mapping[str, bytes] | None = None, requires: tuple[str, ...] = (),
+          scripts: Mapping[str, str] | None = None,
           tag: str = "py3-none-any", extra: tuple[zipfile.ZipInfo, ...] = ()) -> Path:
     """Write `<name>-<version>-<tag>.whl`. `files` default to one module of that name.
 
@@ -53,7 +54,8 @@ def sdist(folder: Path, name: str, version: str = "1.0") -> Path:
         "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
         "    info = f'{NAME}-{VERSION}.dist-info'\n"
         "    files = {f'{NAME}.py': 'BUILT = True\\n',\n"
-        "        f'{info}/METADATA': f'Metadata-Version: 2.1\\nName: {NAME}\\nVersion: {VERSION}\\n',\n"
+        "        f'{info}/METADATA':\n"
+        "            f'Metadata-Version: 2.1\\nName: {NAME}\\nVersion: {VERSION}\\n',\n"
         "        f'{info}/WHEEL': 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\n'\n"
         "            'Tag: py3-none-any\\n'}\n"
         "    files[f'{info}/RECORD'] = ''.join(f'{p},,\\n' for p in [*files, f'{info}/RECORD'])\n"

@@ -1,0 +1,112 @@
+"""A copy of an example project to measure in, caches with chosen content, a registry of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from toolchain.digest import Digest
+from toolchain.journal import Journal
+from toolchain.lock import FILE_NAME, from_text
+from toolchain.lock.base import from_text as base_from_text
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_WHERE = "file"  # the trace stage of toolchain.adapters.uv that says where a file is to be had
+
+
+def copy_example(folder: Path, project: str) -> Path:
+    """A workspace with the settings and pins of this repository and one of its projects.
+
+    Returns the project's folder. What is there already stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("dodo.py", "pyproject.toml", "base.lock"):
+        if not (folder / name).exists():
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    target = folder / "projects" / project
+    if not target.exists():
+        shutil.copytree(REPOSITORY / "projects" / project, target)
+    return target
+
+
+class Cache:
+    """The store and traces of a workspace's cache."""
+
+    def __init__(self, folder: Path) -> None:
+        journal = Journal(folder)
+        self.store = Store(folder / "blobs" / "sha256", folder / "quarantine", journal)
+        self.trace = Trace(folder, journal)
+
+    def take(self, digests: Iterable[Digest], other: Cache) -> None:
+        """Copy downloaded files (wheels and .debs), and nothing that was made of them.
+
+        They are synced to disk and known to be right, as after a download.
+        """
+        for digest in digests:
+            with other.store.open(digest) as stream:
+                self.store.put_stream(stream, digest)
+            where = other.trace.get(_WHERE, digest)
+            if where is not None:
+                self.trace.record(_WHERE, digest, {}, where)
+
+
+def wheels(project: Path) -> set[Digest]:
+    """What a project's lock pins."""
+    text = (project / FILE_NAME).read_text(encoding="utf-8")
+    return {package.sha256 for package in from_text(text, FILE_NAME).packages}
+
+
+def debs(folder: Path) -> set[Digest]:
+    """What a workspace's base.lock pins."""
+    text = (folder / "base.lock").read_text(encoding="utf-8")
+    return {package.sha256 for pins in base_from_text(text, "base.lock")
+            for package in pins.packages}
+
+
+@contextlib.contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """An empty registry on this machine (Debian's docker-registry), as `localhost:port`.
+
+    Its data is under `folder` and gone afterwards.
+    """
+    program = shutil.which("docker-registry") or shutil.which("registry")
+    if program is None:
+        raise SystemExit("no docker-registry here; on Debian: apt-get install docker-registry")
+    folder.mkdir(parents=True)
+    port = _free_port()
+    settings = folder / "config.yml"
+    settings.write_text(
+        f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n")
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
+    try:
+        _wait_for(f"http://localhost:{port}/v2/")
+        yield f"localhost:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(100):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"the registry does not answer at {url}")
