@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import requests
 
 _TRIES = 4
+_GONE = "it is gone from there; pin again with upgrade=1, or set another mirror or index"
 _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
 
 
@@ -74,7 +75,7 @@ class Fetcher:
                     raise _mismatch(what, str(path), expect, blob.digest)
         except OSError as error:
             raise ResolveError(f"{what} cannot be read: {error.strerror}",
-                               where=str(path), fix="check pip's or uv's index settings") from None
+                               where=str(path), fix=_GONE) from None
 
     def _download(self, url: str, expect: Digest, what: str) -> None:
         import requests
@@ -142,7 +143,7 @@ def _refused(url: str, what: str, status: int) -> ResolveError:
     fixes = {
         401: "give credentials in the index URL or in netrc",
         403: "check that this user may read there",
-        404: "it is gone from there; pin again with upgrade=1, or set another mirror or index",
+        404: _GONE,
     }
     return ResolveError(f"{what} cannot be fetched: HTTP status {status}",
                         where=f"GET {without_credentials(url)}",

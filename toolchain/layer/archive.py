@@ -65,10 +65,14 @@ class LayerWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         if error is None:
-            self._feed(bytes(2 * _BLOCK))  # end of archive: two blocks of zeros
-            self._cut(everything=True)
-            while self._members:
-                self._blob.write(self._members.popleft().result())
+            try:
+                self._feed(bytes(2 * _BLOCK))  # end of archive: two blocks of zeros
+                self._cut(everything=True)
+                while self._members:
+                    self._blob.write(self._members.popleft().result())
+            except BaseException as failure:  # a full disk: the blob is given up and explained
+                self._context.__exit__(type(failure), failure, failure.__traceback__)
+                raise
         self._context.__exit__(kind, error, traceback)
         if error is None:
             self.layer = Layer(digest=self._blob.digest, diff_id=Digest(self._diff.hexdigest()),

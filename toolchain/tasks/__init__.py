@@ -62,6 +62,9 @@ class Call:
         self._chains: dict[str, Chain] = {}
         self._verified: dict[str, set[str]] = {}
         self._ran: set[str] = set()
+        # A wrong parameter is to be named before anything is built for it.
+        self._trains = any(word.partition(":")[0] in ("train", "register")
+                           for word in sys.argv[1:])
         self._pid = os.getpid()
         atexit.register(self._remember)
 
@@ -96,6 +99,8 @@ class Call:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""
         try:
             fresh = pipeline.is_fresh(self.chain(name), pipeline.STAGES[stage])
+            if fresh and stage == "parse" and self._trains:
+                self.chain(name).call()
         except ToolchainError:
             return False
         if fresh:
@@ -107,6 +112,8 @@ class Call:
         if stage == "train":
             print(f"train {name}  entry point {self.chain(name).config.entry_point}", flush=True)
         outcome = pipeline.run(self.chain(name), pipeline.STAGES[stage])
+        if stage == "parse" and self._trains:
+            self.chain(name).call()
         print(report.line(stage, name, outcome.words, outcome.seconds), flush=True)
 
     def _settings(self, chain: Chain) -> str:

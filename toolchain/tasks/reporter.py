@@ -44,6 +44,8 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
     def add_failure(self, task: Any, fail: Any) -> None:
         stage, project = _stage_of(task)
         self._failed.add(project)
+        if task.has_subtask:
+            return  # its members said why
         if not stage or fail.traceback:
             super().add_failure(task, fail)
         elif fail.report and fail.get_name() == "UnmetDependency":

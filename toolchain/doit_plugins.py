@@ -1,6 +1,7 @@
 """doit plugins that come with this package: a state file that survives, and `doit forget`.
 
-doit finds them through the entry points in pyproject.toml.
+doit finds them through the entry points in pyproject.toml, and loads them in every call, whoever's
+dodo.py it is for; so this module may import nothing of toolchain.tasks, which opens a workspace.
 """
 
 from __future__ import annotations

@@ -1,0 +1,119 @@
+"""`kill -9` at any moment, and two calls at once: nothing is lost, nothing is made twice."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+
+from tests.support.monorepo import STAGES, Monorepo, ran
+
+PROJECTS = ("one", "two", "three")
+
+
+def made(repo: Monorepo) -> list[tuple[str, str]]:
+    """(stage, key) of everything that was ever made in this cache, in order."""
+    path = repo.folder / "cache/state.db"
+    if not path.exists():
+        return []
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        return connection.execute("select stage, key from made order by seq").fetchall()
+    except sqlite3.OperationalError:
+        return []  # killed before its tables were there
+    finally:
+        connection.close()
+
+
+def fill(repo: Monorepo) -> None:
+    for name, requirements in zip(PROJECTS, ("alpha\n", "beta\n", "alpha\ndelta\n"), strict=True):
+        repo.add(name, requirements=requirements, files={"data.txt": name * 1000})
+
+
+def test_killed_twenty_times_a_build_ends_well_and_repeats_nothing(monorepo: Monorepo) -> None:
+    fill(monorepo)
+    seconds = random.Random(7)
+    killed = 0
+    for _ in range(20):
+        # From before anything is on record to the middle of training.
+        killed += monorepo.kill_after(seconds.uniform(0.15, 2.5), "register")
+    assert killed >= 5, "the build was too fast to be killed"
+    output = monorepo.doit("register")
+    for name in PROJECTS:
+        assert set(ran(output, name)) == set(STAGES)
+        assert monorepo.receipt(name, "train")["status"] == "FINISHED"
+    record = made(monorepo)
+    assert len(record) == len(set(record)), "something was made twice"
+    assert not list((monorepo.folder / "cache/blobs/sha256").glob("tmp-*")) or killed
+    assert all(value == "fresh" for name in PROJECTS
+               for value in ran(monorepo.doit("register"), name).values())
+    database = sqlite3.connect(monorepo.folder / "mlflow.db")
+    statuses = [status for (status,) in database.execute("select status from runs")]
+    assert statuses.count("FINISHED") == len(PROJECTS)
+    assert "RUNNING" not in statuses
+    assert database.execute("select count(*) from model_versions").fetchone() == (3,)
+
+
+def test_two_calls_at_once_make_each_key_once(monorepo: Monorepo) -> None:
+    fill(monorepo)
+    calls = [monorepo.start("register") for _ in range(2)]
+    outputs = [call.communicate(timeout=300)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], outputs
+    record = made(monorepo)
+    assert len(record) == len(set(record)), "something was made twice"
+    database = sqlite3.connect(monorepo.folder / "mlflow.db")
+    assert database.execute("select count(*) from runs").fetchone() == (len(PROJECTS),)
+
+
+def test_four_processes_of_one_call_make_each_key_once(monorepo: Monorepo) -> None:
+    fill(monorepo)
+    output = monorepo.doit("-n", "4", "register")
+    for name in PROJECTS:
+        assert set(ran(output, name)) == set(STAGES)
+    record = made(monorepo)
+    assert len(record) == len(set(record)), "something was made twice"
+    assert set(ran(monorepo.doit("-n", "4", "register"), "two").values()) == {"fresh"}
+
+
+def test_four_threads_of_one_call_work_too(monorepo: Monorepo) -> None:
+    fill(monorepo)
+    monorepo.doit("-n", "4", "-P", "thread", "push")
+    record = made(monorepo)
+    assert len(record) == len(set(record)), "something was made twice"
+    assert set(ran(monorepo.doit("push"), "three").values()) == {"fresh"}
+
+
+def test_an_interrupt_marks_the_run_killed_and_reaches_the_job(monorepo: Monorepo) -> None:
+    import os
+    import signal
+
+    folder = monorepo.add("one")
+    (folder / "train.py").write_text(
+        "import os, time, pathlib\n"
+        "pathlib.Path(os.environ['WITNESS'], 'pid').write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n")
+    monorepo.environment["WITNESS"] = str(monorepo.folder)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        call = monorepo.start("train")
+        witness = monorepo.folder / "pid"
+        deadline = time.monotonic() + 60
+        while not (witness.exists() and witness.read_text()):
+            assert time.monotonic() < deadline, call.communicate()[0]
+            time.sleep(0.05)
+        os.kill(call.pid, number)
+        output, _ = call.communicate(timeout=60)
+        assert call.returncode != 0
+        assert "Traceback" not in output, output
+        pid = int(witness.read_text())
+        witness.unlink()
+        assert not _is_alive(pid), "the job outlived its call"
+    database = sqlite3.connect(monorepo.folder / "mlflow.db")
+    assert database.execute("select status from runs").fetchall() == [("KILLED",), ("KILLED",)]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
