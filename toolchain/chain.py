@@ -322,7 +322,7 @@ class Chain:
         known = self.shop.trace.get("ignore", key)
         if known is None:
             known = answer()
-            self.shop.trace.record("ignore", key, question, known)
+            self.shop.trace.note("ignore", key, known)
         return known
 
     def _are_here(self, value: Any) -> bool:

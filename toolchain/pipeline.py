@@ -91,6 +91,9 @@ def run(chain: Chain, stage: Stage) -> Outcome:
         chain.shop.say(f"{stage.name} {chain.name}: another process does the same; waiting")
 
     with trace.holding(stage.name, key, waiting):
+        # Whoever held the key before may have changed what this stage reads: requirements.lock.
+        chain.forget()
+        key = Digest.of_json(stage.plan(chain))
         value = trace.get(stage.name, key)
         if value is not None and stage.stands(chain, value):
             words = "reused"
@@ -98,9 +101,9 @@ def run(chain: Chain, stage: Stage) -> Outcome:
             made = stage.make(chain)
             value, words = made.value, made.words
             chain.forget()
-            # What a stage makes may be part of its own plan: requirements.lock is.
-            key = Digest.of_json(stage.plan(chain))
-            trace.record(stage.name, key, stage.plan(chain), value, project=chain.name)
+            plan = stage.plan(chain)  # again, for the same reason
+            key = Digest.of_json(plan)
+            trace.record(stage.name, key, plan, value, project=chain.name)
     chain.forget()
     _write_receipt(chain, stage, canonical_json(value))
     trace.set_current(chain.name, stage.name, key)

@@ -14,6 +14,12 @@ from toolchain.progress import Progress
 _PATIENCE = 2.0  # seconds before progress is shown
 
 
+def emit(text: str) -> None:
+    """Write one line at once, so that lines of several processes do not mix."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def line(stage: str, project: str, words: str, seconds: float) -> str:
     """`base elasticnet  reused 41 layers, built 2 (3.4 MB)  1.2 s`"""
     return f"{stage} {project}  {words}  {seconds:.1f} s"

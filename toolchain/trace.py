@@ -60,6 +60,11 @@ class Trace:
             ("insert into made (stage, key, project) values (?,?,?)", (stage, key.hex, project)),
         ])
 
+    def note(self, stage: str, key: Digest, value: Any) -> None:
+        """Remember something that is cheap to find again and was not made: a hint, a memo."""
+        self._journal.write("insert or replace into trace values (?,?,'{}',?)",
+                            (stage, key.hex, canonical_json(value).decode()))
+
     def forget(self, stage: str, key: Digest) -> None:
         self._journal.write("delete from trace where stage=? and key=?", (stage, key.hex))
 

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from toolchain.adapters import git
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError, without_credentials
 from toolchain.run import KEY_TAG, Run, Started, finite
+from toolchain.trace import Trace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,9 +36,10 @@ class Mlflow:
     artifacts under `<root>/mlruns` unless a server decides.
     """
 
-    def __init__(self, uri: str, root: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, root: Path, trace: Trace, environ: Mapping[str, str]) -> None:
         self._uri = _absolute(uri, root)
         self._root = root
+        self._trace = trace
         self._environ = environ
         self._opened: MlflowClient | None = None
 
@@ -175,8 +178,32 @@ class Mlflow:
             # loggers up when it is imported.
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
+            self._create_database()
             self._opened = MlflowClient(tracking_uri=self._uri)
         return self._opened
+
+    def _create_database(self) -> None:
+        """Make a new sqlite store whole or not at all, and once.
+
+        MLflow makes it in some sixty steps; whoever is killed in between, or runs beside another,
+        leaves a database that no MLflow can open.
+        """
+        if not self._uri.startswith("sqlite:///"):
+            return
+        path = Path(self._uri.removeprefix("sqlite:///").partition("?")[0])
+        if path.exists():
+            return
+        from mlflow import MlflowClient
+
+        with self._trace.holding("tracking", Digest.of(str(path).encode())):
+            if path.exists():
+                return
+            with self._explaining(), tempfile.TemporaryDirectory(
+                prefix=".mlflow-", dir=path.parent
+            ) as folder:
+                new = Path(folder, path.name)
+                MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+                os.replace(new, path)
 
     def _experiment(self, client: MlflowClient, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -243,8 +270,13 @@ class Mlflow:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what MLflow and its database say into a TrackingError."""
-        self._client()
+        """Open the store; turn what MLflow and its database say into a TrackingError."""
+        with self._explaining():
+            self._client()
+            yield
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
         import requests
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError

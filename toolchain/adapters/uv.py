@@ -72,7 +72,7 @@ class Uv:
             assert found is not None
         key = Digest.of_json({"known": request.python, "platform": request.platform,
                               "pins": [package.to_json() for package in found]})
-        self._trace.record("pins", key, {}, {
+        self._trace.note("pins", key, {
             "python": request.python, "platform": request.platform,
             "pins": [[package.name, package.version] for package in found],
         })
@@ -151,7 +151,7 @@ class Uv:
         filename = file.get("name") or unquote(urlsplit(url).path.rsplit("/", 1)[-1])
         value = {"url": without_credentials(url), "filename": filename}
         if self._trace.get(_WHERE, digest) != value:
-            self._trace.record(_WHERE, digest, {}, value)
+            self._trace.note(_WHERE, digest, value)
 
     # Wheels
 

@@ -57,7 +57,7 @@ class Call:
         counter = Progress()
         self.tools = Adapters(root, cache, self.workspace.config, journal, store, trace, counter)
         self.shop = Shop(workspace=self.workspace, journal=journal, store=store, trace=trace,
-                         tools=self.tools, progress=partial(report.progress, counter), say=print)
+                         tools=self.tools, progress=partial(report.progress, counter), say=report.emit)
         self.shortcut = Shortcut(root, journal)
         self._chains: dict[str, Chain] = {}
         self._verified: dict[str, set[str]] = {}
@@ -110,11 +110,11 @@ class Call:
     def run(self, stage: str, name: str) -> None:
         self._ran.add(name)
         if stage == "train":
-            print(f"train {name}  entry point {self.chain(name).config.entry_point}", flush=True)
+            report.emit(f"train {name}  entry point {self.chain(name).config.entry_point}")
         outcome = pipeline.run(self.chain(name), pipeline.STAGES[stage])
         if stage == "parse" and self._trains:
             self.chain(name).call()
-        print(report.line(stage, name, outcome.words, outcome.seconds), flush=True)
+        report.emit(report.line(stage, name, outcome.words, outcome.seconds))
 
     def _settings(self, chain: Chain) -> str:
         config = dataclasses.asdict(chain.config)
@@ -184,7 +184,7 @@ def _act(stage: str, name: str) -> TaskFailed | None:
     except ToolchainError as error:
         return TaskFailed(str(error))
     except KeyboardInterrupt:
-        print(f"{stage} {name}  interrupted", flush=True)
+        report.emit(f"{stage} {name}  interrupted")
         raise SystemExit(130) from None
     return None
 
@@ -192,7 +192,7 @@ def _act(stage: str, name: str) -> TaskFailed | None:
 def _explain(name: str) -> TaskFailed | None:
     try:
         for stage, words in pipeline.explain(_call.chain(name)):
-            print(f"{stage} {name}  {words}")
+            report.emit(f"{stage} {name}  {words}")
     except ToolchainError as error:
         return TaskFailed(str(error))
     return None

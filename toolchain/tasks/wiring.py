@@ -83,7 +83,7 @@ class Adapters:
 
         uri = self.tracking_uri(config)
         if uri not in self._trackers:
-            self._trackers[uri] = Mlflow(uri, self._root, os.environ)
+            self._trackers[uri] = Mlflow(uri, self._root, self._trace, os.environ)
         return self._trackers[uri]
 
     def tracking_identity(self, config: Config) -> str:
