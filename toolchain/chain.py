@@ -17,17 +17,19 @@ from typing import Any, Protocol
 from toolchain import image, layer, lock, model, push, run
 from toolchain.config import Config
 from toolchain.digest import Digest
-from toolchain.errors import EngineError, SpecError
+from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.lock import base as base_lock
+from toolchain.lock import replace_text
 from toolchain.model import Models
 from toolchain.push import Registry
 from toolchain.run import Engine, Tracker
 from toolchain.spec import Spec
 from toolchain.spec.command import Call, call, parse_params
+from toolchain.spec.reader import TreeReader
 from toolchain.store import Store
 from toolchain.trace import Trace
-from toolchain.tree import Tree
+from toolchain.tree import Tree, content
 from toolchain.workspace import Project, Workspace
 
 USER = str(layer.USER_ID)
@@ -121,19 +123,19 @@ class Chain:
         before = trace.current(self.name, "parse")
         old = trace.plan("parse", before) if before else None
         if old is not None:
-            reader = _Reader(self)
+            reader = TreeReader(self.tree, self.shop.workspace.root)
             for path in old["files"]:
-                reader.digest(path)
+                reader.note(path)
             plan = self._parse_plan(reader)
             if trace.get("parse", Digest.of_json(plan)) is not None:
                 return plan
-        reader = _Reader(self)
+        reader = TreeReader(self.tree, self.shop.workspace.root)
         self._parse(reader, lambda _: None)
         return self._parse_plan(reader)
 
     def make_parse(self) -> Made:
         warnings: list[str] = []
-        spec = self._parse(_Reader(self), warnings.append)
+        spec = self._parse(TreeReader(self.tree, self.shop.workspace.root), warnings.append)
         for warning in warnings:
             self.shop.say(f"warning: {self.project.folder}/{warning}")
         return Made(value=spec.to_json(),
@@ -141,7 +143,7 @@ class Chain:
                           f"{_count(len(spec.requirements), 'requirement')}"
         )
 
-    def _parse(self, reader: _Reader, warn: Callable[[str], None]) -> Spec:
+    def _parse(self, reader: TreeReader, warn: Callable[[str], None]) -> Spec:
         from toolchain.spec.mlproject import parse
 
         try:
@@ -151,7 +153,7 @@ class Chain:
             raise SpecError(error.what, where=_place(self.project.folder, error.where),
                             fix=error.fix) from None
 
-    def _parse_plan(self, reader: _Reader) -> Any:
+    def _parse_plan(self, reader: TreeReader) -> Any:
         return {"schema": 1, "mlproject": self.project.mlproject, "name": self.name,
                 "python": self.config.python, "files": reader.seen}
 
@@ -184,14 +186,14 @@ class Chain:
         request = self.request()
         wanted = Digest.of_json(request.plan())
         suite = base_lock.suite_for(request.python, f"{self.name}: python {request.python}")
-        old = self._old_lock()
+        old = lock.read(self.lock_path, f"{self.project.folder}/{lock.FILE_NAME}")
         words = "lock is current"
         if old is None or old.input != wanted or self.config.upgrade:
             preferred = () if old is None or self.config.upgrade else old.packages
             with self.shop.progress(f"resolve {self.name}"):
                 new = lock.make(request, preferred, self.shop.tools.resolver())
-            words = _changes(old, new)
-            _replace(self.lock_path, lock.to_text(new))
+            words = lock.changes(old, new)
+            replace_text(self.lock_path, lock.to_text(new))
             old = new
         pins, moved = self._pins(suite)
         if moved:
@@ -200,39 +202,22 @@ class Chain:
             "suite": suite, "packages": {p.name: p.sha256.hex for p in pins.packages},
         }}, words=f"{_count(len(old.packages), 'package')}, {words}")
 
-    def _old_lock(self) -> lock.Lock | None:
-        try:
-            text = self.lock_path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"cannot be read: {error}", where=str(self.lock_path)) from None
-        return lock.from_text(text, f"{self.project.folder}/{lock.FILE_NAME}")
-
     def _pins(self, suite: str) -> tuple[base_lock.BasePins, bool]:
         """The base's pins, and whether they were chosen now. One process chooses for all."""
         platform = self.config.image_platform
         question = Digest.of_json({"pin": suite, "platform": platform})
         with self.shop.trace.holding("pin", question):
-            all_pins = self._all_pins()
+            all_pins = base_lock.read(self.base_lock_path)
             found = [p for p in all_pins if (p.suite, p.platform) == (suite, platform)]
             if found and not (self.config.upgrade and _first_time(self.shop, question)):
                 return found[0], False
             with self.shop.progress(f"pin {suite}"):
                 pins = self.shop.tools.archive().pin(suite, platform)
             with self.shop.trace.holding("pin", Digest.of(b"base.lock")):
-                others = [p for p in self._all_pins() if (p.suite, p.platform) != (suite, platform)]
-                _replace(self.base_lock_path, base_lock.to_text((*others, pins)))
+                others = [p for p in base_lock.read(self.base_lock_path)
+                          if (p.suite, p.platform) != (suite, platform)]
+                replace_text(self.base_lock_path, base_lock.to_text((*others, pins)))
             return pins, True
-
-    def _all_pins(self) -> tuple[base_lock.BasePins, ...]:
-        try:
-            text = self.base_lock_path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"cannot be read: {error}", where=base_lock.FILE_NAME) from None
-        return base_lock.from_text(text, base_lock.FILE_NAME)
 
     @property
     def resolved(self) -> Any:
@@ -244,7 +229,7 @@ class Chain:
 
     def pins(self) -> base_lock.BasePins:
         suite = self.resolved["base"]["suite"]
-        return next(p for p in self._all_pins()
+        return next(p for p in base_lock.read(self.base_lock_path)
                     if (p.suite, p.platform) == (suite, self.config.image_platform))
 
     # base
@@ -434,7 +419,7 @@ class Chain:
                     fix="paths are relative to the project's folder; give an existing one",
                 )
             inside = path.resolve().is_relative_to(self.folder.resolve())
-            found[name] = (_content(path, self.shop.journal), text if inside
+            found[name] = (content(path, self.shop.journal), text if inside
                            else str(path.resolve()))
         return found
 
@@ -465,49 +450,6 @@ class Chain:
         self.shop.say(f"{self.name}: another process makes the same; waiting for it")
 
 
-class _Reader:
-    """Reads a project's text files for the parser and notes their digests."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-        self.seen: dict[str, str | None] = {}
-
-    def read(self, path: str) -> str | None:
-        data = self._bytes(path)
-        self.seen[path] = None if data is None else Digest.of(data).hex
-        if data is None:
-            return None
-        try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise SpecError(f"not UTF-8: byte {error.start}", where=path,
-                            fix="save the file as UTF-8") from None
-
-    def digest(self, path: str) -> None:
-        """Note a file's digest without reading it where it is known."""
-        if path in self._chain.tree.found and not self._chain.tree.found[path].is_link:
-            self.seen[path] = self._chain.tree.digest(path).hex
-        else:
-            data = self._bytes(path)
-            self.seen[path] = None if data is None else Digest.of(data).hex
-
-    def _bytes(self, path: str) -> bytes | None:
-        tree = self._chain.tree
-        if path in tree.found and not tree.found[path].is_link:
-            return tree.read(path)
-        root = self._chain.shop.workspace.root.resolve()
-        target = (self._chain.folder / path).resolve()
-        if not target.is_relative_to(root):
-            raise SpecError(f"leaves the workspace: {path}", where=path,
-                            fix="keep what a project reads within the workspace")
-        try:
-            return target.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror}", where=path) from None
-
-
 def size(count: int) -> str:
     """Bytes for people: `3.4 MB`."""
     for unit, factor in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
@@ -528,20 +470,6 @@ def _first_time(shop: Shop, question: Digest) -> bool:
     return True
 
 
-def _changes(old: lock.Lock | None, new: lock.Lock) -> str:
-    if old is None:
-        return "pinned"
-    before = {package.name: package.version for package in old.packages}
-    after = {package.name: package.version for package in new.packages}
-    parts = [f"+{name}" for name in after.keys() - before.keys()]
-    parts += [f"-{name}" for name in before.keys() - after.keys()]
-    parts += [f"{name} {before[name]} -> {after[name]}" for name in after.keys() & before.keys()
-              if before[name] != after[name]]
-    parts.sort()
-    more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
-    return f"changed: {', '.join(parts[:5])}{more}" if parts else "nothing moved"
-
-
 def _digest_of(path: Path) -> str | None:
     try:
         return Digest.of(path.read_bytes()).hex
@@ -549,33 +477,6 @@ def _digest_of(path: Path) -> str | None:
         return None
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=str(path)) from None
-
-
-def _content(path: Path, journal: Journal) -> Digest:
-    """The digest of a file, or of a folder's tree."""
-    if path.is_dir():
-        tree = Tree(path, journal)
-        content = [tree.file(name).to_json() for name in sorted(tree.found)]
-        tree.remember()
-        return Digest.of_json(content)
-    try:
-        with open(path, "rb") as stream:
-            return Digest.of_stream(stream)
-    except OSError as error:
-        raise EngineError(f"cannot be read: {error.strerror}", where=str(path)) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that people commit: whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SpecError(f"cannot be written: {error.strerror}", where=str(path),
-                        fix="make the folder writable, or commit the file and check it out "
-                            "there") from None
 
 
 def _place(folder: str, where: str) -> str:

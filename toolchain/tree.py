@@ -180,6 +180,20 @@ class Tree:
         return self._known
 
 
+def content(path: Path, journal: Journal) -> Digest:
+    """The digest of a file's bytes, or of a folder's tree. Raises SpecError."""
+    if path.is_dir():
+        tree = Tree(path, journal)
+        files = [tree.file(name).to_json() for name in sorted(tree.found)]
+        tree.remember()
+        return Digest.of_json(files)
+    try:
+        with open(path, "rb") as stream:
+            return Digest.of_stream(stream)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
 def changed(path: Path) -> SpecError:
     return SpecError(
         "changed while it was being read", where=str(path),

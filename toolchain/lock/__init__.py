@@ -7,8 +7,10 @@ Its header records the digest of the plan it answers; while that matches, nothin
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -130,6 +132,21 @@ def make(
     )
 
 
+def changes(old: Lock | None, new: Lock) -> str:
+    """What moved between two locks, in a few words."""
+    if old is None:
+        return "pinned"
+    before = {package.name: package.version for package in old.packages}
+    after = {package.name: package.version for package in new.packages}
+    moved = sorted(
+        [f"+{name}" for name in after.keys() - before.keys()]
+        + [f"-{name}" for name in before.keys() - after.keys()]
+        + [f"{name} {before[name]} -> {after[name]}" for name in after.keys() & before.keys()
+           if before[name] != after[name]])
+    more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
+    return f"changed: {', '.join(moved[:5])}{more}" if moved else "nothing moved"
+
+
 def to_text(lock: Lock) -> str:
     """The content of requirements.lock."""
     lines = [
@@ -142,6 +159,31 @@ def to_text(lock: Lock) -> str:
         for package in lock.packages
     ]
     return "\n".join(lines) + "\n"
+
+
+def read(path: Path, where: str) -> Lock | None:
+    """The lock in a file; None if there is no file. Raises ResolveError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResolveError(f"cannot be read: {error}", where=where,
+                           fix="take it from version control, or delete it") from None
+    return from_text(text, where)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that people commit, whole or not at all. Raises ResolveError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResolveError(f"cannot be written: {error.strerror}", where=str(path),
+                           fix="make the folder writable, or resolve elsewhere and commit "
+                               "the file") from None
 
 
 def from_text(text: str, where: str) -> Lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -96,6 +97,18 @@ def to_text(pins: tuple[BasePins, ...]) -> str:
             lines.append(f"  {{ {fields} }},")
         lines.append("]")
     return "\n".join(lines) + "\n"
+
+
+def read(path: Path) -> tuple[BasePins, ...]:
+    """The pins in a file; none if there is no file. Raises ResolveError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResolveError(f"cannot be read: {error}", where=FILE_NAME,
+                           fix="take it from version control") from None
+    return from_text(text, FILE_NAME)
 
 
 def from_text(text: str, where: str) -> tuple[BasePins, ...]:

@@ -57,7 +57,8 @@ class Call:
         counter = Progress()
         self.tools = Adapters(root, cache, self.workspace.config, journal, store, trace, counter)
         self.shop = Shop(workspace=self.workspace, journal=journal, store=store, trace=trace,
-                         tools=self.tools, progress=partial(report.progress, counter), say=report.emit)
+                         tools=self.tools, progress=partial(report.progress, counter),
+                         say=report.emit)
         self.shortcut = Shortcut(root, journal)
         self._chains: dict[str, Chain] = {}
         self._verified: dict[str, set[str]] = {}

@@ -1,0 +1,58 @@
+"""A project's folder -> the text files that its parser asks for, with their digests noted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolchain.digest import Digest
+from toolchain.errors import SpecError
+from toolchain.tree import Tree
+
+
+class TreeReader:
+    """Implements toolchain.spec.Reader over one look at a folder.
+
+    Files outside the folder are read if they are below `root`, the workspace. `seen` maps every
+    path that was asked for to its sha256 in hexadecimal, or None for a file that is not there.
+    """
+
+    def __init__(self, tree: Tree, root: Path) -> None:
+        self._tree = tree
+        self._root = root
+        self.seen: dict[str, str | None] = {}
+
+    def read(self, path: str) -> str | None:
+        data = self._bytes(path)
+        self.seen[path] = None if data is None else Digest.of(data).hex
+        if data is None:
+            return None
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SpecError(f"not UTF-8: byte {error.start}", where=path,
+                            fix="save the file as UTF-8") from None
+
+    def note(self, path: str) -> None:
+        """Note a file's digest without reading it where it is known."""
+        if self._is_plain(path):
+            self.seen[path] = self._tree.digest(path).hex
+        else:
+            data = self._bytes(path)
+            self.seen[path] = None if data is None else Digest.of(data).hex
+
+    def _is_plain(self, path: str) -> bool:
+        return path in self._tree.found and not self._tree.found[path].is_link
+
+    def _bytes(self, path: str) -> bytes | None:
+        if self._is_plain(path):
+            return self._tree.read(path)
+        target = (self._tree.root / path).resolve()
+        if not target.is_relative_to(self._root.resolve()):
+            raise SpecError(f"leaves the workspace: {path}", where=path,
+                            fix="keep what a project reads within the workspace")
+        try:
+            return target.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise SpecError(f"cannot be read: {error.strerror}", where=path) from None
