@@ -9,12 +9,14 @@ Rule 3: a file that changes while it is being read is an error, not a result.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
@@ -124,7 +126,8 @@ class Tree:
         entry = known.get(path)
         if entry is not None and entry[:4] == list(file.stamp):
             return Digest(str(entry[4]))
-        digest = Digest.of(self.read(path))
+        with self.open(path) as stream:
+            digest = Digest.of_stream(stream)
         if is_settled(iter([file.stamp])):
             known[path] = [*file.stamp, digest.hex]
             self._added = True
@@ -132,16 +135,21 @@ class Tree:
 
     def read(self, path: str) -> bytes:
         """One file's bytes, as they were when the folder was walked, or SpecError."""
+        with self.open(path) as stream:
+            return stream.read()
+
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        """One file, for reading. Raises SpecError at the end if it changed since the walk."""
         name = self.root / path
         try:
             with open(name, "rb") as stream:
-                data = stream.read()
+                yield stream
                 after = stamp(os.fstat(stream.fileno()))
         except OSError as error:
             raise SpecError(f"cannot be read: {error.strerror}", where=str(name)) from None
         if after != self.found[path].stamp:
             raise changed(name)
-        return data
 
     def file(self, path: str) -> TreeFile:
         """One file by content, or a link by target. Raises SpecError for a link that leaves."""

@@ -16,8 +16,10 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import BinaryIO
 
 from toolchain.digest import Digest
+from toolchain.errors import SpecError
 from toolchain.layer import GZIP, Layer
 from toolchain.store import Store
 
@@ -79,23 +81,50 @@ class LayerWriter:
                                size=self._blob.size, media_type=GZIP, label=self._label)
 
     def add(self, entry: Entry) -> None:
+        """Add an entry; a directory that is there already is not added again."""
         self._add_folders(entry)
         if entry.kind == tarfile.DIRTYPE:
             if entry.path in self._folders:
                 return
             self._folders.add(entry.path)
+        self._header(entry, len(entry.data))
+        self._feed(entry.data)
+        self._pad(len(entry.data))
+
+    def add_stream(self, entry: Entry, stream: BinaryIO, size: int) -> Digest:
+        """Add a file of `size` bytes from a stream, however large; the digest of what was read.
+
+        Raises SpecError if the stream is longer or shorter.
+        """
+        self._add_folders(entry)
+        self._header(entry, size)
+        sha = hashlib.sha256()
+        left = size
+        while piece := stream.read(min(_PIECE, left + 1)):
+            sha.update(piece)
+            left -= len(piece)
+            if left < 0:
+                break
+            self._feed(piece)
+        if left != 0:
+            raise SpecError("changed while it was being read", where=entry.path,
+                            fix="run the command again when nothing writes there")
+        self._pad(size)
+        return Digest(sha.hexdigest())
+
+    def _header(self, entry: Entry, size: int) -> None:
         info = tarfile.TarInfo(entry.path)
         info.type = entry.kind
         info.mode = entry.mode
         info.uid, info.gid = entry.uid, entry.gid
         info.linkname = entry.link
         info.mtime = TIME
-        info.size = len(entry.data)
+        info.size = size
         self._feed(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        if entry.data:
-            self._feed(entry.data)
-            if rest := len(entry.data) % _BLOCK:
-                self._feed(bytes(_BLOCK - rest))
+
+    def _pad(self, size: int) -> None:
+        if rest := size % _BLOCK:
+            self._feed(bytes(_BLOCK - rest))
 
     def _add_folders(self, entry: Entry) -> None:
         folder = entry.path.rpartition("/")[0]

@@ -7,6 +7,7 @@ layers are what it says.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -68,19 +69,24 @@ def make(plan: Mapping[str, Any], tree: Tree, canonical: Mapping[str, str], stor
         layer.add(Entry(path=PROJECT_FOLDER, mode=0o755, kind=tarfile.DIRTYPE,
                         uid=USER_ID, gid=USER_ID))
         for path, executable, content in plan["files"]:
-            layer.add(_entry(path, executable, content, tree, canonical))
+            _add(layer, path, executable, content, tree, canonical)
     assert layer.layer is not None
     return layer.layer
 
 
-def _entry(path: str, executable: bool, content: str, tree: Tree,
-           canonical: Mapping[str, str]) -> Entry:
+def _add(layer: LayerWriter, path: str, executable: bool, content: str, tree: Tree,
+         canonical: Mapping[str, str]) -> None:
     place = f"{PROJECT_FOLDER}/{path}"
     if content.startswith("-> "):
-        return Entry(path=place, mode=0o777, kind=tarfile.SYMTYPE, link=content[3:],
-                     uid=USER_ID, gid=USER_ID)
-    data = canonical[path].encode() if path in canonical else tree.read(path)
-    if str(Digest.of(data)) != content:
+        layer.add(Entry(path=place, mode=0o777, kind=tarfile.SYMTYPE, link=content[3:],
+                        uid=USER_ID, gid=USER_ID))
+        return
+    entry = Entry(path=place, mode=0o755 if executable else 0o644, uid=USER_ID, gid=USER_ID)
+    if path in canonical:
+        data = canonical[path].encode()
+        written = layer.add_stream(entry, io.BytesIO(data), len(data))
+    else:
+        with tree.open(path) as stream:
+            written = layer.add_stream(entry, stream, tree.found[path].stamp[0])
+    if str(written) != content:
         raise changed(tree.root / path)
-    return Entry(path=place, mode=0o755 if executable else 0o644, data=data,
-                 uid=USER_ID, gid=USER_ID)
