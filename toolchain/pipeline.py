@@ -18,6 +18,7 @@ from urllib.parse import quote
 from toolchain.chain import Chain, Made, NotYet
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import StoreError
+from toolchain.stages import base, layer, parse, push, register, resolve, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +32,20 @@ class Stage:
     make: Callable[[Chain], Made]
 
 
+def _row(doc: str, module: Any) -> Stage:
+    return Stage(module.NAME, doc, module.plan, module.stands, module.make)
+
+
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("parse", "read and check MLproject and its environment file",
-              Chain.plan_parse, lambda chain, value: True, Chain.make_parse),
-        Stage("resolve", "pin every dependency by version and hash",
-              Chain.plan_resolve, lambda chain, value: chain.is_resolved(), Chain.make_resolve),
-        Stage("base", "build the layers of system, interpreter and packages",
-              Chain.plan_base, Chain.is_based, Chain.make_base),
-        Stage("layer", "build the layer of the project's own files",
-              Chain.plan_layer, Chain.is_based, Chain.make_layer),
-        Stage("push", "assemble the image and push it",
-              Chain.plan_push, Chain.is_pushed, Chain.make_push),
-        Stage("train", "run an entry point and log it to MLflow",
-              Chain.plan_train, Chain.is_trained, Chain.make_train),
-        Stage("register", "make a model version of the trained model",
-              Chain.plan_register, Chain.is_registered, Chain.make_register),
+        _row("read and check MLproject and its environment file", parse),
+        _row("pin every dependency by version and hash", resolve),
+        _row("build the layers of system, interpreter and packages", base),
+        _row("build the layer of the project's own files", layer),
+        _row("assemble the image and push it", push),
+        _row("run an entry point and log it to MLflow", train),
+        _row("make a model version of the trained model", register),
     )
 }
 
@@ -72,7 +70,7 @@ def is_fresh(chain: Chain, stage: Stage) -> bool:
     except NotYet:
         return False
     key = Digest.of_json(plan)
-    trace = chain.shop.trace
+    trace = chain.session.trace
     if trace.current(chain.name, stage.name) != key:
         return False
     value = trace.get(stage.name, key)
@@ -84,11 +82,11 @@ def is_fresh(chain: Chain, stage: Stage) -> bool:
 def run(chain: Chain, stage: Stage) -> Outcome:
     """Bring the stage's value about, reuse it if it is on record, write its receipt."""
     started = time.monotonic()
-    trace = chain.shop.trace
+    trace = chain.session.trace
     key = Digest.of_json(stage.plan(chain))
 
     def waiting() -> None:
-        chain.shop.say(f"{stage.name} {chain.name}: another process does the same; waiting")
+        chain.session.say(f"{stage.name} {chain.name}: another process does the same; waiting")
 
     with trace.holding(stage.name, key, waiting):
         # Whoever held the key before may have changed what this stage reads: requirements.lock.
@@ -112,12 +110,12 @@ def run(chain: Chain, stage: Stage) -> Outcome:
 
 def forget(chain: Chain, stage: Stage) -> None:
     """Drop a stage's receipt and trace, so that the next run makes it anew."""
-    trace = chain.shop.trace
+    trace = chain.session.trace
     key = trace.current(chain.name, stage.name)
     if key is not None:
         trace.forget(stage.name, key)
     trace.set_current(chain.name, stage.name, None)
-    receipt_path(chain.shop.workspace.cache, chain.name, stage.name).unlink(missing_ok=True)
+    receipt_path(chain.session.workspace.cache, chain.name, stage.name).unlink(missing_ok=True)
 
 
 def explain(chain: Chain) -> Iterator[tuple[str, str]]:
@@ -135,13 +133,13 @@ def explain(chain: Chain) -> Iterator[tuple[str, str]]:
             continue
         reason = _reason(chain, stage, plan)
         yield stage.name, reason or "up to date"
-        if reason and chain.shop.trace.get(stage.name, Digest.of_json(plan)) is None:
+        if reason and chain.session.trace.get(stage.name, Digest.of_json(plan)) is None:
             waiting_for = stage.name
 
 
 def _reason(chain: Chain, stage: Stage, plan: Any) -> str:
     """Why the stage would run; empty if it would not."""
-    trace = chain.shop.trace
+    trace = chain.session.trace
     key = Digest.of_json(plan)
     before = trace.current(chain.name, stage.name)
     if before is None:
@@ -190,13 +188,13 @@ def _is_short(value: Any) -> bool:
 
 def _receipt(chain: Chain, stage: Stage) -> bytes | None:
     try:
-        return receipt_path(chain.shop.workspace.cache, chain.name, stage.name).read_bytes()
+        return receipt_path(chain.session.workspace.cache, chain.name, stage.name).read_bytes()
     except OSError:
         return None
 
 
 def _write_receipt(chain: Chain, stage: Stage, data: bytes) -> None:
-    path = receipt_path(chain.shop.workspace.cache, chain.name, stage.name)
+    path = receipt_path(chain.session.workspace.cache, chain.name, stage.name)
     if _receipt(chain, stage) == data:
         return
     temporary = path.with_suffix(".tmp")

@@ -1,0 +1,52 @@
+"""The project's own files -> project Layer."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from toolchain import layer
+from toolchain.chain import Chain, Made
+from toolchain.layer import Layer
+from toolchain.stages import count, parse, size
+from toolchain.stages.published import are_here, layer_plan, published
+
+NAME = "layer"
+plan = layer_plan
+
+
+def stands(chain: Chain, value: Any) -> bool:
+    return are_here(chain, layer.from_json(value)) or published(chain) is not None
+
+
+def make(chain: Chain) -> Made:
+    there = published(chain)
+    if there is None:
+        return build(chain)
+    return Made(value=layer.to_json(there.layers[-1:]), words="in the registry")
+
+
+def result(chain: Chain) -> Layer:
+    (only,) = layer.from_json(chain.value(NAME, plan))
+    return only
+
+
+def build(chain: Chain) -> Made:
+    """Build the layer here, whatever a registry has."""
+    from toolchain.layer import project
+
+    planned = plan(chain)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = project.make(planned, chain.tree, parse.result(chain).files,
+                             chain.session.store, pool)
+    return Made(value=layer.to_json((built,)),
+                words=f"{count(len(planned['files']), 'file')} ({size(built.size)})")
+
+
+def in_store(chain: Chain) -> Layer:
+    """The layer, built here if only the registry had it."""
+    known = result(chain)
+    if not chain.session.store.has(known.digest):
+        (known,) = layer.from_json(build(chain).value)
+    return known

@@ -1,0 +1,69 @@
+"""MLproject and its environment file -> Spec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from toolchain.chain import Chain, Made
+from toolchain.digest import Digest
+from toolchain.errors import SpecError
+from toolchain.spec import Spec
+from toolchain.spec.reader import TreeReader
+from toolchain.stages import count
+
+NAME = "parse"
+_SCHEMA = 1
+
+
+def plan(chain: Chain) -> Any:
+    """The files that decide the spec. Which they are is known from last time, or found by
+    reading."""
+    trace = chain.session.trace
+    before = trace.current(chain.name, NAME)
+    old = trace.plan(NAME, before) if before else None
+    if old is not None:
+        reader = TreeReader(chain.tree, chain.root)
+        for path in old["files"]:
+            reader.note(path)
+        same = _plan(chain, reader)
+        if trace.get(NAME, Digest.of_json(same)) is not None:
+            return same
+    reader = TreeReader(chain.tree, chain.root)
+    _parse(chain, reader, lambda _: None)
+    return _plan(chain, reader)
+
+
+def stands(chain: Chain, value: Any) -> bool:
+    return True
+
+
+def make(chain: Chain) -> Made:
+    warnings: list[str] = []
+    spec = _parse(chain, TreeReader(chain.tree, chain.root), warnings.append)
+    for warning in warnings:
+        chain.session.say(f"warning: {chain.project.folder}/{warning}")
+    return Made(value=spec.to_json(), words=f"{count(len(spec.entry_points), 'entry point')}, "
+                                            f"{count(len(spec.requirements), 'requirement')}")
+
+
+def result(chain: Chain) -> Spec:
+    return Spec.from_json(chain.value(NAME, plan))
+
+
+def _plan(chain: Chain, reader: TreeReader) -> Any:
+    return {"schema": _SCHEMA, "mlproject": chain.project.mlproject, "name": chain.name,
+            "python": chain.config.python, "files": reader.seen}
+
+
+def _parse(chain: Chain, reader: TreeReader, warn: Callable[[str], None]) -> Spec:
+    from toolchain.spec.mlproject import parse
+
+    folder = chain.project.folder
+    try:
+        return parse(chain.project.mlproject, os.path.basename(folder), reader,
+                     chain.config.python, warn)
+    except SpecError as error:
+        where = error.where if error.where.startswith("/") else f"{folder}/{error.where}"
+        raise SpecError(error.what, where=where, fix=error.fix) from None

@@ -1,0 +1,80 @@
+"""Pushed -> Run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from toolchain import run
+from toolchain.chain import Chain, Made
+from toolchain.digest import Digest
+from toolchain.errors import SpecError
+from toolchain.spec import command
+from toolchain.stages import layer, parse, push, resolve
+from toolchain.tree import content
+
+NAME = "train"
+
+
+def plan(chain: Chain) -> Any:
+    settled = call(chain)
+    inputs = {name: digest for name, (digest, _) in _inputs(chain, settled).items()}
+    return {
+        "run": run.plan(push.result(chain).digest, chain.config.entry_point, settled, inputs),
+        "tracking": chain.session.tools.tracking_identity(chain.config),
+    }
+
+
+def stands(chain: Chain, value: Any) -> bool:
+    return (not chain.config.force
+            and chain.session.tools.tracking(chain.config).is_finished(value["run_id"]))
+
+
+def make(chain: Chain) -> Made:
+    tools = chain.session.tools
+    key = Digest.of_json(plan(chain)["run"])
+    tracker = tools.tracking(chain.config)
+    experiment = tools.experiment(chain.config) or chain.name
+    found = None if chain.config.force else tracker.find(key, experiment)
+    if found is not None:
+        return Made(value=found.to_json(), words=f"reused run {found.run_id}")
+    settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
+    paths = {name: text for name, (_, text) in _inputs(chain, settled).items()}
+    done = run.make(
+        key=key, project=chain.name, entry_point=chain.config.entry_point,
+        command=settled.with_paths(paths).command(), params=settled.texts, experiment=experiment,
+        pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
+        folder=str(chain.folder), environment=parse.result(chain).environment,
+        engine=tools.engine(chain.config), tracker=tracker,
+    )
+    return Made(value=done.to_json(), words=f"run {done.run_id}")
+
+
+def result(chain: Chain) -> run.Run:
+    return run.Run.from_json(chain.value(NAME, plan))
+
+
+def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.Call:
+    """The entry point and parameters asked for, checked. Raises SpecError."""
+    return command.call(parse.result(chain), chain.config.entry_point,
+                        command.parse_params(chain.config.params), warn)
+
+
+def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
+    """Local files and folders that `path` parameters name: digest, and path for the job."""
+    found: dict[str, tuple[Digest, str]] = {}
+    for name, (kind, text) in settled.parameters.items():
+        if kind != "path" or "://" in text:
+            continue
+        path = chain.folder / text
+        if not path.exists():
+            raise SpecError(
+                f"parameter {name!r} names a path that does not exist: {text}",
+                where=f"{chain.name}, entry_points.{chain.config.entry_point}.parameters.{name}",
+                fix="paths are relative to the project's folder; give an existing one",
+            )
+        # Within the project, the job has a copy of its own.
+        inside = path.resolve().is_relative_to(chain.folder.resolve())
+        found[name] = (content(path, chain.session.journal),
+                       text if inside else str(path.resolve()))
+    return found
