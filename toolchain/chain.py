@@ -10,21 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from toolchain.config import Config
 from toolchain.digest import Digest
 from toolchain.journal import Journal
-from toolchain.layer import DebSource, WheelSource
-from toolchain.lock import Resolver
-from toolchain.lock.base import Archive
-from toolchain.model import Models
-from toolchain.push import Registry
-from toolchain.run import Engine, Tracker
 from toolchain.store import Store
 from toolchain.trace import Trace
 from toolchain.tree import Tree
 from toolchain.workspace import Project, Workspace
+
+if TYPE_CHECKING:
+    from toolchain.config import Config
+    from toolchain.layer import DebSource, WheelSource
+    from toolchain.lock import Resolver
+    from toolchain.lock.base import Archive
+    from toolchain.model import Models
+    from toolchain.push import Registry
+    from toolchain.run import Engine, Tracker
+
+    class Tracking(Tracker, Models, Protocol):
+        """An MLflow server is both."""
 
 
 class NotYet(Exception):
@@ -37,10 +42,6 @@ class Made:
 
     value: Any
     words: str
-
-
-class Tracking(Tracker, Models, Protocol):
-    """An MLflow server is both."""
 
 
 class Tools(Protocol):

@@ -8,50 +8,48 @@ the plans after it do not change.
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import quote
 
-from toolchain.chain import Chain, Made, NotYet
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import StoreError
-from toolchain.stages import base, layer, parse, push, register, resolve, train
+
+if TYPE_CHECKING:
+    from toolchain.chain import Chain, Made
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A row of the table. `stands` tells whether what the value names is still in place."""
-
-    name: str
-    doc: str
-    plan: Callable[[Chain], Any]
-    stands: Callable[[Chain, Any], bool]
-    make: Callable[[Chain], Made]
-
-
-def _row(doc: str, module: Any) -> Stage:
-    return Stage(module.NAME, doc, module.plan, module.stands, module.make)
-
-
+# The stages in order, and what each does. Each is a module of toolchain.stages.
 STAGES = {
-    stage.name: stage
-    for stage in (
-        _row("read and check MLproject and its environment file", parse),
-        _row("pin every dependency by version and hash", resolve),
-        _row("build the layers of system, interpreter and packages", base),
-        _row("build the layer of the project's own files", layer),
-        _row("assemble the image and push it", push),
-        _row("run an entry point and log it to MLflow", train),
-        _row("make a model version of the trained model", register),
-    )
+    "parse": "read and check MLproject and its environment file",
+    "resolve": "pin every dependency by version and hash",
+    "base": "build the layers of system, interpreter and packages",
+    "layer": "build the layer of the project's own files",
+    "push": "assemble the image and push it",
+    "train": "run an entry point and log it to MLflow",
+    "register": "make a model version of the trained model",
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Stage(Protocol):
+    """What a module of toolchain.stages is."""
+
+    NAME: str
+
+    def plan(self, chain: Chain, /) -> Any: ...
+    def stands(self, chain: Chain, value: Any, /) -> bool: ...
+    def make(self, chain: Chain, /) -> Made: ...
+
+
+def stage_of(name: str) -> Stage:
+    """The stage's module, imported when it is first planned: a null call plans nothing."""
+    return cast("Stage", importlib.import_module(f"toolchain.stages.{name}"))
+
+
+class Outcome(NamedTuple):
     """What running a stage came to, for people."""
 
     words: str
@@ -65,15 +63,17 @@ def receipt_path(cache: Path, project: str, stage: str) -> Path:
 
 def is_fresh(chain: Chain, stage: Stage) -> bool:
     """Whether the stage need not run. Raises what its plan raises, but never NotYet."""
+    from toolchain.chain import NotYet
+
     try:
         plan = stage.plan(chain)
     except NotYet:
         return False
     key = Digest.of_json(plan)
     trace = chain.session.trace
-    if trace.current(chain.name, stage.name) != key:
+    if trace.current(chain.name, stage.NAME) != key:
         return False
-    value = trace.get(stage.name, key)
+    value = trace.get(stage.NAME, key)
     if value is None or not stage.stands(chain, value):
         return False
     return _receipt(chain, stage) == canonical_json(value)
@@ -86,13 +86,13 @@ def run(chain: Chain, stage: Stage) -> Outcome:
     key = Digest.of_json(stage.plan(chain))
 
     def waiting() -> None:
-        chain.session.say(f"{stage.name} {chain.name}: another process does the same; waiting")
+        chain.session.say(f"{stage.NAME} {chain.name}: another process does the same; waiting")
 
-    with trace.holding(stage.name, key, waiting):
+    with trace.holding(stage.NAME, key, waiting):
         # Whoever held the key before may have changed what this stage reads: requirements.lock.
         chain.forget()
         key = Digest.of_json(stage.plan(chain))
-        value = trace.get(stage.name, key)
+        value = trace.get(stage.NAME, key)
         if value is not None and stage.stands(chain, value):
             words = "reused"
         else:
@@ -101,55 +101,57 @@ def run(chain: Chain, stage: Stage) -> Outcome:
             chain.forget()
             plan = stage.plan(chain)  # again, for the same reason
             key = Digest.of_json(plan)
-            trace.record(stage.name, key, plan, value, project=chain.name)
+            trace.record(stage.NAME, key, plan, value, project=chain.name)
     chain.forget()
     _write_receipt(chain, stage, canonical_json(value))
-    trace.set_current(chain.name, stage.name, key)
+    trace.set_current(chain.name, stage.NAME, key)
     return Outcome(words=words, seconds=time.monotonic() - started)
 
 
 def forget(chain: Chain, stage: Stage) -> None:
     """Drop a stage's receipt and trace, so that the next run makes it anew."""
     trace = chain.session.trace
-    key = trace.current(chain.name, stage.name)
+    key = trace.current(chain.name, stage.NAME)
     if key is not None:
-        trace.forget(stage.name, key)
-    trace.set_current(chain.name, stage.name, None)
-    receipt_path(chain.session.workspace.cache, chain.name, stage.name).unlink(missing_ok=True)
+        trace.forget(stage.NAME, key)
+    trace.set_current(chain.name, stage.NAME, None)
+    receipt_path(chain.session.workspace.cache, chain.name, stage.NAME).unlink(missing_ok=True)
 
 
 def explain(chain: Chain) -> Iterator[tuple[str, str]]:
     """(stage, what the next run would do and why) for every stage."""
+    from toolchain.chain import NotYet
+
     waiting_for = ""
-    for stage in STAGES.values():
+    for stage in map(stage_of, STAGES):
         if waiting_for:
-            yield stage.name, f"runs if the result of {waiting_for} changes"
+            yield stage.NAME, f"runs if the result of {waiting_for} changes"
             continue
         try:
             plan = stage.plan(chain)
         except NotYet as error:
             waiting_for = str(error)
-            yield stage.name, f"runs after {waiting_for}"
+            yield stage.NAME, f"runs after {waiting_for}"
             continue
         reason = _reason(chain, stage, plan)
-        yield stage.name, reason or "up to date"
-        if reason and chain.session.trace.get(stage.name, Digest.of_json(plan)) is None:
-            waiting_for = stage.name
+        yield stage.NAME, reason or "up to date"
+        if reason and chain.session.trace.get(stage.NAME, Digest.of_json(plan)) is None:
+            waiting_for = stage.NAME
 
 
 def _reason(chain: Chain, stage: Stage, plan: Any) -> str:
     """Why the stage would run; empty if it would not."""
     trace = chain.session.trace
     key = Digest.of_json(plan)
-    before = trace.current(chain.name, stage.name)
+    before = trace.current(chain.name, stage.NAME)
     if before is None:
         return "would run: never ran for this project"
     if before != key:
-        old = trace.plan(stage.name, before)
+        old = trace.plan(stage.NAME, before)
         changes = ", ".join(_differences(old, plan)) if old is not None else "its inputs"
-        done = " (its result is on record)" if trace.get(stage.name, key) is not None else ""
+        done = " (its result is on record)" if trace.get(stage.NAME, key) is not None else ""
         return f"would run: changed {changes}{done}"
-    value = trace.get(stage.name, key)
+    value = trace.get(stage.NAME, key)
     if value is None:
         return "would run: its result was forgotten"
     if not stage.stands(chain, value):
@@ -188,13 +190,13 @@ def _is_short(value: Any) -> bool:
 
 def _receipt(chain: Chain, stage: Stage) -> bytes | None:
     try:
-        return receipt_path(chain.session.workspace.cache, chain.name, stage.name).read_bytes()
+        return receipt_path(chain.session.workspace.cache, chain.name, stage.NAME).read_bytes()
     except OSError:
         return None
 
 
 def _write_receipt(chain: Chain, stage: Stage, data: bytes) -> None:
-    path = receipt_path(chain.session.workspace.cache, chain.name, stage.name)
+    path = receipt_path(chain.session.workspace.cache, chain.name, stage.NAME)
     if _receipt(chain, stage) == data:
         return
     temporary = path.with_suffix(".tmp")

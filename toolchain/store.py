@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -65,6 +64,8 @@ class Store:
         With `expect`, bytes with another digest are an error and are not stored.
         Raises StoreError for a full disk, an unwritable cache or a wrong digest.
         """
+        import tempfile
+
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix="tmp-", dir=self._folder)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from toolchain.adapters import git
 from toolchain.digest import Digest
@@ -289,13 +289,6 @@ class Mlflow:
                 f"MLflow: {text}", where=without_credentials(self._uri),
                 fix="check tracking_uri or MLFLOW_TRACKING_URI, and that the store is writable",
             ) from None
-
-
-def identity(uri: str) -> str:
-    """A tracking URI as it may be put on record: without user, password and query."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
 
 
 def _absolute(uri: str, root: Path) -> str:

@@ -16,6 +16,7 @@ from doit.exceptions import InvalidDodoFile, TaskFailed
 
 from toolchain import pipeline, report
 from toolchain.errors import ToolchainError
+from toolchain.tasks import wiring
 from toolchain.tasks.call import Call
 from toolchain.tasks.reporter import StageReporter
 from toolchain.workspace import Project
@@ -102,7 +103,7 @@ def _projects() -> dict[str, Project]:
 
 def forget(stage: str, name: str) -> None:
     """What `doit forget` does beyond doit's own state."""
-    pipeline.forget(_call.chain(name), pipeline.STAGES[stage])
+    pipeline.forget(_call.chain(name), pipeline.stage_of(stage))
 
 
 def results(name: str, asked: str) -> list[str]:
@@ -116,7 +117,8 @@ def results(name: str, asked: str) -> list[str]:
         path = pipeline.receipt_path(_call.workspace.cache, name, stage)
         if path.exists():
             receipts[stage] = json.loads(path.read_bytes())
-    database = _call.tools.tracking_file(_call.chain(name).config)
+    config = _call.workspace.config_for(_call.projects[name])
+    database = wiring.tracking_file(config, _call.workspace.root)
     ui = ""
     if database is not None:
         shown = os.path.relpath(database)
@@ -169,7 +171,7 @@ def task_explain() -> Iterator[dict[str, Any]]:
 
 def _group(stage: str) -> Iterator[dict[str, Any]]:
     # The stage's own task, there even if there are no projects.
-    yield {"name": None, "doc": pipeline.STAGES[stage].doc}
+    yield {"name": None, "doc": pipeline.STAGES[stage]}
     yield from _tasks(stage)
 
 

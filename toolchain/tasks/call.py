@@ -8,21 +8,20 @@ import os
 import sys
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from doit import doit_cmd
 
 from toolchain import pipeline, report
-from toolchain.chain import Chain, Session
-from toolchain.config import reference
+from toolchain.config import Config, reference
 from toolchain.errors import ConfigError, ToolchainError, nearest
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
-from toolchain.progress import Progress
-from toolchain.stages import base, layer, parse, push, resolve, train
-from toolchain.store import Store
-from toolchain.tasks.wiring import Adapters
-from toolchain.trace import Trace
+from toolchain.tasks import wiring
 from toolchain.workspace import Project, Workspace, select
+
+if TYPE_CHECKING:
+    from toolchain.chain import Chain, Session
 
 _ORDER = tuple(pipeline.STAGES)
 
@@ -35,29 +34,36 @@ class Call:
         self._names: str | None = given.pop("project", None)
         _check_names(given)
         self.workspace = Workspace.open(root, given)
-        cache = self.workspace.cache
-        journal = Journal(cache)
-        trace = Trace(cache, journal)
-        store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
-        counter = Progress()
-        self.tools = Adapters(root, cache, self.workspace.config, journal, store, trace, counter)
-        self.session = Session(workspace=self.workspace, journal=journal, store=store, trace=trace,
-                         tools=self.tools, progress=partial(report.progress, counter),
-                         say=report.emit)
-        self.shortcut = Shortcut(root, journal)
+        self.journal = Journal(self.workspace.cache)
+        self._shortcut = Shortcut(root, self.journal)
         self._chains: dict[str, Chain] = {}
         self._verified: dict[str, set[str]] = {}
         self._ran: set[str] = set()
-        # A wrong parameter is to be named before anything is built for it.
-        self._trains = any(word.partition(":")[0] in ("train", "register")
-                           for word in sys.argv[1:])
         self._pid = os.getpid()
         atexit.register(self._remember)
 
     @cached_property
+    def session(self) -> Session:
+        """What stages need; a call in which all is fresh never asks for it."""
+        from toolchain.chain import Session
+        from toolchain.progress import Progress
+        from toolchain.store import Store
+        from toolchain.tasks.wiring import Adapters
+        from toolchain.trace import Trace
+
+        workspace, journal = self.workspace, self.journal
+        cache = workspace.cache
+        trace = Trace(cache, journal)
+        store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
+        counter = Progress()
+        tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
+        return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
+                       progress=partial(report.progress, counter), say=report.emit)
+
+    @cached_property
     def projects(self) -> dict[str, Project]:
         """The projects that tasks are made for."""
-        known = self.workspace.projects(self.session.journal)
+        known = self.workspace.projects(self.journal)
         names = self._names
         if names is None:
             named = [word.partition(":")[2] for word in sys.argv[1:]
@@ -69,6 +75,8 @@ class Call:
         return select(known, names)
 
     def chain(self, name: str) -> Chain:
+        from toolchain.chain import Chain
+
         if name not in self._chains:
             project = self.projects[name]
             self._chains[name] = Chain(self.session, project, self.workspace.config_for(project))
@@ -78,15 +86,16 @@ class Call:
         """What needs no look at all (see toolchain.fresh)."""
         if self.workspace.config.upgrade or self.workspace.config.force:
             return frozenset()
-        chain = self.chain(name)
-        return self.shortcut.stages(name, chain.folder, self._settings(chain))
+        project = self.projects[name]
+        settings = _settings(self.workspace.config_for(project))
+        return self._shortcut.stages(name, self.workspace.root / project.folder, settings)
 
     def check(self, stage: str, name: str) -> bool:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""
         try:
-            fresh = pipeline.is_fresh(self.chain(name), pipeline.STAGES[stage])
-            if fresh and stage == "parse" and self._trains:
-                train.call(self.chain(name))
+            fresh = pipeline.is_fresh(self.chain(name), pipeline.stage_of(stage))
+            if fresh and stage == "parse":
+                self._check_parameters(name)
         except ToolchainError:
             return False
         if fresh:
@@ -97,16 +106,17 @@ class Call:
         self._ran.add(name)
         if stage == "train":
             report.emit(f"train {name}  entry point {self.chain(name).config.entry_point}")
-        outcome = pipeline.run(self.chain(name), pipeline.STAGES[stage])
-        if stage == "parse" and self._trains:
-            train.call(self.chain(name))
+        outcome = pipeline.run(self.chain(name), pipeline.stage_of(stage))
+        if stage == "parse":
+            self._check_parameters(name)
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
 
-    def _settings(self, chain: Chain) -> str:
-        config = dataclasses.asdict(chain.config)
-        config["tracking_uri"] = self.tools.tracking_identity(chain.config)
-        config["experiment"] = self.tools.experiment(chain.config)
-        return settings_key(config)
+    def _check_parameters(self, name: str) -> None:
+        """A wrong parameter is to be named before anything is built for it."""
+        if any(word.partition(":")[0] in ("train", "register") for word in sys.argv[1:]):
+            from toolchain.stages import train
+
+            train.call(self.chain(name))
 
     def _remember(self) -> None:
         """At the end: put on record what was found fresh, for a faster look next time."""
@@ -117,16 +127,18 @@ class Call:
                 continue
             chain = self._chains[name]
             try:
-                self.shortcut.record(name, chain.folder, self._settings(chain),
-                                     *self._evidence(chain, stages))
+                self._shortcut.record(name, chain.folder, _settings(chain.config),
+                                      *self._evidence(chain, stages))
             except ToolchainError:
                 return
 
     def _evidence(self, chain: Chain, stages: set[str]) -> tuple[set[str], set[Path]]:
         """Of those stages, the ones that files alone can vouch for, and those files."""
+        from toolchain.stages import base, layer, parse, push, resolve
+
         store, cache = self.session.store, self.workspace.cache
         paths = {resolve.base_lock_path(chain)}
-        database = self.tools.tracking_file(chain.config)
+        database = wiring.tracking_file(chain.config, self.workspace.root)
         if database is None:
             stages = stages - {"train", "register"}
         else:
@@ -144,6 +156,13 @@ class Call:
                 manifest = push.result(chain).digest
                 paths |= {blobs / item.digest.hex for item in built} | {blobs / manifest.hex}
         return stages, paths
+
+
+def _settings(config: Config) -> str:
+    values = dataclasses.asdict(config)
+    values["tracking_uri"] = wiring.tracking_identity(config)
+    values["experiment"] = wiring.experiment(config)
+    return settings_key(values)
 
 
 def _check_names(given: dict[str, str]) -> None:

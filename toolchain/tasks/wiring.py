@@ -8,24 +8,48 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.config import Config
-from toolchain.errors import EngineError, nearest
-from toolchain.journal import Journal
-from toolchain.progress import Progress
-from toolchain.push import Registry
-from toolchain.run import Engine
-from toolchain.store import Store
-from toolchain.trace import Trace
+from toolchain.errors import EngineError, nearest, without_credentials
 
 if TYPE_CHECKING:
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.uv import Uv
+    from toolchain.config import Config
+    from toolchain.journal import Journal
+    from toolchain.progress import Progress
+    from toolchain.push import Registry
+    from toolchain.run import Engine
+    from toolchain.store import Store
+    from toolchain.trace import Trace
 
 # The C library of each suite, which decides which manylinux wheels fit (PEP 600).
 _GLIBC = {"3.11": (2, 36), "3.13": (2, 41)}
 _ENGINES = ("local",)
+
+
+def tracking_uri(config: Config) -> str:
+    """The tracking store that holds: the setting, else the environment's, else MLflow's default."""
+    return (config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+            or "sqlite:///mlflow.db")
+
+
+def tracking_identity(config: Config) -> str:
+    """The tracking store as it may be put on record: without user, password and query."""
+    return without_credentials(tracking_uri(config)).partition("?")[0]
+
+
+def tracking_file(config: Config, root: Path) -> Path | None:
+    """The tracking store's file, if it is a local database."""
+    uri = tracking_uri(config)
+    if not uri.startswith("sqlite:///"):
+        return None
+    return root / uri.removeprefix("sqlite:///").partition("?")[0]
+
+
+def experiment(config: Config) -> str:
+    """The experiment's name, or nothing where none is set."""
+    return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
 
 
 class Adapters:
@@ -74,32 +98,19 @@ class Adapters:
         return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
                            environ=os.environ)
 
-    def tracking_uri(self, config: Config) -> str:
-        return (config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-                or "sqlite:///mlflow.db")
-
     def tracking(self, config: Config) -> Mlflow:
         from toolchain.adapters.mlflow import Mlflow
 
-        uri = self.tracking_uri(config)
+        uri = tracking_uri(config)
         if uri not in self._trackers:
             self._trackers[uri] = Mlflow(uri, self._root, self._trace, os.environ)
         return self._trackers[uri]
 
     def tracking_identity(self, config: Config) -> str:
-        from toolchain.adapters.mlflow import identity
-
-        return identity(self.tracking_uri(config))
-
-    def tracking_file(self, config: Config) -> Path | None:
-        """The tracking store's file, if it is a local database."""
-        uri = self.tracking_uri(config)
-        if not uri.startswith("sqlite:///"):
-            return None
-        return self._root / uri.removeprefix("sqlite:///").partition("?")[0]
+        return tracking_identity(config)
 
     def experiment(self, config: Config) -> str:
-        return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+        return experiment(config)
 
     def _make_registry(self, config: Config) -> Registry:
         from toolchain.adapters.registry import HttpRegistry, check_repository
