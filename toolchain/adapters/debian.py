@@ -153,8 +153,11 @@ class DebianArchive:
             raise ResolveError(f"{source.suite} has no packages for {architecture}",
                                where=f"{where}/InRelease", fix="check image.platform")
         digest = Digest(listed[1])
-        data = self._fetcher.get(f"{where}/main/binary-{architecture}/by-hash/SHA256/{digest.hex}",
-                                 f"{source.suite} Packages")
+        by_hash = f"{where}/main/binary-{architecture}/by-hash/SHA256/{digest.hex}"
+        try:
+            data = self._fetcher.get(by_hash, f"{source.suite} Packages")
+        except ResolveError:  # small mirrors have it only under its name
+            data = self._fetcher.get(f"{where}/{name}", f"{source.suite} Packages")
         if len(data) != int(listed[2]) or Digest.of(data) != digest:
             raise ResolveError(f"hash mismatch: {name} is not what InRelease names",
                                where=f"{where}/{name}",

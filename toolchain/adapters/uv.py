@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from toolchain.adapters.compatible import best_file, machine_of, tag_ranks
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
@@ -27,8 +28,6 @@ from toolchain.trace import Trace
 
 _WHERE = "file"  # trace stage: sha256 of an index's file -> {"url", "filename"}
 _BUILT = "wheel"  # trace stage: sdist and platform -> {"sha256", "filename"}
-
-_MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 
 
 def uv_program() -> str:
@@ -125,7 +124,8 @@ class Uv:
         """One file for each package: the best wheel for the image, else the sdist."""
         from packaging.utils import canonicalize_name
 
-        ranks = self._tag_ranks(request.python, request.platform)
+        ranks = tag_ranks(request.python, request.platform,
+                          self._glibc(request.python))
         insisted = dict(request.hashes)
         for entry in answer.get("packages", []):
             name = canonicalize_name(entry["name"])
@@ -133,7 +133,7 @@ class Uv:
                 raise ResolveError(f"{name} has no version", where="uv pip compile",
                                    fix="require a release from an index")
             allowed = insisted.get(name)
-            file = _best_file(entry, ranks, allowed)
+            file = best_file(entry, ranks, allowed)
             if file is None:
                 raise ResolveError(
                     f"no file of {name} {entry['version']} fits Python {request.python} on "
@@ -300,63 +300,9 @@ class Uv:
             return None  # resolving needs one only to build sdists; uv then says so
 
     def _platform(self, python: str, platform: str) -> str:
-        machine = _machine(platform)
+        machine = machine_of(platform)
         major, minor = self._glibc(python)
         return f"{machine}-manylinux_{major}_{min(minor, 40)}"
-
-    def _tag_ranks(self, python: str, platform: str) -> dict[str, int]:
-        """Wheel tag -> how good it is (0 is best), for the image's Python, machine and glibc."""
-        from packaging import tags
-
-        machine = _machine(platform)
-        major, newest = self._glibc(python)
-        legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-        platforms: list[str] = []
-        for minor in range(newest, 4, -1):
-            if machine == "aarch64" and minor < 17:
-                break
-            platforms.append(f"manylinux_{major}_{minor}_{machine}")
-            if minor in legacy:
-                platforms.append(f"{legacy[minor]}_{machine}")
-        platforms.append(f"linux_{machine}")
-        version = tuple(int(part) for part in python.split(".")[:2])
-        ordered = [
-            *tags.cpython_tags(version, platforms=platforms),
-            *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms),
-        ]
-        return {str(tag): rank for rank, tag in reversed(list(enumerate(ordered)))}
-
-
-def _best_file(entry: dict[str, Any], ranks: Mapping[str, int],
-               allowed: tuple[str, ...] | None) -> dict[str, Any] | None:
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
-    best: tuple[int, str, dict[str, Any]] | None = None
-    for wheel in entry.get("wheels", []):
-        if allowed and wheel["hashes"].get("sha256") not in allowed:
-            continue
-        location = wheel.get("name") or wheel.get("url") or wheel.get("path")
-        filename = unquote(urlsplit(location).path.rsplit("/", 1)[-1])
-        try:
-            tags = parse_wheel_filename(filename)[3]
-        except InvalidWheelFilename:
-            continue
-        rank = min((ranks[str(tag)] for tag in tags if str(tag) in ranks), default=None)
-        if rank is not None and (best is None or (rank, filename) < best[:2]):
-            best = (rank, filename, wheel)
-    if best is not None:
-        return best[2]
-    sdist: dict[str, Any] | None = entry.get("sdist")
-    if sdist and allowed and sdist["hashes"].get("sha256") not in allowed:
-        return None
-    return sdist
-
-
-def _machine(platform: str) -> str:
-    if platform not in _MACHINES:
-        raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
-                           fix=f"known: {', '.join(_MACHINES)}")
-    return _MACHINES[platform]
 
 
 def _host_platform() -> str:
