@@ -233,3 +233,18 @@ def test_an_unknown_engine(monorepo: Monorepo) -> None:
     monorepo.add("one")
     output = monorepo.doit("train", "engine=lokal", expect=1)
     assert "unknown engine 'lokal' (did you mean 'local'?)" in output
+    assert not (monorepo.folder / "cache/blobs").exists()
+
+
+def test_a_base_image_that_is_not_supported_yet(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    output = monorepo.doit("push", "image.base=python:3.11-slim", expect=1)
+    assert "base image 'python:3.11-slim' is not supported yet" in output
+    assert ran(monorepo.doit("push"), "one")["push"] == "made"
+
+
+def test_a_platform_that_this_machine_is_not(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    output = monorepo.doit("push", "image.platform=linux/riscv64", expect=1)
+    assert "unknown platform 'linux/riscv64'" in output
+    assert "fix: known: linux/amd64, linux/arm64" in output

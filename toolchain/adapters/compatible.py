@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +20,12 @@ def machine_of(platform: str) -> str:
         raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
                            fix=f"known: {', '.join(_MACHINES)}")
     return _MACHINES[platform]
+
+
+def host_platform() -> str:
+    """This machine as OCI names it; empty for one that images are not made for."""
+    names = {machine: platform for platform, machine in _MACHINES.items()}
+    return names.get(os.uname().machine, "") if sys.platform == "linux" else ""
 
 
 def tag_ranks(python: str, platform: str, glibc: tuple[int, int]) -> dict[str, int]:

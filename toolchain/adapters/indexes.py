@@ -18,9 +18,16 @@ _UV_OWN = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL",
            "UV_CONFIG_FILE", "UV_NO_INDEX")
 
 
-def uv_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with what uv needs to look where pip would look."""
+def uv_environment(environ: Mapping[str, str], workspace: Path | None = None) -> dict[str, str]:
+    """`environ` with what uv needs to look where pip would look.
+
+    uv runs in a folder of its own; a uv.toml at the workspace's root is named to it.
+    """
     result = dict(environ)
+    if workspace is not None and "UV_CONFIG_FILE" not in result:
+        own = workspace / "uv.toml"
+        if own.exists():
+            result["UV_CONFIG_FILE"] = str(own)
     for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX"):
         result.pop(name, None)
     pip = _pip_settings(environ)
@@ -28,7 +35,7 @@ def uv_environment(environ: Mapping[str, str]) -> dict[str, str]:
         certificate = pip.get("cert") or environ.get("REQUESTS_CA_BUNDLE")
         if certificate:
             result["SSL_CERT_FILE"] = certificate
-    if any(name in environ for name in _UV_OWN) or _has_uv_configuration(environ):
+    if any(name in result for name in _UV_OWN) or _has_uv_configuration(environ):
         return result
     if pip.get("index-url"):
         result["UV_DEFAULT_INDEX"] = pip["index-url"]

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.uv import Uv
 from toolchain.errors import EngineError
 from toolchain.layer import PROJECT_FOLDER
@@ -45,6 +46,12 @@ class LocalEngine:
         self._environ = environ
 
     def execute(self, job: Job) -> int:
+        if job.lock.platform != host_platform():
+            raise EngineError(
+                f"packages for {job.lock.platform} do not run on this machine "
+                f"({host_platform() or sys.platform})", where=f"{job.name}, engine local",
+                fix="train where image.platform is at home",
+            )
         folder = self._environment(job)
         work = self._cache / "work"
         try:

@@ -7,7 +7,6 @@ record, never part of a lock.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from toolchain.adapters.compatible import best_file, machine_of, tag_ranks
+from toolchain.adapters.compatible import best_file, host_platform, machine_of, tag_ranks
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
@@ -208,7 +207,7 @@ class Uv:
 
     def _build(self, package: Package, filename: str, python: str, platform: str) -> Wheel:
         """Build an sdist into a wheel, once for each Python and platform."""
-        if platform != _host_platform():
+        if platform != host_platform():
             raise ResolveError(
                 f"{package.name} {package.version} has no wheel for {platform}, and an sdist can "
                 "only be built on that platform", where="requirements.lock",
@@ -303,11 +302,6 @@ class Uv:
         machine = machine_of(platform)
         major, minor = self._glibc(python)
         return f"{machine}-manylinux_{major}_{min(minor, 40)}"
-
-
-def _host_platform() -> str:
-    names = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
-    return names.get(os.uname().machine, "") if sys.platform == "linux" else ""
 
 
 def _toml(path: Path) -> dict[str, Any]:

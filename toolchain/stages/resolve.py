@@ -17,8 +17,8 @@ NAME = "resolve"
 
 def plan(chain: Chain) -> Any:
     """The request and the two lock files that answer it."""
-    return {"request": _request(chain).plan(), "lock": _digest_of(_lock_path(chain)),
-            "base": _digest_of(base_lock_path(chain))}
+    return {"request": _request(chain).plan(), "base image": chain.config.image_base,
+            "lock": _digest_of(_lock_path(chain)), "base": _digest_of(base_lock_path(chain))}
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -27,6 +27,9 @@ def stands(chain: Chain, value: Any) -> bool:
 
 def make(chain: Chain) -> Made:
     request = _request(chain)
+    if chain.config.image_base != "auto":
+        raise ResolveError(f"base image {chain.config.image_base!r} is not supported yet",
+                           where="image.base", fix='leave it at "auto", the Debian base')
     suite = base_lock.suite_for(request.python, f"{chain.name}: python {request.python}")
     where = f"{chain.project.folder}/{lock.FILE_NAME}"
     locked = lock.read(_lock_path(chain), where)

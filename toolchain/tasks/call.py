@@ -112,11 +112,13 @@ class Call:
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
 
     def _check_parameters(self, name: str) -> None:
-        """A wrong parameter is to be named before anything is built for it."""
+        """A wrong parameter or engine is to be named before anything is built for it."""
         if any(word.partition(":")[0] in ("train", "register") for word in sys.argv[1:]):
             from toolchain.stages import train
 
-            train.call(self.chain(name))
+            chain = self.chain(name)
+            train.call(chain)
+            self.session.tools.engine(chain.config)
 
     def _remember(self) -> None:
         """At the end: put on record what was found fresh, for a faster look next time."""

@@ -129,7 +129,7 @@ class Adapters:
     def _uv_environment(self) -> dict[str, str]:
         from toolchain.adapters.indexes import uv_environment
 
-        return uv_environment(os.environ)
+        return uv_environment(os.environ, self._root)
 
     @cached_property
     def _fetcher(self) -> Fetcher:
