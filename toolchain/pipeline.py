@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 # The stages in order, and what each does. Each is a module of toolchain.stages.
 STAGES = {
     "parse": "read and check MLproject and its environment file",
-    "resolve": "pin every dependency by version and hash",
+    "resolve": "pin every dependency by version and hash (upgrade=1 moves the pins)",
     "base": "build the layers of system, interpreter and packages",
     "layer": "build the layer of the project's own files",
     "push": "assemble the image and push it",
-    "train": "run an entry point and log it to MLflow",
+    "train": "run an entry point, log it to MLflow (entry_point=… params=\"a=1 b=2\" force=1)",
     "register": "make a model version of the trained model",
 }
 
@@ -155,7 +155,7 @@ def _reason(chain: Chain, stage: Stage, plan: Any) -> str:
     if value is None:
         return "would run: its result was forgotten"
     if not stage.stands(chain, value):
-        return "would run: what it made is gone, damaged or unwanted"
+        return "would run: what it made is gone or damaged, or it is to be made anew"
     if _receipt(chain, stage) != canonical_json(value):
         return "would run: its receipt is missing or changed"
     return ""

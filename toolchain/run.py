@@ -131,8 +131,10 @@ def plan(pushed: Digest, entry_point: str, call: Call,
 
 def make(*, key: Digest, project: str, entry_point: str, command: str, params: Mapping[str, str],
          experiment: str, pushed: Pushed, lock: Lock, layer: Layer, folder: str,
-         environment: str, engine: Engine, tracker: Tracker) -> Run:
-    """Train. Raises EngineError if the entry point fails; the run is then marked FAILED.
+         variables: Mapping[str, str], environment: str, engine: Engine, tracker: Tracker) -> Run:
+    """Train: run `command` with `variables` in its environment.
+
+    Raises EngineError if the entry point fails; the run is then marked FAILED.
 
     An interrupt marks it KILLED and goes on.
     """
@@ -146,7 +148,7 @@ def make(*, key: Digest, project: str, entry_point: str, command: str, params: M
     status = "FAILED"
     try:
         code = engine.execute(Job(name=project, command=command, lock=lock, project=layer,
-                                  environment=started.environment))
+                                  environment={**started.environment, **variables}))
         status = "FINISHED" if code == 0 else "FAILED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"

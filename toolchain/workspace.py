@@ -71,7 +71,8 @@ class Workspace:
         if not top.is_dir():
             raise ConfigError(
                 "the projects folder does not exist", where=str(top),
-                fix="make it, or set `projects` in pyproject.toml's [tool.toolchain]",
+                fix="make it, or set `projects` in pyproject.toml's [tool.toolchain]; to choose a "
+                    "project say project=NAME",
             )
         return _by_name(_Scan(self.root, journal).run(self.config.projects, self.config.cache))
 
@@ -79,6 +80,9 @@ class Workspace:
 def select(projects: Mapping[str, Project], names: str) -> dict[str, Project]:
     """The projects named in `a,b`. Raises SpecError for an unknown one."""
     chosen: dict[str, Project] = {}
+    if not names.replace(",", "").strip():
+        raise SpecError("project= names no project", where="command line",
+                        fix="give one, as in project=NAME, or leave it out for every project")
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name not in projects:
             raise SpecError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from toolchain.adapters.uv import uv_program
 from toolchain.errors import EngineError
 
+_DOWNLOAD = 180  # seconds that uv may take to bring an interpreter of some 30 MB
 _ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.implementation.name)"
 
 
@@ -93,10 +94,13 @@ class Interpreters:
 
     def _managed(self, wanted: str) -> Path | None:
         """An interpreter that uv can bring. uv says no itself where downloads are forbidden."""
-        done = subprocess.run(
-            [uv_program(), "python", "install", "--quiet", wanted],
-            capture_output=True, env=dict(self._environ),
-        )
+        try:
+            done = subprocess.run(
+                [uv_program(), "python", "install", "--quiet", wanted], capture_output=True,
+                env={"UV_HTTP_RETRIES": "1", **self._environ}, timeout=_DOWNLOAD,
+            )
+        except subprocess.TimeoutExpired:  # a network that neither answers nor refuses
+            return None
         if done.returncode:
             return None
         for path in self._uv_installed():

@@ -283,6 +283,12 @@ class Mlflow:
 
         try:
             yield
+        except ImportError as error:  # a database's driver
+            raise TrackingError(
+                f"a package that this tracking store needs is not installed: {error.name}",
+                where=without_credentials(self._uri),
+                fix=f"pip install {error.name} where this tool is installed",
+            ) from None
         except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
             text = without_credentials(str(error)).split("\n")[0][:600]
             raise TrackingError(

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
-from toolchain.errors import StoreError
 from toolchain.lock import Lock, Package
 from toolchain.lock.base import BasePins
-from toolchain.store import Store
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -63,14 +61,6 @@ def to_json(layers: tuple[Layer, ...]) -> dict[str, Any]:
 
 def from_json(value: Any) -> tuple[Layer, ...]:
     return tuple(Layer.from_json(item) for item in value["layers"])
-
-
-def check(layers: tuple[Layer, ...], store: Store) -> None:
-    """Raise StoreError unless every layer's blob is in the store and right."""
-    for layer in layers:
-        if not store.has(layer.digest):
-            raise StoreError(f"layer is missing or damaged: {layer.label}",
-                             where=str(store.path(layer.digest)), fix="run `doit base` again")
 
 
 class WheelSource(Protocol):

@@ -1,8 +1,10 @@
-"""EntryPoint + parameters -> a command line for `bash -c`, with every value quoted once.
+"""EntryPoint + parameters -> a command line for `bash -c`, and the variables that it names.
 
-As MLflow: `{name}` stands for the parameter's value, quoted for the shell; parameters that the
+As MLflow: `{name}` stands for the parameter's value, as one literal word; parameters that the
 entry point does not declare are appended as `--name value`. Unlike MLflow: other braces are left
-alone, and a value stays one literal word inside the author's own quotes too.
+alone, and a value is no part of the line. The line holds `"${TOOLCHAIN_PARAMETER_1}"`, and the
+value is in the environment: bash does not read it as code, in whatever context the author put the
+placeholder (quotes, `$(…)`, backticks, comments, here-documents).
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}
 # A word of params: up to a blank, or a comma that `name=` follows. Group 1 is empty between words.
 _WORD = re.compile(r"""\s+|,(?=\s*[\w.-]+=)|((?:[^\s"',]|"[^"]*"|'[^']*'|,(?!\s*[\w.-]+=))+)""")
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
-_ESCAPED_IN_DOUBLE_QUOTES = re.compile(r'([$`"\\])')
+# By the quotes around a placeholder: a reference that stays one word there.
+_REFERENCE = {"": '"{}"', '"': "{}", "'": "'\"{}\"'"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +48,23 @@ class Call:
         })
 
     def command(self) -> str:
-        """The line for `bash -c`."""
+        """The line for `bash -c`, which wants `variables` in its environment."""
         declared = self.entry_point.parameters
-        line = substitute(self.entry_point.command, self.texts)
+        line = substitute(self.entry_point.command, self._names())
         extra = [
-            f"--{shlex.quote(name)} {shlex.quote(text)}"
-            for name, text in self.texts.items()
+            f'--{shlex.quote(name)} "${{{variable}}}"'
+            for name, variable in self._names().items()
             if name not in declared
         ]
         return " ".join([line, *extra])
+
+    def variables(self) -> dict[str, str]:
+        """The environment that `command` needs: variable -> value."""
+        return {variable: self.parameters[name][1] for name, variable in self._names().items()}
+
+    def _names(self) -> dict[str, str]:
+        return {name: f"TOOLCHAIN_PARAMETER_{number}"
+                for number, name in enumerate(self.parameters, start=1)}
 
 
 def call(spec: Spec, entry_point: str, given: Mapping[str, str], warn: Warn) -> Call:
@@ -142,20 +153,22 @@ def check_value(name: str, kind: str, text: str, where: str) -> None:
         raise SpecError(f"parameter {name!r} holds a NUL character", where=where)
 
 
-def substitute(template: str, values: Mapping[str, str]) -> str:
-    """Replace `{name}` for every name in `values`; leave all other braces.
+def substitute(template: str, variables: Mapping[str, str]) -> str:
+    """Replace `{name}` by a reference to its variable; leave all other braces.
 
     `{{` and `}}` are one brace, as in MLflow's str.format; `${NAME}` is the shell's.
     """
-    return "".join(_pieces(template, values))
+    return "".join(_pieces(template, variables))
 
 
-def _pieces(template: str, values: Mapping[str, str]) -> Iterator[str]:
+def _pieces(template: str, variables: Mapping[str, str]) -> Iterator[str]:
+    # Which quotes the shell is in decides only how the reference is kept one word. A context
+    # that this does not follow, such as $(…) within quotes, may split a value, never run it.
     quote = ""
     for token in _TOKEN.finditer(template):
         piece = token[0]
-        if token[1] is not None and token[1] in values:
-            yield _quoted(values[token[1]], quote)
+        if token[1] is not None and token[1] in variables:
+            yield _REFERENCE[quote].format(f"${{{variables[token[1]]}}}")
         elif token[1] is None and piece in ("{{", "}}"):
             yield piece[0]
         else:
@@ -163,18 +176,9 @@ def _pieces(template: str, values: Mapping[str, str]) -> Iterator[str]:
                 quote = ""
             elif not quote and piece in ("'", '"'):
                 quote = piece
-            elif quote == "'" and piece[0] == "\\" and piece[1] == "'":
+            elif quote == "'" and piece == "\\'":
                 quote = ""  # within single quotes a backslash is only a backslash
             yield piece
-
-
-def _quoted(text: str, quote: str) -> str:
-    """`text` as one literal word at a place where the shell is inside `quote`."""
-    if quote == "'":
-        return text.replace("'", "'\\''")
-    if quote == '"':
-        return _ESCAPED_IN_DOUBLE_QUOTES.sub(r"\\\1", text)
-    return shlex.quote(text)
 
 
 def _identity(kind: str, text: str) -> object:

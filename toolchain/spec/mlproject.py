@@ -147,6 +147,9 @@ def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint
         raise SpecError("parameters is not a mapping", where=f"{path}:{parameters.line}, "
                         f"entry_points.{name}.parameters",
                         fix="write each as `alpha: {type: float, default: 0.5}`")
+    for word in re.findall(r"(?<![${])\{([A-Za-z0-9_.-]+)\}(?!\})", command.value):
+        if word not in parameters.value and (hint := nearest(word, parameters.value)):
+            warn(f"{path}:{command.line}: the command has {{{word}}}, which is no parameter{hint}")
     return EntryPoint(
         command=command.value.strip(),
         parameters={

@@ -59,6 +59,8 @@ class Requirements:
             self.add_file(target, reader, constrain=constrain or option == "-c",
                           named_at=where, depth=depth + 1)
             return f"{option} {include[2].strip()}"
+        if re.match(r"(-e|--editable)\b", line):
+            raise _unsupported_source(line, where)
         if line.startswith("-"):
             raise SpecError(
                 f"option is not supported yet: {line.split()[0].split('=')[0]}", where=where,

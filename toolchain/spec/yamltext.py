@@ -40,7 +40,8 @@ def load(text: str, where: str) -> Located:
     try:
         node = loader.get_single_node()
         if node is None:
-            raise SpecError("the file is empty", where=where, fix="see docs/quickstart.md")
+            raise SpecError("the file is empty", where=where,
+                            fix="write what belongs there, or take the file away")
         return _convert(loader, node, where, [_MOST_NODES], 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

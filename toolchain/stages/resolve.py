@@ -96,7 +96,7 @@ def _pins(chain: Chain, suite: str) -> tuple[base_lock.BasePins, bool]:
             others = [p for p in base_lock.read(path)
                       if (p.suite, p.platform) != (suite, platform)]
             lock.replace_text(path, base_lock.to_text((*others, chosen)))
-        return chosen, True
+        return chosen, [chosen] != found
 
 
 def _digest_of(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from toolchain import run
@@ -40,9 +41,11 @@ def make(chain: Chain) -> Made:
         return Made(value=found.to_json(), words=f"reused run {found.run_id}")
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
     paths = {name: text for name, (_, text) in _inputs(chain, settled).items()}
+    placed = settled.with_paths(paths)
     done = run.make(
         key=key, project=chain.name, entry_point=chain.config.entry_point,
-        command=settled.with_paths(paths).command(), params=settled.texts, experiment=experiment,
+        command=placed.command(), variables=placed.variables(), params=settled.texts,
+        experiment=experiment,
         pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
         folder=str(chain.folder), environment=parse.result(chain).environment,
         engine=tools.engine(chain.config), tracker=tracker,
@@ -56,6 +59,11 @@ def result(chain: Chain) -> run.Run:
 
 def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.Call:
     """The entry point and parameters asked for, checked. Raises SpecError."""
+    name, spec = chain.config.entry_point, parse.result(chain)
+    if (name not in spec.entry_points and name.endswith((".py", ".sh"))
+            and name not in chain.tree.found):
+        raise SpecError(f"the project has no file {name!r}", where=chain.name,
+                        fix="name a file relative to the project's folder, or an entry point")
     return command.call(parse.result(chain), chain.config.entry_point,
                         command.parse_params(chain.config.params), warn)
 
@@ -73,8 +81,17 @@ def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, s
                 where=f"{chain.name}, entry_points.{chain.config.entry_point}.parameters.{name}",
                 fix="paths are relative to the project's folder; give an existing one",
             )
-        # Within the project, the job has a copy of its own.
-        inside = path.resolve().is_relative_to(chain.folder.resolve())
         found[name] = (content(path, chain.session.journal),
-                       text if inside else str(path.resolve()))
+                       text if _is_copied(chain, path) else str(path.resolve()))
     return found
+
+
+def _is_copied(chain: Chain, path: Path) -> bool:
+    """Whether the job finds the file or folder in its own copy of the project, whole."""
+    try:
+        inside = path.resolve().relative_to(chain.folder.resolve()).as_posix()
+    except ValueError:
+        return False
+    below = {name for name in chain.tree.found if f"{name}/".startswith(f"{inside}/")}
+    copied = {file[0] for file in layer.plan(chain)["files"]}
+    return bool(below) and below <= copied

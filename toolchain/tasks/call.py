@@ -173,4 +173,6 @@ def _check_names(given: dict[str, str]) -> None:
         if name not in known:
             raise ConfigError(f"unknown setting {name!r}{nearest(name, [*known, 'project'])}",
                               where="command line",
-                              fix=f"known settings: project, {', '.join(sorted(known))}")
+                              fix="a parameter of the entry point is given as "
+                              f'params="{name}=…"; known settings: project, '
+                              + ", ".join(sorted(known)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from doit.reporter import ConsoleReporter
 
 from toolchain import report
+from toolchain.pipeline import STAGES
 
 _MOST_RESULTS = 5
 
@@ -24,10 +26,15 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
         for name in selected_tasks:
             task = tasks.get(name)
-            members = [tasks[n] for n in task.task_dep if n in tasks] if task else []
-            for member in [task, *members]:
+            if task is None:
+                continue
+            # A stage's own task stands for its members; a member stands for itself.
+            members = [tasks[n] for n in task.task_dep] if task.has_subtask else [task]
+            for member in members:
                 stage, project = _stage_of(member)
-                if stage and stage != "explain":
+                order = list(STAGES)
+                if stage in STAGES and order.index(stage) >= order.index(
+                        self._asked.get(project, order[0])):
                     self._asked[project] = stage
 
     def execute_task(self, task: Any) -> None:
@@ -55,6 +62,8 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
 
     def complete_run(self) -> None:
         super().complete_run()
+        if sys.exc_info()[0] is not None:
+            return  # interrupted: there is no result to show
         from toolchain.tasks import results
 
         done = [name for name, stage in self._asked.items()
