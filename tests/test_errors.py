@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toolchain import errors
 from toolchain.errors import ResolveError, ToolchainError, nearest, without_credentials
 
-KINDS = [ToolchainError, *ToolchainError.__subclasses__()]
+KINDS: list[type[ToolchainError]] = [ToolchainError, *ToolchainError.__subclasses__()]
 
 
 def test_an_error_says_what_where_and_how_to_fix_it() -> None:
@@ -41,7 +41,7 @@ def test_an_error_that_goes_to_another_process_keeps_its_parts(kind: type[Toolch
 
 
 def test_there_is_one_kind_for_each_party_at_fault() -> None:
-    assert {kind.__name__ for kind in KINDS} - {"ToolchainError"} == {
+    assert {str(kind.__name__) for kind in KINDS} - {"ToolchainError"} == {
         "ConfigError", "SpecError", "ResolveError", "StoreError", "RegistryError", "EngineError",
         "TrackingError",
     }

@@ -151,7 +151,8 @@ def test_the_same_files_are_executable(
     found = {path: bool(info.mode & 0o111) for path, (info, _) in
              unpacked(_alpha(tmp_path), _beta(tmp_path)).items() if not _is_own(path)}
     assert found == {path: os.access(installed / path, os.X_OK) for path in found}
-    assert found[f"{_SITE}/alpha/tool.sh"] and found["bin/alpha-shell"]
+    assert found[f"{_SITE}/alpha/tool.sh"]
+    assert found["bin/alpha-shell"]
     assert not found[f"{_SITE}/alpha/__init__.py"]
 
 

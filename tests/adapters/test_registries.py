@@ -1,0 +1,285 @@
+"""One contract for every registry: a layout in a folder and a real server over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.registry import RegistryServer, need
+from toolchain import push
+from toolchain.adapters.layout import Layout
+from toolchain.adapters.registry import HttpRegistry
+from toolchain.digest import Digest, canonical_json
+from toolchain.errors import RegistryError, StoreError
+from toolchain.image import Image
+from toolchain.journal import Journal
+from toolchain.progress import Progress
+from toolchain.push import Registry
+from toolchain.store import Store
+
+_REPOSITORY = "mlflow/trainer"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as started:
+        yield started
+
+
+@pytest.fixture(params=["layout", "http"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def registry(kind: str, request: pytest.FixtureRequest, tmp_path: Path,
+             journal: Journal) -> Registry:
+    if kind == "layout":
+        return Layout(tmp_path / "registry", _REPOSITORY, tmp_path / "quarantine", journal)
+    host = request.getfixturevalue("server").host
+    fresh = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
+    return HttpRegistry(host, host, f"{_REPOSITORY}/{fresh}", insecure=False)
+
+
+def _put(registry: Registry, image: Image, store: Store, *tags: str) -> None:
+    for layer in image.layers:
+        registry.put_blob(layer.digest, layer.size, store, Progress())
+    registry.put_blob(image.config_digest, len(image.config), store, Progress())
+    for tag in tags:
+        registry.put_manifest(image.manifest, tag)
+
+
+def test_references_begin_with_the_name(registry: Registry, made: Image, store: Store) -> None:
+    pushed, _, _ = push.make(made, "tag", registry, store, Progress())
+    assert pushed.reference == f"{registry.name}@{made.digest}"
+    assert _REPOSITORY in registry.name
+    assert push.Pushed.from_json(pushed.to_json()) == pushed
+
+
+def test_what_is_not_there_is_not_there(registry: Registry, made: Image) -> None:
+    assert registry.manifest("tag") is None
+    assert registry.manifest(str(made.digest)) is None
+    assert not registry.has_blob(made.config_digest)
+    with pytest.raises(RegistryError) as caught:
+        registry.config(made.config_digest)
+    assert caught.value.where
+    assert caught.value.fix
+
+
+def test_a_blob_that_was_put_can_be_had(registry: Registry, made: Image, store: Store) -> None:
+    progress = Progress()
+    registry.put_blob(made.config_digest, len(made.config), store, progress)
+    assert registry.has_blob(made.config_digest)
+    assert registry.config(made.config_digest) == made.config
+    assert progress.done == len(made.config)
+
+
+def test_putting_a_blob_twice_is_as_once(
+    registry: Registry, made: Image, store: Store, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        registry.put_blob(made.config_digest, len(made.config), store, Progress())
+    assert registry.config(made.config_digest) == made.config
+    assert not list(tmp_path.rglob("tmp-*"))
+
+
+def test_an_empty_blob_can_be_put(registry: Registry, store: Store) -> None:
+    digest = store.put(b"")
+    registry.put_blob(digest, 0, store, Progress())
+    assert registry.has_blob(digest)
+    assert registry.config(digest) == b""
+
+
+def test_the_same_blob_can_be_put_by_many_at_once(registry: Registry, store: Store) -> None:
+    for text in (b"one", b"two", b"three", b"four"):
+        digest = store.put(text * 1000)
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(registry.put_blob, digest, 1000 * len(text), store,
+                                     Progress()) for _ in range(8)]:
+                done.result()
+        assert registry.config(digest) == text * 1000
+
+
+def test_a_blob_that_the_store_lost_is_not_put(
+    registry: Registry, made: Image, store: Store
+) -> None:
+    store.path(made.config_digest).unlink()
+    with pytest.raises(StoreError):
+        registry.put_blob(made.config_digest, len(made.config), store, Progress())
+    assert not registry.has_blob(made.config_digest)
+
+
+def test_a_manifest_is_had_by_its_tag_and_by_its_digest(
+    registry: Registry, made: Image, store: Store
+) -> None:
+    _put(registry, made, store, "first", "second")
+    assert registry.manifest("first") == made.manifest
+    assert registry.manifest("second") == made.manifest
+    assert registry.manifest(str(made.digest)) == made.manifest
+    assert registry.manifest("third") is None
+    assert registry.still_has(made.digest)
+
+
+def test_a_tag_moves_and_what_it_named_stays(
+    registry: Registry, made: Image, make_image: Callable[..., Image], store: Store
+) -> None:
+    other = make_image("other")
+    _put(registry, made, store, "tag")
+    _put(registry, other, store, "tag", "tag")
+    assert registry.manifest("tag") == other.manifest
+    assert registry.manifest(str(made.digest)) == made.manifest
+
+
+def test_eight_tags_at_once_are_all_there(
+    registry: Registry, made: Image, make_image: Callable[..., Image], store: Store
+) -> None:
+    images = [make_image(f"image {number}") for number in range(8)]
+    for image in images:
+        _put(registry, image, store)
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(registry.put_manifest, image.manifest, f"tag-{number}")
+                     for number, image in enumerate(images)]:
+            done.result()
+    assert [registry.manifest(f"tag-{number}") for number in range(8)] == [
+        image.manifest for image in images]
+
+
+def test_a_push_sends_what_is_missing_and_a_second_nothing(
+    registry: Registry, made: Image, store: Store
+) -> None:
+    progress = Progress()
+    _, count, sent = push.make(made, "tag", registry, store, progress)
+    assert (count, sent) == (3, sum(layer.size for layer in made.layers))
+    assert progress.expected == sent
+    assert push.make(made, "tag", registry, store, Progress())[1:] == (0, 0)
+
+
+def test_a_push_sends_a_shared_layer_once(
+    registry: Registry, made: Image, make_image: Callable[..., Image], store: Store
+) -> None:
+    push.make(made, "tag", registry, store, Progress())
+    twice = make_image("one", "new", "new")
+    assert push.make(twice, "other", registry, store, Progress())[1:] == (1, twice.layers[1].size)
+
+
+def test_an_image_that_was_pushed_is_found_by_its_tag(
+    registry: Registry, made: Image, store: Store
+) -> None:
+    push.make(made, "tag", registry, store, Progress())
+    assert push.find(registry, "tag") == made
+    assert push.find(registry, "another") is None
+
+
+@pytest.mark.parametrize("change", ["no labels", "other layers", "no layers"])
+def test_an_image_of_somebody_else_is_not_taken_for_ours(
+    registry: Registry, made: Image, store: Store, change: str
+) -> None:
+    theirs = json.loads(made.manifest)
+    if change == "no labels":
+        for layer in theirs["layers"]:
+            del layer["annotations"]
+    else:
+        theirs["layers"] = theirs["layers"][:1] if change == "other layers" else []
+    _put(registry, made, store)
+    registry.put_manifest(canonical_json(theirs), "tag")
+    assert push.find(registry, "tag") is None
+
+
+def test_a_tag_whose_blobs_are_gone_is_nothing_to_build_on(
+    registry: Registry, made: Image, store: Store, tmp_path: Path, request: pytest.FixtureRequest,
+    kind: str
+) -> None:
+    """Someone cleaned up the registry: the image must be pushed again, not be an error."""
+    push.make(made, "tag", registry, store, Progress())
+    if kind == "layout":
+        (tmp_path / "registry/blobs/sha256" / made.config_digest.hex).unlink()
+    else:
+        storage = request.getfixturevalue("server").folder / "storage"
+        name = registry.name.partition("/")[2]
+        for path in storage.glob(f"**/{name}/_layers/sha256/{made.config_digest.hex}/link"):
+            path.unlink()
+    assert not registry.has_blob(made.config_digest)
+    assert push.find(registry, "tag") is None
+    push.make(made, "tag", registry, store, Progress())
+    assert push.find(registry, "tag") == made
+
+
+class Recorder:
+    """A registry in memory that writes down in which order it was given things."""
+
+    name = "memory"
+
+    def __init__(self, *, refuse: Digest | None = None) -> None:
+        self.given: list[str] = []
+        self._refuse = refuse
+
+    def manifest(self, reference: str) -> bytes | None:
+        return None
+
+    def still_has(self, digest: Digest) -> bool:
+        return False
+
+    def config(self, digest: Digest) -> bytes:
+        raise RegistryError("not there")
+
+    def has_blob(self, digest: Digest) -> bool:
+        return False
+
+    def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
+        if digest == self._refuse:
+            raise RegistryError("refused")
+        self.given.append(str(digest))
+
+    def put_manifest(self, manifest: bytes, tag: str) -> None:
+        self.given.append(tag)
+
+
+def test_blobs_go_before_the_config_and_that_before_the_manifest(
+    made: Image, store: Store
+) -> None:
+    recorder = Recorder()
+    push.make(made, "tag", recorder, store, Progress())
+    assert sorted(recorder.given[:3]) == sorted(str(layer.digest) for layer in made.layers)
+    assert recorder.given[3:] == [str(made.config_digest), "tag"]
+
+
+def test_no_manifest_is_put_while_a_blob_is_missing(made: Image, store: Store) -> None:
+    recorder = Recorder(refuse=made.layers[1].digest)
+    with pytest.raises(RegistryError, match="refused"):
+        push.make(made, "tag", recorder, store, Progress())
+    assert "tag" not in recorder.given
+    assert str(made.config_digest) not in recorder.given
+
+
+def _address(kind: str, registry: Registry, image: Image, folder: Path) -> tuple[str, list[str]]:
+    """How skopeo names an image, and the options that it needs."""
+    if kind == "layout":
+        return f"oci:{folder / 'registry'}:tag", []
+    return f"docker://{registry.name}@{image.digest}", ["tls-verify=false"]
+
+
+def test_skopeo_reads_and_copies_the_image(
+    registry: Registry, kind: str, made: Image, store: Store, tmp_path: Path, fetched: Path
+) -> None:
+    skopeo = need("skopeo")
+    push.make(made, "tag", registry, store, Progress())
+    address, options = _address(kind, registry, made, tmp_path)
+    inspected = json.loads(subprocess.run(
+        [skopeo, "inspect", *(f"--{option}" for option in options), address],
+        capture_output=True, check=True).stdout)
+    assert inspected["Digest"] == str(made.digest)
+    assert inspected["Layers"] == [str(layer.digest) for layer in made.layers]
+    assert (inspected["Os"], inspected["Architecture"]) == ("linux", "amd64")
+    subprocess.run([skopeo, "--insecure-policy", "copy", "--quiet",
+                    *(f"--src-{option}" for option in options), address, f"dir:{fetched}"],
+                   check=True, capture_output=True)
+    assert (fetched / "manifest.json").read_bytes() == made.manifest
+    assert (fetched / made.config_digest.hex).read_bytes() == made.config
+    for layer in made.layers:
+        assert (fetched / layer.digest.hex).read_bytes() == store.read(layer.digest)

@@ -1,0 +1,100 @@
+"""Imports point one way only; a null call imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Lower may not import higher. A package counts as one, but for the exceptions below.
+ORDER = [
+    ("errors",), ("digest", "progress"), ("journal", "config"), ("store", "tree"), ("trace",),
+    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
+    ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
+         "deflate", "sqlalchemy", "numpy"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports when it runs, in functions too; not those for types alone."""
+    def visit(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                yield from (alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                if child.module == "toolchain":
+                    yield from (f"toolchain.{alias.name}" for alias in child.names)
+                else:
+                    yield child.module
+            yield from visit(child)
+
+    yield from visit(ast.parse(path.read_text()))
+
+
+def wrong_arrows(package: Path) -> list[str]:
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        source = parts[0]
+        for module in imports(path):
+            if module == "doit" or module.startswith("doit."):
+                if source not in ("tasks", "doit_plugins"):
+                    found.append(f"{'.'.join(parts)} imports doit")
+                continue
+            if not module.startswith("toolchain."):
+                continue
+            target = module.split(".")[1]
+            if target == source or source == "__init__":
+                continue
+            if source == "adapters":
+                wrong = RANK[target] >= RANK["chain"]
+            elif target == "adapters":
+                wrong = source != "tasks"
+            else:
+                wrong = RANK[target] >= RANK[source]
+            if wrong:
+                found.append(f"{'.'.join(parts)} imports {module}")
+    return found
+
+
+def test_no_arrow_points_the_wrong_way() -> None:
+    assert wrong_arrows(ROOT / "toolchain") == []
+
+
+def test_a_wrong_arrow_is_found(tmp_path: Path) -> None:
+    """The test above can fail."""
+    copy = tmp_path / "toolchain"
+    shutil.copytree(ROOT / "toolchain", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(copy / "store.py", "a") as source:
+        source.write("\n\ndef late() -> None:\n    from toolchain.adapters import uv\n")
+    with open(copy / "spec" / "command.py", "a") as source:
+        source.write("\nimport doit\nfrom toolchain import layer\n")
+    assert wrong_arrows(copy) == [
+        "spec.command imports doit", "spec.command imports toolchain.layer",
+        "store imports toolchain.adapters",
+    ]
+
+
+def test_every_module_has_a_place_in_the_order() -> None:
+    names = {path.stem if path.is_file() else path.name
+             for path in (ROOT / "toolchain").iterdir() if path.name != "__pycache__"}
+    assert names - {"__init__", "adapters", "py.typed"} == set(RANK)
+
+
+def test_making_the_tasks_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "projects/one").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c",
+         "import sys, toolchain.tasks; print(*sorted({m.split('.')[0] for m in sys.modules}))"],
+        cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & HEAVY == set()
+    assert "toolchain" in done.stdout

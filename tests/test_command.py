@@ -1,0 +1,154 @@
+"""A value is one literal word wherever it stands in a command; parameters are read as meant."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolchain.errors import SpecError
+from toolchain.spec import EntryPoint, Parameter, Spec
+from toolchain.spec.command import call, check_value, parse_params, substitute
+
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40)
+
+
+def spec(command: str, **parameters: Parameter) -> Spec:
+    return Spec(name="one", environment="python_env", python="", requirements=(), constraints=(),
+                hashes={}, files={},
+                entry_points={"main": EntryPoint(command=command, parameters=parameters)})
+
+
+def bash(line: str, variables: Mapping[str, str]) -> bytes:
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables}
+    return subprocess.run(["bash", "-c", line], capture_output=True, check=True,
+                          env=environment).stdout
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT)
+def test_a_value_is_one_literal_word_in_every_kind_of_quotes(value: str) -> None:
+    line = substitute("printf '%s|' {x} '{x}' \"{x}\" pre{x}post", {"x": "VALUE"})
+    text = value.encode()
+    assert bash(line, {"VALUE": value}) == b"|".join(
+        [text, text, text, b"pre" + text + b"post", b""])
+
+
+@settings(max_examples=40, deadline=None)
+@given(TEXT, TEXT)
+def test_undeclared_parameters_are_appended_as_options(name: str, value: str) -> None:
+    settled = call(spec("printf '%s|'"), "main", {f"x{name}": value}, lambda _: None)
+    assert bash(settled.command(), settled.variables()) == f"--x{name}|{value}|".encode()
+
+
+@pytest.mark.parametrize("template", [
+    'echo "$(echo {x})"', "echo `echo {x}`", 'echo "`echo {x}`"', "# don't\necho {x}",
+    "echo $'a\\'b' {x}", "cat <<END\n{x}\nEND", "echo ${y:-{x}}", "echo \"${y:-'{x}'}\"",
+])
+@pytest.mark.parametrize("value", [
+    "a; echo INJECTED", "$(echo INJECTED)", "`echo INJECTED`", "' ; echo INJECTED '",
+    '"; echo INJECTED; "', "a\necho INJECTED", "&& echo INJECTED",
+])
+def test_a_value_is_never_run_whatever_is_around_it(template: str, value: str) -> None:
+    output = bash(substitute(template, {"x": "VALUE"}), {"VALUE": value}).decode()
+    for line in output.splitlines():
+        assert line.strip() != "INJECTED"
+
+
+@pytest.mark.parametrize(("template", "expected"), [
+    ("echo ${HOME}", "echo ${HOME}"),
+    ("echo ${x}", "echo ${x}"),
+    ("awk '{print $1}'", "awk '{print $1}'"),
+    ("echo {{x}}", "echo {x}"),
+    ("echo ${{HOME}}", "echo ${HOME}"),
+    ("echo {y} {x.__class__}", "echo {y} {x.__class__}"),
+    ("find . -exec ls {} +", "find . -exec ls {} +"),
+    ("python a.py --rate {x}", 'python a.py --rate "${V}"'),
+    ("echo '{x}'", "echo ''\"${V}\"''"),
+    ('echo "a {x}"', 'echo "a ${V}"'),
+])
+def test_only_declared_names_in_braces_are_replaced(template: str, expected: str) -> None:
+    assert substitute(template, {"x": "V"}) == expected
+
+
+def test_defaults_fill_in_and_given_values_win() -> None:
+    one = spec("run {a} {b}", a=Parameter(type="float", default="0.5"), b=Parameter(default="x"))
+    settled = call(one, "main", {"b": "y z"}, lambda _: None)
+    assert settled.command() == 'run "${TOOLCHAIN_PARAMETER_1}" "${TOOLCHAIN_PARAMETER_2}"'
+    assert settled.variables() == {"TOOLCHAIN_PARAMETER_1": "0.5", "TOOLCHAIN_PARAMETER_2": "y z"}
+    assert settled.texts == {"a": "0.5", "b": "y z"}
+
+
+def test_a_missing_value_is_named() -> None:
+    with pytest.raises(SpecError) as caught:
+        call(spec("run {a}", a=Parameter(type="int")), "main", {}, lambda _: None)
+    assert "parameter 'a' has no value" in str(caught.value)
+    assert 'params="a=…"' in str(caught.value)
+
+
+def test_an_unknown_name_is_warned_about_with_the_near_one() -> None:
+    warnings: list[str] = []
+    one = spec("run {l1_ratio}", l1_ratio=Parameter(type="float", default="1"))
+    settled = call(one, "main", {"l1-ratio": "2"}, warnings.append)
+    assert warnings == ["one: main declares no parameter 'l1-ratio' (did you mean 'l1_ratio'?); "
+                        "it is passed on as --l1-ratio"]
+    assert settled.command().endswith(' --l1-ratio "${TOOLCHAIN_PARAMETER_2}"')
+
+
+def test_equal_numbers_are_one_identity() -> None:
+    one = spec("run {a} {n}", a=Parameter(type="float"), n=Parameter(type="int"))
+    identities = [call(one, "main", {"a": a, "n": n}, lambda _: None).identity()
+                  for a, n in (("0.10", "1"), ("1e-1", "01"), (".1", "+1"))]
+    assert identities == [identities[0]] * 3
+    other = call(one, "main", {"a": "0.2", "n": "1"}, lambda _: None).identity()
+    assert other != identities[0]
+
+
+def test_scripts_are_entry_points_too() -> None:
+    script = call(spec("x"), "sub dir/go.py", {}, lambda _: None)
+    assert script.command() == "python 'sub dir/go.py'"
+    assert call(spec("x"), "go.sh", {}, lambda _: None).command() == "bash go.sh"
+    with pytest.raises(SpecError, match=r"no entry point 'mian' \(did you mean 'main'\?\)"):
+        call(spec("x"), "mian", {}, lambda _: None)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("", {}),
+    ("a=1 b=2", {"a": "1", "b": "2"}),
+    ("a=1,b=2", {"a": "1", "b": "2"}),
+    ("a=1, b=2", {"a": "1", "b": "2"}),
+    ("sizes=1,2,3 b=4", {"sizes": "1,2,3", "b": "4"}),
+    ("note=\"a, b=c\" x='y z'", {"note": "a, b=c", "x": "y z"}),
+    ("l1-ratio=0.5", {"l1-ratio": "0.5"}),
+    ("--a=1", {"a": "1"}),
+    ("a=", {"a": ""}),
+    ("url=s3://b/k?x=1", {"url": "s3://b/k?x=1"}),
+    ("  a=1\n b=2 ", {"a": "1", "b": "2"}),
+])
+def test_params_are_read_by_blank_or_comma(text: str, expected: dict[str, str]) -> None:
+    assert parse_params(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a", "=1", "a=1 b", "a='open", 'b="'])
+def test_params_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        parse_params(text)
+
+
+@pytest.mark.parametrize(("kind", "good", "bad"), [
+    ("int", ["1", "-3", "+4"], ["1.5", "x", ""]),
+    ("float", ["1", "1e-1", ".0", "inf", "nan"], ["x", "", "1,5"]),
+    ("bool", ["true", "False", "0"], ["maybe", ""]),
+    ("uri", ["s3://a/b", "file:///x", "dbfs:/x"], ["no scheme", "/path"]),
+    ("string", ["", "anything"], ["with \0"]),
+])
+def test_values_are_checked_against_their_type(kind: str, good: list[str], bad: list[str]) -> None:
+    for text in good:
+        check_value("p", kind, text, "here")
+    for text in bad:
+        with pytest.raises(SpecError):
+            check_value("p", kind, text, "here")

@@ -1,0 +1,124 @@
+"""Results are on record at once, for every process; a key is held by one at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from toolchain.digest import Digest
+from toolchain.errors import StoreError
+from toolchain.journal import Journal
+from toolchain.trace import Trace
+
+KEY = Digest.of(b"key")
+
+
+def open_trace(cache: Path) -> Trace:
+    return Trace(cache, Journal(cache))
+
+
+def test_a_record_holds_plan_and_value(trace: Trace) -> None:
+    assert trace.get("base", KEY) is None
+    trace.record("base", KEY, {"a": 1}, {"layers": []}, project="one")
+    assert trace.get("base", KEY) == {"layers": []}
+    assert trace.plan("base", KEY) == {"a": 1}
+    assert trace.get("layer", KEY) is None
+    assert trace.values("base") == [{"layers": []}]
+    trace.forget("base", KEY)
+    assert trace.get("base", KEY) is None
+
+
+def test_a_note_is_no_making(trace: Trace, journal: Journal) -> None:
+    trace.note("hint", KEY, [1])
+    assert trace.get("hint", KEY) == [1]
+    assert journal.rows("select count(*) from made") == [(0,)]
+    trace.record("base", KEY, {}, {})
+    assert journal.rows("select stage, key from made") == [("base", KEY.hex)]
+
+
+def test_current_keys_are_per_project_and_stage(trace: Trace) -> None:
+    assert trace.current("one", "base") is None
+    trace.set_current("one", "base", KEY)
+    assert trace.current("one", "base") == KEY
+    assert trace.current("two", "base") is None
+    trace.set_current("one", "base", None)
+    assert trace.current("one", "base") is None
+
+
+def _record_and_die(cache: Path) -> None:
+    open_trace(cache).record("base", KEY, {}, {"from": "elsewhere"})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_does_not_lose_what_it_recorded(tmp_path: Path) -> None:
+    process = multiprocessing.Process(target=_record_and_die, args=(tmp_path,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    assert open_trace(tmp_path).get("base", KEY) == {"from": "elsewhere"}
+
+
+def test_a_key_is_held_by_one_thread(trace: Trace) -> None:
+    inside, most = 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        with trace.holding("base", KEY):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.01)
+            inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def _hold(cache: Path, held: Path) -> None:
+    with open_trace(cache).holding("base", KEY):
+        held.touch()
+        time.sleep(60)
+
+
+def test_a_key_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    process = multiprocessing.Process(target=_hold, args=(tmp_path, held))
+    process.start()
+    while not held.exists():
+        time.sleep(0.01)
+    threading.Timer(1.5, process.kill).start()
+    waited: list[bool] = []
+    started = time.monotonic()
+    with open_trace(tmp_path).holding("base", KEY, lambda: waited.append(True)):
+        assert time.monotonic() - started > 1.4
+    assert waited == [True]
+    process.join()
+
+
+def test_another_key_is_not_held(trace: Trace) -> None:
+    with trace.holding("base", KEY), trace.holding("base", Digest.of(b"other")), \
+            trace.holding("layer", KEY):
+        pass
+
+
+def test_a_damaged_journal_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="journal") as caught:
+        open_trace(tmp_path).get("base", KEY)
+    assert caught.value.fix.startswith("delete it")
+
+
+def test_several_statements_are_all_or_none(journal: Journal) -> None:
+    with pytest.raises(StoreError):
+        journal.write_all([("insert into made (stage) values (?)", ("x",)),
+                           ("insert into nowhere values (1)", ())])
+    assert journal.rows("select count(*) from made") == [(0,)]

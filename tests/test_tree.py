@@ -1,0 +1,142 @@
+"""What belongs to a project, and when a file is read again."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from toolchain.digest import Digest
+from toolchain.errors import SpecError
+from toolchain.journal import Journal
+from toolchain.tree import Tree, content, is_settled, walk
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        (root / name).write_text(text)
+
+
+def old(path: Path) -> None:
+    """Let the file's last change lie beyond the grain of file times."""
+    time.sleep(2.1)
+
+
+@pytest.mark.parametrize("path", [
+    ".git/config", "mlruns/0/meta.yaml", "__pycache__/a.py", ".venv/x", "a/b/.mypy_cache/x",
+    ".env", ".env.local", ".envrc", "module.pyc", "mlflow.db", ".ipynb_checkpoints/a.ipynb",
+    "someenv/pyvenv.cfg", "someenv/lib/x.py", ".DS_Store",
+])
+def test_what_is_never_part_of_a_project(tmp_path: Path, path: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text("x")
+    if path.startswith("someenv/"):
+        (tmp_path / "someenv/pyvenv.cfg").touch()
+    (tmp_path / "kept.py").write_text("x")
+    assert [file.path for file in walk(tmp_path)] == ["kept.py"]
+
+
+def test_files_are_found_at_any_depth_and_empty_folders_are_not(tmp_path: Path) -> None:
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "empty/within").mkdir(parents=True)
+    write(tmp_path / "a/b/c", deep="1")
+    write(tmp_path, top="2")
+    assert sorted(file.path for file in walk(tmp_path)) == ["a/b/c/deep", "top"]
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SpecError, match="neither a file nor a link"):
+        list(walk(tmp_path))
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path, journal: Journal) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write(root, a="one")
+    old(root / "a")
+    first = Tree(root, journal)
+    digest = first.digest("a")
+    first.remember()
+    os.chmod(root, 0o755)
+    # Only a tree that takes the digest from its record does not notice that this is a lie.
+    journal.write("update files set entries = replace(entries, ?, ?)",
+                  (digest.hex, Digest.of(b"a lie").hex))
+    assert Tree(root, journal).digest("a") == Digest.of(b"a lie")
+
+
+def test_an_edit_that_keeps_size_and_mtime_is_noticed(tmp_path: Path, journal: Journal) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write(root, a="one")
+    old(root / "a")
+    first = Tree(root, journal)
+    first.digest("a")
+    first.remember()
+    before = (root / "a").stat()
+    write(root, a="two")
+    os.utime(root / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert Tree(root, journal).digest("a") == Digest.of(b"two")
+
+
+def test_a_file_that_changed_a_moment_ago_is_not_remembered(
+    tmp_path: Path, journal: Journal
+) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write(root, a="one")
+    tree = Tree(root, journal)
+    tree.digest("a")
+    tree.remember()
+    assert journal.rows("select count(*) from files where folder=?", (str(root),)) == [(0,)]
+
+
+def test_settled_means_older_than_the_grain() -> None:
+    now = 10_000_000_000
+    assert is_settled(iter([(1, now - 3_000_000_000, now - 3_000_000_000, 1)]), now)
+    assert not is_settled(iter([(1, now - 3_000_000_000, now - 1_000_000_000, 1)]), now)
+    assert not is_settled(iter([(1, now - 1_000_000_000, now - 3_000_000_000, 1)]), now)
+
+
+def test_a_change_after_the_look_is_an_error(tmp_path: Path, journal: Journal) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write(root, a="one")
+    tree = Tree(root, journal)
+    write(root, a="changed")
+    with pytest.raises(SpecError, match="changed while it was being read"):
+        tree.read("a")
+    with pytest.raises(SpecError, match="changed while it was being read"):
+        tree.digest("a")
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "sub/../../outside"])
+def test_a_link_that_leaves_is_refused(tmp_path: Path, journal: Journal, target: str) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "link").symlink_to(target)
+    with pytest.raises(SpecError, match="link leaves the project"):
+        Tree(root, journal).file("link")
+
+
+def test_a_link_within_is_kept_as_a_link(tmp_path: Path, journal: Journal) -> None:
+    root = tmp_path / "project"
+    (root / "sub").mkdir(parents=True)
+    write(root, a="one")
+    (root / "sub/link").symlink_to("../a")
+    file = Tree(root, journal).file("sub/link")
+    assert (file.link, file.digest) == ("../a", None)
+
+
+def test_the_content_of_a_folder_is_names_modes_and_bytes(
+    tmp_path: Path, journal: Journal
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, a="1", b="2")
+    assert content(tmp_path / "one", journal) == content(tmp_path / "two", journal)
+    (tmp_path / "two/a").chmod(0o755)
+    assert content(tmp_path / "one", journal) != content(tmp_path / "two", journal)
+    assert content(tmp_path / "one/a", journal) == Digest.of(b"1")
