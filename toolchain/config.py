@@ -161,7 +161,8 @@ def read_settings(pyproject: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        table = tomllib.loads(data.decode()).get("tool", {}).get("toolchain", {})
+        tool = tomllib.loads(data.decode()).get("tool", {})
+        table = tool.get("toolchain", {}) if isinstance(tool, dict) else None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(pyproject)) from None
     if not isinstance(table, dict):

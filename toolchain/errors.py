@@ -79,4 +79,4 @@ def without_credentials(text: str) -> str:
     """`text` with the user information of every URL in it taken out."""
     import re
 
-    return re.sub(r"(\w[\w+.-]*://)[^/@\s]*@", r"\1", text)
+    return re.sub(r"(\w[\w+.-]*://)[^/?#\s]*@", r"\1", text)

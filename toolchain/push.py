@@ -70,8 +70,8 @@ def find(registry: Registry, tag: str) -> Image | None:
     if manifest is None:
         return None
     try:
-        config = registry.config(Digest.parse(json.loads(manifest)["config"]["digest"]))
-        return from_bytes(manifest, config)
+        config = Digest.parse(json.loads(manifest)["config"]["digest"])
+        return from_bytes(manifest, registry.config(config)) if registry.has_blob(config) else None
     except (ValueError, KeyError, TypeError):
         return None  # somebody else's tag of that name
 

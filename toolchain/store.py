@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -152,17 +153,20 @@ class Store:
         with self.open(digest) as source:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f"tmp-{os.getpid()}-{target.name}")
-                with contextlib.suppress(FileNotFoundError):
-                    temporary.unlink()
+                temporary = target.with_name(
+                    f"tmp-{os.getpid()}-{threading.get_ident()}-{target.name}")
                 try:
-                    os.link(self.path(digest), temporary)
-                except OSError:  # another file system, or one without hard links
-                    with open(temporary, "wb") as sink:
-                        while chunk := source.read(_CHUNK):
-                            sink.write(chunk)
-                        os.fsync(sink.fileno())
-                os.replace(temporary, target)
+                    try:
+                        os.link(self.path(digest), temporary)
+                    except OSError:  # another file system, or one without hard links
+                        with open(temporary, "wb") as sink:
+                            while chunk := source.read(_CHUNK):
+                                sink.write(chunk)
+                            os.fsync(sink.fileno())
+                    os.replace(temporary, target)
+                finally:
+                    # rename(2) leaves the old name where both are one file already.
+                    temporary.unlink(missing_ok=True)
                 # A new link changes the inode's ctime; without this the blob would be hashed
                 # again at its next use.
                 self._remember(digest, _stamp(os.stat(self.path(digest))))

@@ -296,7 +296,8 @@ def test_a_suite_that_is_not_there_is_refused(archive: Archive, fetcher: Fetcher
 
 
 def test_security_updates_that_cannot_be_asked_for_are_not_silently_left_out(
-    archive: Archive, fetcher: Fetcher, serve: Callable[..., Double]
+    archive: Archive, fetcher: Fetcher, serve: Callable[..., Double],
+    monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suite that a mirror lacks (404) is optional; one that cannot be read now is not."""
     status = [404]
@@ -311,5 +312,6 @@ def test_security_updates_that_cannot_be_asked_for_are_not_silently_left_out(
     over_http = _open(archive, fetcher, mirror=f"{serve(answer).url}/debian", updates=True)
     over_http.pin("bookworm", _PLATFORM)
     status[0] = 503
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(ResolveError, match="503"):
         over_http.pin("bookworm", _PLATFORM)

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.fetch import Fetcher, NotThere
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.lock.base import SUITES, BasePins, DebianPackage
@@ -119,7 +119,9 @@ class DebianArchive:
         if self._mirror:
             main = Source(root=self._mirror, suite=suite,
                           keyring=self._chosen_keyring or _KEYRING)
-            return main, f"{self._mirror}-security"
+            # Beside `…/debian`, mirrors have `…/debian-security`.
+            beside = self._mirror.endswith("/debian")
+            return main, f"{self._mirror}-security" if beside else None
         known = [source for source in apt_sources(self._apt)
                  if re.split("[-/]", source.suite)[0] in _CODENAMES]
         security = next((source.root for source in known if "security" in source.suite), None)
@@ -140,7 +142,9 @@ class DebianArchive:
         optional = "-" in source.suite
         try:
             signed = self._fetcher.get(f"{where}/InRelease", f"{source.suite} InRelease")
-        except ResolveError:
+        except NotThere:
+            # A mirror that was set need not have every suite. One that fails to answer is an
+            # error: security updates are never left out in silence.
             if optional and self._mirror:
                 return None
             raise
@@ -156,7 +160,7 @@ class DebianArchive:
         by_hash = f"{where}/main/binary-{architecture}/by-hash/SHA256/{digest.hex}"
         try:
             data = self._fetcher.get(by_hash, f"{source.suite} Packages")
-        except ResolveError:  # small mirrors have it only under its name
+        except NotThere:  # small mirrors have it only under its name
             data = self._fetcher.get(f"{where}/{name}", f"{source.suite} Packages")
         if len(data) != int(listed[2]) or Digest.of(data) != digest:
             raise ResolveError(f"hash mismatch: {name} is not what InRelease names",

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 _TRIES = 4
 _GONE = "it is gone from there; pin again with upgrade=1, or set another mirror or index"
+_BUSY = (429, 500, 502, 503, 504)
 _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
+
+
+class _CutShort(ConnectionError):
+    """Fewer bytes came than were announced."""
+
+
+class NotThere(ResolveError):
+    """The server was reached, and has no such file."""
 
 
 class Fetcher:
@@ -53,18 +62,29 @@ class Fetcher:
         if url.startswith("file:"):
             try:
                 return Path(unquote(urlsplit(url).path)).read_bytes()
+            except FileNotFoundError:
+                raise NotThere(f"{what} cannot be read: no such file", where=url,
+                               fix="check the mirror's or index's address") from None
             except OSError as error:
                 raise ResolveError(f"{what} cannot be read: {error.strerror}", where=url,
                                    fix="check the mirror's or index's address") from None
         import requests
 
-        try:
-            response = self._session().get(url, timeout=_TIMEOUT, auth=self._auth(url))
-        except requests.RequestException as error:
-            raise _unreachable(url, what, error) from None
-        if response.status_code != 200:
-            raise _refused(url, what, response.status_code)
-        return response.content
+        for attempt in range(1, _TRIES + 1):
+            try:
+                response = self._session().get(url, timeout=_TIMEOUT, auth=self._auth(url))
+            except _passing() as error:
+                if attempt == _TRIES:
+                    raise _unreachable(url, what, error) from None
+            except (requests.RequestException, ValueError) as error:
+                raise _unreachable(url, what, error) from None
+            else:
+                if response.status_code == 200:
+                    return response.content
+                if response.status_code not in _BUSY or attempt == _TRIES:
+                    raise _refused(url, what, response.status_code)
+            _wait(attempt)
+        raise AssertionError("not reached")
 
     def _copy(self, path: Path, expect: Digest, what: str) -> None:
         try:
@@ -81,36 +101,45 @@ class Fetcher:
         import requests
 
         for attempt in range(1, _TRIES + 1):
+            counted = [0, 0]
             try:
-                with self._session().get(url, stream=True, timeout=_TIMEOUT,
-                                         auth=self._auth(url)) as response:
-                    if response.status_code in (429, 500, 502, 503, 504) and attempt < _TRIES:
-                        _wait(attempt)
-                        continue
-                    if response.status_code != 200:
-                        raise _refused(url, what, response.status_code)
-                    length = int(response.headers.get("Content-Length") or 0)
-                    self._progress.expect(length)
-                    with self._store.writer() as blob:
-                        for chunk in response.iter_content(1 << 18):
-                            blob.write(chunk)
-                            self._progress.advance(len(chunk))
-                        if blob.digest == expect:
-                            return
-                        if not length or blob.size == length or attempt == _TRIES:
-                            raise _mismatch(what, url, expect, blob.digest)
-                        raise requests.ConnectionError("cut short")
-            except (requests.ConnectionError, requests.Timeout,
-                    requests.exceptions.ChunkedEncodingError) as error:
+                if self._try(url, expect, what, counted, last=attempt == _TRIES):
+                    return
+            except _passing() as error:
                 if attempt == _TRIES:
                     raise _unreachable(url, what, error) from None
-                _wait(attempt)
-                continue
-            except requests.RequestException as error:
+            except (requests.RequestException, ValueError) as error:
                 raise _unreachable(url, what, error) from None
+            # What is begun again is counted again.
+            self._progress.expect(-counted[0])
+            self._progress.advance(-counted[1])
+            _wait(attempt)
+
+    def _try(self, url: str, expect: Digest, what: str, counted: list[int], *,
+             last: bool) -> bool:
+        """One try; False if it is worth another."""
+        with self._session().get(url, stream=True, timeout=_TIMEOUT,
+                                 auth=self._auth(url)) as response:
+            if response.status_code in _BUSY and not last:
+                return False
+            if response.status_code != 200:
+                raise _refused(url, what, response.status_code)
+            length = int(response.headers.get("Content-Length") or 0)
+            counted[0] = length
+            self._progress.expect(length)
+            with self._store.writer() as blob:
+                for chunk in response.iter_content(1 << 18):
+                    blob.write(chunk)
+                    counted[1] += len(chunk)
+                    self._progress.advance(len(chunk))
+                if blob.digest == expect:
+                    return True
+                if length and blob.size < length and not last:
+                    raise _CutShort
+                raise _mismatch(what, url, expect, blob.digest)
 
     def _auth(self, url: str) -> tuple[str, str] | None:
-        return self._credentials.get(urlsplit(url).hostname or "")
+        return self._credentials.get(urlsplit(url).hostname or "") if self._credentials else None
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -123,6 +152,14 @@ class Fetcher:
             session.headers["Accept-Encoding"] = "identity"
             self._local.session = session
         return session
+
+
+def _passing() -> tuple[type[Exception], ...]:
+    """Troubles that another try may not meet."""
+    import requests
+
+    return (requests.ConnectionError, requests.Timeout,
+            requests.exceptions.ChunkedEncodingError, _CutShort)
 
 
 def _wait(attempt: int) -> None:
@@ -145,9 +182,9 @@ def _refused(url: str, what: str, status: int) -> ResolveError:
         403: "check that this user may read there",
         404: _GONE,
     }
-    return ResolveError(f"{what} cannot be fetched: HTTP status {status}",
-                        where=f"GET {without_credentials(url)}",
-                        fix=fixes.get(status, "try again later"))
+    kind = NotThere if status in (404, 410) else ResolveError
+    return kind(f"{what} cannot be fetched: HTTP status {status}",
+                where=f"GET {without_credentials(url)}", fix=fixes.get(status, "try again later"))
 
 
 def _unreachable(url: str, what: str, error: Exception) -> ResolveError:

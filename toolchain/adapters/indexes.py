@@ -58,7 +58,10 @@ def credentials(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX"):
         for url in environ.get(name, "").split():
-            parts = urlsplit(url.partition("=")[2] if "=http" in url else url)
+            try:
+                parts = urlsplit(url.partition("=")[2] if "=http" in url else url)
+            except ValueError:
+                continue  # uv will say what is wrong with it
             if parts.hostname and parts.username:
                 found[parts.hostname] = (unquote(parts.username), unquote(parts.password or ""))
     return found

@@ -44,7 +44,7 @@ class Interpreters:
         managed = self._managed(wanted)
         if managed is not None:
             return managed
-        have = sorted({".".join(map(str, version)) for version in self._all_versions()})
+        have = [".".join(map(str, version)) for version in sorted({*self._all_versions()})]
         raise EngineError(
             f"no Python {wanted} on this machine", where="PATH, pyenv and uv",
             fix=f"install Python {minor}, or ask for one that is here: {', '.join(have) or 'none'}",
@@ -93,7 +93,10 @@ class Interpreters:
             return []
 
     def _managed(self, wanted: str) -> Path | None:
-        """An interpreter that uv can bring. uv says no itself where downloads are forbidden."""
+        """An interpreter that uv can bring, if its settings let it download."""
+        if (self._environ.get("UV_PYTHON_DOWNLOADS") == "never"
+                or self._environ.get("UV_OFFLINE", "0") not in ("", "0", "false")):
+            return None
         try:
             done = subprocess.run(
                 [uv_program(), "python", "install", "--quiet", wanted], capture_output=True,

@@ -40,7 +40,7 @@ class Layout:
             digest = Digest.parse(reference)
         else:
             named = [item for item in self._index()["manifests"]
-                     if item.get("annotations", {}).get(_REF_NAME) == reference]
+                     if _tag(item) == reference]
             if not named:
                 return None
             digest = Digest.parse(named[0]["digest"])
@@ -77,7 +77,7 @@ class Layout:
                 index = self._index()
                 index["manifests"] = [
                     item for item in index["manifests"]
-                    if item.get("annotations", {}).get(_REF_NAME) != tag
+                    if _tag(item) != tag
                 ]
                 index["manifests"].append({
                     "mediaType": MANIFEST, "digest": str(digest), "size": len(manifest),
@@ -97,7 +97,7 @@ class Layout:
             index["manifests"]
         except FileNotFoundError:
             return {"schemaVersion": 2, "mediaType": _INDEX, "manifests": []}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise RegistryError("not an image layout", where=str(path),
                                 fix="delete the file; `doit push` writes it anew") from None
         except OSError as error:
@@ -111,3 +111,9 @@ class Layout:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, self._folder / name)
+
+
+def _tag(item: dict[str, Any]) -> str | None:
+    """The tag of an index's entry, if it has one."""
+    tag: str | None = (item.get("annotations") or {}).get(_REF_NAME)
+    return tag

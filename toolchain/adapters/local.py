@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.uv import Uv
@@ -95,6 +96,7 @@ class LocalEngine:
                     target.mkdir(parents=True, exist_ok=True)
                 elif member.issym():
                     target.parent.mkdir(parents=True, exist_ok=True)
+                    _check_link(member)
                     target.symlink_to(member.linkname)
                 elif member.isreg():
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,11 +125,26 @@ class LocalEngine:
             raise EngineError("bash is not on this machine", where=job.name,
                               fix="install bash; MLflow's entry points are bash commands") from None
         assert child.stdout is not None
+        reader = threading.Thread(target=_copy_output, args=(child.stdout,), daemon=True)
+        reader.start()
         with _forwarding_signals(child):
-            for line in child.stdout:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-            return child.wait()
+            code = child.wait()
+        # What the job left running was killed, so its end of the pipe is closed.
+        reader.join(_GRACE)
+        return code
+
+
+def _copy_output(stream: IO[str]) -> None:
+    for line in stream:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+def _check_link(member: tarfile.TarInfo) -> None:
+    inside = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
+    if os.path.isabs(member.linkname) or inside.split("/")[0] != PROJECT_FOLDER:
+        raise EngineError("a project layer leaves its folder", where=member.name,
+                          fix="delete the cache's blobs; they were tampered with")
 
 
 @contextlib.contextmanager

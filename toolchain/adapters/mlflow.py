@@ -7,6 +7,7 @@ whether a known run is still there is asked of the database or server directly.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from toolchain.adapters import git
 from toolchain.digest import Digest
@@ -64,7 +65,7 @@ class Mlflow:
                 "and lifecycle_stage='active'", (run_id,)))
         if self._uri.startswith(("http://", "https://")):
             answer = self._ask_server(f"runs/get?run_id={quote(run_id)}")
-            info = (answer or {}).get("run", {}).get("info", {})
+            info = _within(answer, "run", "info")
             return bool(info.get("status") == "FINISHED"
                         and info.get("lifecycle_stage") == "active")
         with self._explained():
@@ -80,8 +81,9 @@ class Mlflow:
             # Whoever is here holds the key's lock, so a run of this key and machine that still
             # says RUNNING belongs to a process that died.
             host = socket.gethostname()
+            everywhere = [item.experiment_id for item in client.search_experiments()]
             for dead in client.search_runs(
-                [experiment_id],
+                everywhere,
                 f"tags.`{KEY_TAG}` = '{tags[KEY_TAG]}' and tags.`{_HOST_TAG}` = '{host}' "
                 "and attributes.status = 'RUNNING'",
             ):
@@ -161,7 +163,7 @@ class Mlflow:
         if self._uri.startswith(("http://", "https://")):
             answer = self._ask_server(
                 f"registered-models/alias?name={quote(name)}&alias={quote(alias)}")
-            return bool((answer or {}).get("model_version", {}).get("version") == version)
+            return bool(_within(answer, "model_version").get("version") == version)
         with self._explained():
             aliases = self._client().get_registered_model(name).aliases
         return bool(str(aliases.get(alias)) == version)
@@ -240,10 +242,14 @@ class Mlflow:
         import urllib.request
         from base64 import b64encode
 
-        request = urllib.request.Request(f"{self._uri.rstrip('/')}/api/2.0/mlflow/{path}")
+        root = without_credentials(self._uri).rstrip("/")
+        request = urllib.request.Request(f"{root}/api/2.0/mlflow/{path}")
         token = self._environ.get("MLFLOW_TRACKING_TOKEN")
         user = self._environ.get("MLFLOW_TRACKING_USERNAME")
         password = self._environ.get("MLFLOW_TRACKING_PASSWORD", "")
+        inline = urlsplit(self._uri).netloc.rpartition("@")[0]
+        if not user and inline:
+            user, _, password = (unquote(part) for part in inline.partition(":"))
         if user:
             basic = b64encode(f"{user}:{password}".encode()).decode()
             request.add_header("Authorization", f"Basic {basic}")
@@ -251,7 +257,9 @@ class Mlflow:
             request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
-                answer: dict[str, Any] = json.load(response)
+                answer = json.load(response)
+                if not isinstance(answer, dict):
+                    raise ValueError("not an object")
                 return answer
         except urllib.error.HTTPError as error:
             if error.code in (400, 404):
@@ -261,6 +269,10 @@ class Mlflow:
                 fix="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
                 if error.code in (401, 403) else "see the server's log",
             ) from None
+        except (ValueError, http.client.HTTPException):
+            raise TrackingError("what answers is not an MLflow server",
+                                where=without_credentials(self._uri),
+                                fix="check tracking_uri or MLFLOW_TRACKING_URI") from None
         except OSError as error:
             raise TrackingError(
                 f"the tracking server cannot be reached: {getattr(error, 'reason', error)}",
@@ -295,6 +307,13 @@ class Mlflow:
                 f"MLflow: {text}", where=without_credentials(self._uri),
                 fix="check tracking_uri or MLFLOW_TRACKING_URI, and that the store is writable",
             ) from None
+
+
+def _within(answer: Any, *names: str) -> dict[str, Any]:
+    """An object within a server's answer; empty where the answer has none."""
+    for name in names:
+        answer = answer.get(name) if isinstance(answer, dict) else None
+    return answer if isinstance(answer, dict) else {}
 
 
 def _absolute(uri: str, root: Path) -> str:

@@ -27,6 +27,7 @@ _PIECE = 1 << 20
 _LARGEST_DOCUMENT = 8 << 20  # manifests and configs
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
                    r"(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
+_LOOPBACK = re.compile(r"127(\.\d{1,3}){3}\Z")
 _HOST = re.compile(r"(https?://)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:\d+)?/?\Z")
 
 
@@ -54,13 +55,13 @@ class HttpRegistry:
     def __init__(self, host: str, pull_host: str, repository: str, *, insecure: bool) -> None:
         match = _HOST.match(host)
         if not match:
-            raise ConfigError(f"not a registry: {without_credentials(host)!r}", where="registry",
+            raise ConfigError(f"not a registry: {host.rpartition('@')[2]!r}", where="registry",
                               fix="give host[:port], as in localhost:5000")
         self._address = (match[2] + (match[3] or ""))
-        loopback = match[2] in ("localhost", "[::1]") or match[2].startswith("127.")
+        loopback = match[2] in ("localhost", "[::1]") or bool(_LOOPBACK.match(match[2]))
         scheme = match[1] or ("http://" if loopback or insecure else "https://")
         if scheme == "http://" and not (loopback or insecure):
-            raise ConfigError("plain HTTP to another machine", where=f"registry={host}",
+            raise ConfigError("plain HTTP to another machine", where=f"registry={without_credentials(host)}",
                               fix="use https, or say insecure=1")
         self._root = f"{scheme}{self._address}"
         self._repository = check_repository(repository)
@@ -110,17 +111,20 @@ class HttpRegistry:
             location = urljoin(self._root, start.headers.get("location", ""))
             target = f"{location}{'&' if '?' in location else '?'}digest={digest}"
             with store.open(digest) as stream:
+                pieces = _Pieces(stream, progress)
                 try:
-                    answer = self._send("PUT", target, _pieces(stream, progress), {
+                    answer = self._send("PUT", target, pieces, {
                         "Content-Length": str(size),
                         "Content-Type": "application/octet-stream",
                     })
                 except (OSError, http.client.HTTPException) as error:
                     if attempt == _TRIES:
                         raise self._unreachable(error) from None
+                    pieces.take_back()
                     time.sleep(0.3 * 2**attempt)
                     continue
             if answer.status in (429, 500, 502, 503, 504) and attempt < _TRIES:
+                pieces.take_back()
                 time.sleep(0.3 * 2**attempt)
                 continue
             self._expect(answer, (201,), "PUT", f"blobs/uploads/…?digest={digest}")
@@ -163,9 +167,10 @@ class HttpRegistry:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         connection = self._connection()
         try:
-            connection.request(method, path, body=body, headers=dict(headers))
-            response = connection.getresponse()
+            response = _exchange(connection, method, path, body, headers)
             data = response.read(_LARGEST_DOCUMENT + 1)
+            if response.length and len(data) <= _LARGEST_DOCUMENT and method != "HEAD":
+                raise http.client.IncompleteRead(data, response.length)
             if len(data) > _LARGEST_DOCUMENT:
                 raise RegistryError("the registry's answer is too large", where=url)
         except BaseException:
@@ -220,7 +225,33 @@ class HttpRegistry:
                              fix="check that it runs and that `registry` names it")
 
 
-def _pieces(stream: IO[bytes], progress: Progress) -> Iterator[bytes]:
-    while piece := stream.read(_PIECE):
-        yield piece
-        progress.advance(len(piece))
+def _exchange(connection: http.client.HTTPConnection, method: str, path: str,
+              body: Iterable[bytes] | None,
+              headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    try:
+        connection.request(method, path, body=body, headers=dict(headers))
+    except (BrokenPipeError, ConnectionResetError) as error:
+        # Refused in the middle of an upload: what it says before it hangs up is the reason.
+        try:
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            raise error from None
+    return connection.getresponse()
+
+
+class _Pieces:
+    """A blob in pieces, each counted as it goes; what did not arrive is taken back."""
+
+    def __init__(self, stream: IO[bytes], progress: Progress) -> None:
+        self._stream = stream
+        self._progress = progress
+        self._sent = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self._stream.read(_PIECE):
+            yield piece
+            self._sent += len(piece)
+            self._progress.advance(len(piece))
+
+    def take_back(self) -> None:
+        self._progress.advance(-self._sent)

@@ -284,6 +284,8 @@ class Uv:
 
     def _run(self, arguments: list[str], cwd: Path,
              **extra: str) -> subprocess.CompletedProcess[str]:
+        if self._environ.get("UV_NO_INDEX") == "1" and arguments[0] == "pip":
+            arguments = [*arguments, "--no-index"]  # uv reads no such variable
         return subprocess.run(
             [uv_program(), *arguments], cwd=cwd, capture_output=True, text=True,
             stdin=subprocess.DEVNULL, errors="replace",

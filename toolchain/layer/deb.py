@@ -34,6 +34,7 @@ class Deb:
 
 def unpack(name: str, stream: BinaryIO) -> Deb:
     """Read a .deb. Raises ResolveError naming the package and the entry that is refused."""
+    from debian.arfile import ArError
     from debian.debfile import DebError, DebFile
 
     try:
@@ -42,8 +43,8 @@ def unpack(name: str, stream: BinaryIO) -> Deb:
         md5sums = (package.control.get_content("md5sums", encoding="utf-8")
                    if package.control.has_file("md5sums") else "")
         entries = tuple(_entries(name, package.data.tgz()))
-    except (DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError,
-            UnicodeDecodeError, ValueError) as error:
+    except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError,
+            UnicodeDecodeError, ValueError, KeyError, OverflowError) as error:
         raise _bad(name, "", f"not a valid .deb: {error}") from None
     return Deb(control=str(control), md5sums=str(md5sums), entries=entries)
 
@@ -65,7 +66,7 @@ def _entries(name: str, archive: tarfile.TarFile) -> list[Entry]:
             found.append(replace(entry, kind=tarfile.SYMTYPE, mode=0o777,
                                  link=_link(name, path, member.linkname)))
         elif member.islnk():
-            found.append(replace(entry, kind=tarfile.LNKTYPE, link=_path(name, member.linkname)))
+            found.append(_hard_link(name, member, entry, archive, found))
         elif member.isreg():
             data = archive.extractfile(member)
             assert data is not None
@@ -73,6 +74,21 @@ def _entries(name: str, archive: tarfile.TarFile) -> list[Entry]:
         else:
             raise _bad(name, member.name, "is a device or pipe")
     return found
+
+
+def _hard_link(package: str, member: tarfile.TarInfo, entry: Entry, archive: tarfile.TarFile,
+               found: list[Entry]) -> Entry:
+    """A hard link to a file of the same package, or a copy of one that was dropped."""
+    target = _path(package, member.linkname)
+    if any(other.path == target and other.kind == tarfile.REGTYPE for other in found):
+        return replace(entry, kind=tarfile.LNKTYPE, link=target)
+    try:
+        data = archive.extractfile(member)
+    except KeyError:
+        data = None
+    if data is None:
+        raise _bad(package, member.name, f"is a hard link to no file: {member.linkname}")
+    return replace(entry, data=data.read())
 
 
 def _path(package: str, path: str) -> str:

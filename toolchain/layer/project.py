@@ -47,7 +47,7 @@ def included(tree: Tree, memo: Memo) -> list[str]:
         return paths
     patterns = [
         line.strip()
-        for line in tree.read(IGNORE_NAME).decode("utf-8", "replace").splitlines()
+        for line in tree.read(IGNORE_NAME).decode("utf-8-sig", "replace").splitlines()
         if line.strip() and not line.startswith("#")
     ]
     question = {"dockerignore": patterns, "paths": paths}

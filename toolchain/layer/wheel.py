@@ -8,13 +8,17 @@ Source: https://packaging.python.org/en/latest/specifications/binary-distributio
 from __future__ import annotations
 
 import base64
+import configparser
+import csv
 import hashlib
 import io
+import lzma
 import posixpath
 import stat
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
@@ -22,7 +26,7 @@ from typing import IO, Any, BinaryIO
 from installer import install
 from installer.destinations import WheelDestination
 from installer.exceptions import InstallerError
-from installer.records import Hash, RecordEntry, parse_record_file
+from installer.records import Hash, InvalidRecordEntry, RecordEntry, parse_record_file
 from installer.scripts import InvalidScript, Script
 from installer.sources import WheelFile
 from installer.utils import Scheme, construct_record_file, fix_shebang
@@ -68,8 +72,9 @@ def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter) -> N
                         additional_metadata={"INSTALLER": b"toolchain\n"})
     except zipfile.BadZipFile as error:
         raise _bad(wheel.filename, "", f"not a zip file: {error}") from None
-    except (InstallerError, InvalidScript, AssertionError, KeyError, UnicodeDecodeError,
-            ValueError) as error:
+    except (InstallerError, InvalidRecordEntry, InvalidScript, AssertionError, KeyError,
+            ValueError, TypeError, NotImplementedError, RuntimeError, EOFError, OverflowError,
+            configparser.Error, csv.Error, struct.error, zlib.error) as error:
         raise _bad(wheel.filename, "", f"not a valid wheel: {error}") from None
 
 
@@ -82,6 +87,11 @@ class _Source(WheelFile):
         total = 0
         for item in archive.infolist():
             check_path(item.filename, filename)
+            if "\0" in item.orig_filename:
+                raise _bad(filename, item.filename, "has a NUL in its name")
+            parts = item.filename.split("/")
+            if parts[0].endswith(".data") and (len(parts) < 3 or not parts[2]) and parts[-1]:
+                raise _bad(filename, item.filename, "is in no scheme")
             mode = item.external_attr >> 16
             if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or not stat.S_IFMT(mode)):
                 raise _bad(filename, item.filename, "is a link or device, not a file")
@@ -101,12 +111,24 @@ class _Source(WheelFile):
             record = records.get(item.filename, (item.filename, "", ""))
             yield record, io.BytesIO(self._data(item)), executable
 
+    def read_dist_info(self, filename: str) -> str:
+        path = posixpath.join(self.dist_info_dir, filename)
+        try:
+            item = self._zipfile.getinfo(path)
+        except KeyError:
+            raise _bad(self._filename, path, "is missing") from None
+        return self._data(item).decode("utf-8")
+
     def _data(self, item: zipfile.ZipInfo) -> bytes:
         """An entry's bytes. libdeflate inflates several times faster than zlib."""
         import deflate
 
         if item.compress_type != zipfile.ZIP_DEFLATED or item.flag_bits & 1 or not item.file_size:
-            return self._zipfile.read(item)
+            try:
+                return self._zipfile.read(item)
+            except (NotImplementedError, RuntimeError, OSError, EOFError, ValueError,
+                    zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+                raise _bad(self._filename, item.filename, f"cannot be read: {error}") from None
         stream = self._zipfile.fp
         assert stream is not None
         stream.seek(item.header_offset)
@@ -168,7 +190,9 @@ class _Destination(WheelDestination):
 def check_path(path: str, archive: str) -> None:
     """Raise ResolveError for a path that is absolute, leaves its root or is no path at all."""
     parts = path.split("/")
-    if path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or not path:
+    # A folder's entry ends with a slash, so only the last part may be empty.
+    if {"", ".", ".."} & {*parts[:-1]} or parts[-1] in (".", "..") or {"\\", "\0"} & {*path} \
+            or not path:
         raise _bad(archive, path, "leaves the folder that it is unpacked to")
 
 

@@ -1,0 +1,153 @@
+"""A tracking store that is down, refuses or talks nonsense is explained, without passwords."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.adapters.double import Answer, Double, Request
+from tests.support.registry import free_port
+from toolchain.adapters.mlflow import Mlflow
+from toolchain.digest import Digest
+from toolchain.errors import TrackingError
+from toolchain.trace import Trace
+
+Serve = Callable[..., Double]
+_SECRET = "hunter2"
+_FINISHED = {"run": {"info": {"status": "FINISHED", "lifecycle_stage": "active"}}}
+
+
+@pytest.fixture
+def opened(tmp_path: Path, trace: Trace, monkeypatch: pytest.MonkeyPatch
+           ) -> Callable[..., Mlflow]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    return lambda uri, **environ: Mlflow(uri, tmp_path, trace, environ)
+
+
+def _json(value: object) -> Answer:
+    return Answer(headers={"Content-Type": "application/json"}, body=json.dumps(value).encode())
+
+
+@pytest.mark.parametrize("uri", [
+    "http://127.0.0.1:{port}", "http://me:hunter2@127.0.0.1:{port}",
+    "http://me:hun@ter2@127.0.0.1:{port}", "postgresql://me:hunter2@127.0.0.1:{port}/db",
+    "mysql+pymysql://me:hunter2@127.0.0.1:{port}/db", "nonsense://me:hunter2@host/path",
+    "sqlite:///a-file/mlflow.db"])
+def test_a_store_that_cannot_be_used_is_explained(
+    opened: Callable[..., Mlflow], tmp_path: Path, uri: str
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    mlflow = opened(uri.format(port=free_port()))
+    with pytest.raises(TrackingError) as caught:
+        mlflow.find(Digest.of(b"key"), "experiment")
+    assert caught.value.where
+    assert caught.value.fix
+    assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "http://me:hunter2@127.0.0.1:{port}"])
+def test_a_server_that_is_down_is_noticed_without_loading_mlflow(
+    opened: Callable[..., Mlflow], uri: str
+) -> None:
+    mlflow = opened(uri.format(port=free_port()))
+    asks: list[Callable[[], bool]] = [
+        lambda: mlflow.is_finished("run"),
+        lambda: mlflow.has_version("model", "1", "candidate")]
+    for ask in asks:
+        with pytest.raises(TrackingError, match="cannot be reached") as caught:
+            ask()
+        assert "MLFLOW_TRACKING_URI" in caught.value.fix
+        assert _SECRET not in str(caught.value)
+
+
+def test_a_database_that_is_not_there_has_no_runs(
+    opened: Callable[..., Mlflow], tmp_path: Path
+) -> None:
+    mlflow = opened("sqlite:///mlflow.db")
+    assert not mlflow.is_finished("run")
+    assert not mlflow.has_version("model", "1", "candidate")
+    assert not (tmp_path / "mlflow.db").exists()
+    (tmp_path / "mlflow.db").write_bytes(b"")
+    assert not mlflow.is_finished("run")
+
+
+@pytest.mark.parametrize(("answer", "finished"), [
+    (_json(_FINISHED), True), (Answer(status=404), False), (_json({}), False),
+    (Answer(status=400, body=b'{"error_code": "INVALID_PARAMETER_VALUE"}'), False),
+    (_json({"run": {"info": {"status": "FAILED", "lifecycle_stage": "active"}}}), False),
+    (_json({"run": {"info": {"status": "FINISHED", "lifecycle_stage": "deleted"}}}), False),
+])
+def test_a_server_is_asked_about_a_run_in_one_request(
+    opened: Callable[..., Mlflow], serve: Serve, answer: Answer, finished: bool
+) -> None:
+    double = serve(lambda _: answer)
+    assert opened(f"{double.url}/").is_finished("a/b c") is finished
+    assert [request.path for request in double.requests] == [
+        "/api/2.0/mlflow/runs/get?run_id=a/b%20c"]
+
+
+def test_a_server_is_asked_about_an_alias_in_one_request(
+    opened: Callable[..., Mlflow], serve: Serve
+) -> None:
+    double = serve(lambda _: _json({"model_version": {"version": "3"}}))
+    mlflow = opened(double.url)
+    assert mlflow.has_version("my model", "3", "candidate")
+    assert not mlflow.has_version("my model", "4", "candidate")
+    assert double.requests[0].path == (
+        "/api/2.0/mlflow/registered-models/alias?name=my%20model&alias=candidate")
+
+
+@pytest.mark.parametrize(("status", "fix"), [
+    (401, "MLFLOW_TRACKING_USERNAME"), (403, "MLFLOW_TRACKING_PASSWORD"), (500, "log")])
+def test_a_refusal_is_explained(
+    opened: Callable[..., Mlflow], serve: Serve, status: int, fix: str
+) -> None:
+    double = serve(lambda _: Answer(status=status))
+    with pytest.raises(TrackingError, match=f"answered {status}") as caught:
+        opened(double.url, MLFLOW_TRACKING_USERNAME="me",
+               MLFLOW_TRACKING_PASSWORD=_SECRET).is_finished("run")
+    assert caught.value.where == double.url
+    assert fix in caught.value.fix
+    assert _SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [
+    Answer(body=b"<html>please log in"), Answer(body=b"\xff\xfe"), Answer(hang_up=True),
+    Answer(body=b'{"run"', length=99, cut=True), _json([]), _json({"run": None}), _json("text")])
+def test_what_is_no_answer_of_mlflow_is_explained(
+    opened: Callable[..., Mlflow], serve: Serve, answer: Answer
+) -> None:
+    double = serve(lambda _: answer)
+    with pytest.raises(TrackingError) as caught:
+        opened(double.url).is_finished("run")
+    assert caught.value.where == double.url
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(("environ", "user_info", "header"), [
+    ({"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": _SECRET}, "",
+     f"me:{_SECRET}"),
+    ({"MLFLOW_TRACKING_TOKEN": "token"}, "", "Bearer token"),
+    ({}, f"me:{_SECRET}@", f"me:{_SECRET}"),
+    ({}, "me:hunter%402@", "me:hunter@2"),
+    ({}, "", None),
+])
+def test_credentials_reach_the_server_as_mlflow_sends_them(
+    opened: Callable[..., Mlflow], serve: Serve, environ: dict[str, str], user_info: str,
+    header: str | None
+) -> None:
+    def answer(request: Request) -> Answer:
+        return _json(_FINISHED)
+
+    double = serve(answer)
+    url = double.url.replace("://", f"://{user_info}")
+    assert opened(url, **environ).is_finished("run")
+    expected = header
+    if header is not None and not header.startswith("Bearer"):
+        expected = "Basic " + base64.b64encode(header.encode()).decode()
+    assert double.requests[0].headers.get("authorization") == expected
