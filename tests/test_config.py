@@ -160,7 +160,8 @@ def test_a_file_that_makes_no_sense_is_named(tmp_path: Path, data: bytes) -> Non
 def test_a_missing_projects_folder_says_how_to_set_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="projects folder does not exist") as caught:
         Workspace.open(tmp_path, {}).projects(Journal(tmp_path / "cache"))
-    assert caught.value.fix == "make it, or set `projects` in pyproject.toml's [tool.toolchain]"
+    assert caught.value.fix.startswith(
+        "make it, or set `projects` in pyproject.toml's [tool.toolchain]; ")
 
 
 def test_every_setting_is_described() -> None:

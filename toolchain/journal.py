@@ -9,6 +9,7 @@ Rule 3: losing this file costs time, never correctness: everything in it can be 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -79,11 +80,14 @@ class Journal:
     def _open(self) -> sqlite3.Connection:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-            (version,) = connection.execute("pragma user_version").fetchone()
-            if version != _SCHEMA_VERSION:
-                connection.execute("pragma journal_mode=wal")
-                connection.executescript(f"{_SCHEMA} pragma user_version={_SCHEMA_VERSION};")
+            # One at a time: sqlite does not wait while another sets write-ahead mode up.
+            with open(self._path.with_suffix(".lock"), "a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+                (version,) = connection.execute("pragma user_version").fetchone()
+                if version != _SCHEMA_VERSION:
+                    connection.execute("pragma journal_mode=wal")
+                    connection.executescript(f"{_SCHEMA} pragma user_version={_SCHEMA_VERSION};")
             connection.execute("pragma synchronous=normal")
         except (sqlite3.Error, OSError) as error:
             raise self._explain(error) from None

@@ -90,6 +90,8 @@ class Store:
             os.replace(temporary, target)
             self._remember(blob.digest, _stamp(os.stat(target)))
         except OSError as error:
+            if error.errno is None:  # not the disk's: where the bytes came from failed
+                raise
             raise self._explain(error) from None
         finally:
             with contextlib.suppress(FileNotFoundError):

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolchain.digest import Digest
+from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.layer import GZIP, Layer
 from toolchain.layer.archive import TIME, Entry, LayerWriter
@@ -162,6 +163,31 @@ def test_where_pieces_are_cut_does_not_show_in_the_tar(
 
 def test_an_empty_layer_is_a_valid_archive(store: Store, members: Members) -> None:
     assert members(_write(store, [])) == {}
+
+
+def _write_stream(store: Store, data: bytes, size: int) -> tuple[Layer, Digest]:
+    """A layer of one file that is read from a stream, said to be of `size` bytes."""
+    with ThreadPoolExecutor(2) as pool, LayerWriter(store, "a label", pool) as writer:
+        read = writer.add_stream(Entry(path="a/file", mode=0o644), io.BytesIO(data), size)
+    assert writer.layer is not None
+    return writer.layer, read
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 4 * _MIB, 9 * _MIB + 17])
+def test_a_file_from_a_stream_is_as_one_from_memory(store: Store, size: int) -> None:
+    data = _noise(size)
+    assert _write_stream(store, data, size) == (
+        _write(store, [Entry(path="a/file", mode=0o644, data=data)]), Digest.of(data))
+
+
+@pytest.mark.parametrize("size", [0, 999, 1001, 5 * _MIB])
+def test_a_stream_of_another_length_than_said_is_an_error(
+    store: Store, tmp_path: Path, size: int
+) -> None:
+    with pytest.raises(SpecError, match="changed while it was being read") as caught:
+        _write_stream(store, _noise(1000), size)
+    assert caught.value.where == "a/file"
+    assert list((tmp_path / "cache/blobs/sha256").iterdir()) == []
 
 
 def test_a_failure_half_way_leaves_no_blob(store: Store, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def _edit_and_revert(repo: Monorepo, folder: Path) -> None:
 
 def _corrupt_package_layer(repo: Monorepo, folder: Path) -> None:
     (layer,) = [item for item in repo.receipt("one", "base")["layers"]
-                if item["label"] == "alpha"]
+                if item["label"].startswith("alpha ")]
     path = repo.folder / "cache/blobs/sha256" / layer["digest"].removeprefix("sha256:")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -229,13 +229,15 @@ def _deb822_sources(text: str) -> Iterator[Source]:
         keyring = _keyring(entry.get("Signed-By", "").strip())
         for root in entry.get("URIs", "").split():
             for suite in entry.get("Suites", "").split():
+                if "main" not in entry.get("Components", "").split():
+                    continue  # a vendor's own archive, though it may name its suites as Debian
                 yield Source(root=root.rstrip("/"), suite=suite, keyring=keyring)
 
 
 def _line_sources(text: str) -> Iterator[Source]:
     for line in text.splitlines():
-        match = re.match(r"deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)", line.strip())
-        if match:
+        match = re.match(r"deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)(.*)", line.strip())
+        if match and "main" in match[4].partition("#")[0].split():
             signed = re.search(r"signed-by=(\S+)", match[1] or "")
             yield Source(root=match[2].rstrip("/"), suite=match[3],
                          keyring=_keyring(signed[1] if signed else ""))

@@ -94,7 +94,9 @@ class Layout:
         path = self._folder / "index.json"
         try:
             index: dict[str, Any] = json.loads(path.read_bytes())
-            index["manifests"]
+            for item in index["manifests"]:
+                Digest.parse(item["digest"])
+                _tag(item)
         except FileNotFoundError:
             return {"schemaVersion": 2, "mediaType": _INDEX, "manifests": []}
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -65,9 +65,11 @@ class Mlflow:
                 "and lifecycle_stage='active'", (run_id,)))
         if self._uri.startswith(("http://", "https://")):
             answer = self._ask_server(f"runs/get?run_id={quote(run_id)}")
-            info = _within(answer, "run", "info")
-            return bool(info.get("status") == "FINISHED"
-                        and info.get("lifecycle_stage") == "active")
+            found = _within(answer, "run", "info")
+            if answer is not None and not isinstance(answer.get("run"), dict):
+                raise self._not_mlflow()
+            return bool(found.get("status") == "FINISHED"
+                        and found.get("lifecycle_stage") == "active")
         with self._explained():
             info = self._client().get_run(run_id).info
         return bool(info.status == "FINISHED" and info.lifecycle_stage == "active")
@@ -146,9 +148,10 @@ class Mlflow:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            version = client.create_model_version(
-                name, run.model_uri, run_id=run.run_id, tags=dict(tags),
-            )
+            with self._as_default_store():
+                version = client.create_model_version(
+                    name, run.model_uri, run_id=run.run_id, tags=dict(tags),
+                )
         return str(version.version)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
@@ -169,6 +172,23 @@ class Mlflow:
         return bool(str(aliases.get(alias)) == version)
 
     # Common
+
+    @contextlib.contextmanager
+    def _as_default_store(self) -> Iterator[None]:
+        """MLflow looks `models:/m-…` up in the process's store, not in its client's."""
+        import mlflow
+
+        name = "MLFLOW_TRACKING_URI"
+        before = os.environ.get(name)
+        mlflow.set_tracking_uri(self._uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri("" if before is None else before)
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
 
     def _client(self) -> MlflowClient:
         if self._opened is None:
@@ -270,15 +290,18 @@ class Mlflow:
                 if error.code in (401, 403) else "see the server's log",
             ) from None
         except (ValueError, http.client.HTTPException):
-            raise TrackingError("what answers is not an MLflow server",
-                                where=without_credentials(self._uri),
-                                fix="check tracking_uri or MLFLOW_TRACKING_URI") from None
+            raise self._not_mlflow() from None
         except OSError as error:
             raise TrackingError(
                 f"the tracking server cannot be reached: {getattr(error, 'reason', error)}",
                 where=without_credentials(self._uri),
                 fix="check that it runs, and tracking_uri or MLFLOW_TRACKING_URI",
             ) from None
+
+    def _not_mlflow(self) -> TrackingError:
+        return TrackingError("what answers is not an MLflow server",
+                             where=without_credentials(self._uri),
+                             fix="check tracking_uri or MLFLOW_TRACKING_URI")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -328,7 +351,9 @@ def _model_uri(client: MlflowClient, run: Any) -> str:
     """The run's newest LoggedModel, else the first classic artifact that is a model."""
     outputs = run.outputs.model_outputs if run.outputs is not None else []
     if outputs:
-        return f"models:/{outputs[-1].model_id}"
+        made = {item.model_id: (client.get_logged_model(item.model_id).creation_timestamp,
+                                item.step) for item in outputs}
+        return f"models:/{max(made, key=lambda model_id: made[model_id])}"
     for item in client.list_artifacts(run.info.run_id):
         if item.is_dir and any(os.path.basename(inner.path) == "MLmodel"
                                for inner in client.list_artifacts(run.info.run_id, item.path)):

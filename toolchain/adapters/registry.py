@@ -61,7 +61,8 @@ class HttpRegistry:
         loopback = match[2] in ("localhost", "[::1]") or bool(_LOOPBACK.match(match[2]))
         scheme = match[1] or ("http://" if loopback or insecure else "https://")
         if scheme == "http://" and not (loopback or insecure):
-            raise ConfigError("plain HTTP to another machine", where=f"registry={without_credentials(host)}",
+            raise ConfigError("plain HTTP to another machine",
+                              where=f"registry={without_credentials(host)}",
                               fix="use https, or say insecure=1")
         self._root = f"{scheme}{self._address}"
         self._repository = check_repository(repository)

@@ -228,7 +228,7 @@ class Uv:
             folder = Path(name)
             sdist = folder / filename
             self._store.link(package.sha256, sdist)
-            done = self._run(["build", "--quiet", "--wheel", "--python",
+            done = self._run(["build", "--wheel", "--python",
                               str(self._interpreter(python)), "--out-dir", str(folder / "out"),
                               str(sdist)], folder, SOURCE_DATE_EPOCH="315532800")
             wheels = list((folder / "out").glob("*.whl")) if not done.returncode else []
@@ -284,7 +284,8 @@ class Uv:
 
     def _run(self, arguments: list[str], cwd: Path,
              **extra: str) -> subprocess.CompletedProcess[str]:
-        if self._environ.get("UV_NO_INDEX") == "1" and arguments[0] == "pip":
+        if self._environ.get("UV_NO_INDEX") == "1" and arguments[0] == "pip" \
+                and "--no-index" not in arguments:
             arguments = [*arguments, "--no-index"]  # uv reads no such variable
         return subprocess.run(
             [uv_program(), *arguments], cwd=cwd, capture_output=True, text=True,

@@ -119,6 +119,9 @@ def group(sizes: dict[Package, int]) -> list[tuple[str, tuple[Package, ...]]]:
         shared.setdefault(bucket(package.name), []).append(package)
     for number in sorted(shared):
         members = tuple(shared[number])
+        if len(members) == 1:  # called alike, in a bucket or not
+            groups.append((f"{members[0].name} {members[0].version}", members))
+            continue
         names = ", ".join(package.name for package in members[:3])
         more = f" and {len(members) - 3} more" if len(members) > 3 else ""
         groups.append((names + more, members))
