@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -41,10 +41,11 @@ class Command:
         return seconds, done.stdout
 
 
-def doit(folder: Path, *arguments: str, **environment: str) -> Command:
-    """`doit` of this Python, in `folder`."""
-    return Command(arguments=(sys.executable, "-m", "doit", *arguments), folder=folder,
-                   environment=environment)
+def doit(folder: Path, *arguments: str, python: Path = Path(sys.executable),
+         environment: Mapping[str, str] | None = None) -> Command:
+    """`doit` of some Python, in `folder`."""
+    return Command(arguments=(str(python), "-m", "doit", *arguments), folder=folder,
+                   environment=environment or {})
 
 
 @dataclass(slots=True)
@@ -69,6 +70,11 @@ def in_turns(commands: Sequence[Command], runs: int) -> list[Times]:
     return times
 
 
+def say(text: str) -> None:
+    """Tell how far the benchmark is, apart from its result."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def expect(output: str, *texts: str) -> None:
     """Raise SystemExit unless the output has every text: else something else was measured."""
     for text in texts:
@@ -76,23 +82,18 @@ def expect(output: str, *texts: str) -> None:
             raise SystemExit(f"not measured what was meant: no {text!r} in\n{output}")
 
 
-def step(title: str, count: int, action: Callable[[int], None]) -> None:
-    """Run a step `count` times, saying how far it is."""
-    for number in range(count):
-        print(f"{title}: {number + 1} of {count}", file=sys.stderr, flush=True)
-        action(number)
-
-
 def machine() -> str:
     """What figures depend on, without naming the machine."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     packages = ", ".join(f"{name} {version(name)}" for name in ("doit", "uv", "mlflow"))
     return (f"{os.cpu_count()} cores, {pages / 2**30:.0f} GiB, {platform.system()} "
-            f"{platform.machine()}, Python {platform.python_version()}, {packages}")
+            f"{platform.machine()}, load {os.getloadavg()[0]:.1f} at the end; "
+            f"Python {platform.python_version()}, {packages}")
 
 
 def _clean_environment() -> dict[str, str]:
     """What a figure must not depend on is left out; index and proxy settings stay."""
     kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("MLFLOW_", "DOIT_", "GIT_"))}
+            if not name.startswith(("MLFLOW_", "DOIT_", "GIT_"))
+            and name != "PYTHONDONTWRITEBYTECODE"}  # it would measure the compiler
     return {**kept, "NO_COLOR": "1"}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+from toolchain.adapters.indexes import uv_environment
+from toolchain.adapters.uv import uv_program
 from toolchain.digest import Digest
 from toolchain.journal import Journal
 from toolchain.lock import FILE_NAME, from_text
@@ -71,9 +76,24 @@ def debs(folder: Path) -> set[Digest]:
             for package in pins.packages}
 
 
+def python_with_doit_alone(folder: Path) -> Path:
+    """A virtual environment with doit and nothing else, for baselines.
+
+    Beside mlflow and its packages, and with this package's plugins, doit itself starts slower.
+    """
+    python = folder / "bin" / "python"
+    if not python.exists():
+        install = ("pip", "install", "--compile-bytecode", "--python", str(python),
+                   f"doit=={version('doit')}")
+        for arguments in (("venv", "--python", sys.executable, str(folder)), install):
+            subprocess.run([uv_program(), *arguments, "--quiet"], check=True,
+                           env=uv_environment(os.environ))
+    return python
+
+
 @contextlib.contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """An empty registry on this machine (Debian's docker-registry), as `localhost:port`.
+    """An empty registry on this machine (Debian's docker-registry), as `127.0.0.1:port`.
 
     Its data is under `folder` and gone afterwards.
     """
@@ -90,8 +110,8 @@ def registry(folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
     try:
-        _wait_for(f"http://localhost:{port}/v2/")
-        yield f"localhost:{port}"
+        _wait_for(f"http://127.0.0.1:{port}/v2/")
+        yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait()

@@ -66,7 +66,7 @@ class Mlflow:
         if self._uri.startswith(("http://", "https://")):
             answer = self._ask_server(f"runs/get?run_id={quote(run_id)}")
             found = _within(answer, "run", "info")
-            if answer is not None and not isinstance(answer.get("run"), dict):
+            if answer is not None and not isinstance(answer.get("run", {}), dict):
                 raise self._not_mlflow()
             return bool(found.get("status") == "FINISHED"
                         and found.get("lifecycle_stage") == "active")

@@ -1,0 +1,173 @@
+"""A monorepo's speed: nothing to do for a thousand projects, and for one among them.
+
+    python -m benchmarks.monorepo [--projects N] [--keep FOLDER] [--write]
+
+Every stage of every project is really brought up to date first (images in an OCI layout, runs and
+model versions in MLflow), which takes minutes; `--keep` leaves the trees for the next time. The
+projects need no packages and train with a shell script, so that only a Debian mirror and an index
+that has doit are needed. Beside it stand a plain doit file and a Makefile of the same shape: a
+chain of seven tasks from a source file, each with the target before it as its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import table, timing
+from benchmarks.timing import Command, Times, doit, expect, say
+from benchmarks.workspace import REPOSITORY, python_with_doit_alone
+
+STAGES = ("parse", "resolve", "base", "layer", "push", "train", "register")
+RUNS = 9
+_GRAIN = 2.5  # seconds until times of files are believed (toolchain.tree, rule 2)
+
+_MLPROJECT = """\
+name: {name}
+entry_points:
+  main:
+    parameters:
+      rate: {{type: float, default: 0.5}}
+    command: sh train.sh {{rate}}
+"""
+# Leaves a model where MLflow looks for the run's artifacts.
+_TRAIN = """\
+root=${MLFLOW_TRACKING_URI#sqlite:///}
+model=${root%/*}/mlruns/$MLFLOW_RUN_ID/artifacts/model
+mkdir -p "$model" && echo 'flavors: {}' > "$model/MLmodel"
+"""
+_DODO = """\
+from shutil import copyfile
+
+STAGES = {stages!r}
+PROJECTS = {names!r}
+
+
+def tasks(stage):
+    before = STAGES.index(stage) - 1
+    for name in PROJECTS:
+        source = f'out/{{name}}.{{STAGES[before]}}' if before >= 0 else f'sources/{{name}}'
+        target = f'out/{{name}}.{{stage}}'
+        yield {{'name': name, 'actions': [(copyfile, [source, target])],
+               'file_dep': [source], 'targets': [target]}}
+
+
+"""
+
+
+def names(count: int) -> list[str]:
+    return [f"p{number}" for number in range(count)]
+
+
+def write_monorepo(folder: Path, projects: Sequence[str]) -> None:
+    """A workspace with those projects; what is there already is left alone."""
+    for name in projects:
+        project = folder / "projects" / name
+        if not project.exists():
+            project.mkdir(parents=True)
+            (project / "MLproject").write_text(_MLPROJECT.format(name=name))
+            (project / "requirements.txt").write_text("")
+            (project / "train.sh").write_text(f"# {name}\n{_TRAIN}")
+    if not (folder / "dodo.py").exists():
+        for file in ("dodo.py", "pyproject.toml", "base.lock"):
+            shutil.copyfile(REPOSITORY / file, folder / file)
+
+
+def write_plain(folder: Path, projects: Sequence[str]) -> None:
+    """A dodo.py and a Makefile of the same shape, and their source files."""
+    for sub in ("sources", "out", "made"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    for name in projects:
+        if not (folder / "sources" / name).exists():
+            (folder / "sources" / name).write_text(f"{name}\n")
+    (folder / "dodo.py").write_text(
+        _DODO.format(stages=STAGES, names=list(projects))
+        + "\n\n".join(f"def task_{stage}():\n    yield from tasks('{stage}')\n"
+                      for stage in STAGES))
+    rules = [".PHONY: register", f"register: {' '.join(f'made/{n}.register' for n in projects)}"]
+    for name in projects:
+        source = f"sources/{name}"
+        for stage in STAGES:
+            rules.append(f"made/{name}.{stage}: {source}\n\t@cp $< $@")
+            source = f"made/{name}.{stage}"
+    (folder / "Makefile").write_text("\n".join(rules) + "\n")
+
+
+def settle(command: Command, lines: Mapping[str, int]) -> None:
+    """Bring everything up to date, then see that nothing is left to do."""
+    command.run()
+    time.sleep(_GRAIN)
+    command.run()
+    _, output = command.run()
+    for text, count in lines.items():
+        if output.count(text) != count:
+            expect(output, f"{count} times {text!r}")
+
+
+def measure(folder: Path, count: int) -> list[table.Row]:
+    projects = names(count)
+    chosen = projects[len(projects) // 2]
+    many, one, plain = folder / "many", folder / "one", folder / "plain"
+    write_monorepo(many, projects)
+    write_monorepo(one, [chosen])
+    write_plain(plain, projects)
+    bare = doit(plain, "register", python=python_with_doit_alone(folder / "doit"))
+    ours = doit(many, "register")
+    say(f"bringing {7 * count} tasks up to date (minutes, if not kept from an earlier run)")
+    settle(bare, {"-- ": 7 * count})
+    settle(ours, {"  up to date\n": 7 * count})
+    settle(doit(one, "register"), {"  up to date\n": 7})
+    all_times = _all(bare, ours, plain)
+    among, alone = (doit(where, "train", f"project={chosen}") for where in (many, one))
+    settle(among, {"  up to date\n": 6})
+    settle(alone, {"  up to date\n": 6})
+    say("one project")
+    one_alone, one_among = timing.in_turns((alone, among), 2 * RUNS + 3)
+    rows = [
+        table.Row(what=f"{what}, {7 * count:,} tasks", times=times, baseline=all_times[0][1],
+                  most_times=1.5 if what.startswith("`doit register`") else None)
+        for what, times in all_times
+    ]
+    return [
+        *rows,
+        table.Row(what="`doit train` of one project in a monorepo of one", times=one_alone,
+                  baseline=one_alone),
+        table.Row(what=f"`doit train` of one project in a monorepo of {count:,}",
+                  times=one_among, baseline=one_alone),
+    ]
+
+
+def _all(bare: Command, ours: Command, plain: Path) -> list[tuple[str, Times]]:
+    """Nothing to do for all projects: a plain doit file (the baseline), this package, make."""
+    commands = {"plain doit file": bare, "`doit register` of every project": ours}
+    if shutil.which("make"):
+        make = Command(arguments=("make", "register"), folder=plain)
+        make.run()
+        expect(make.run()[1], "Nothing to be done")
+        commands["make"] = make
+    say(f"{len(commands)} commands, {RUNS} times each")
+    return list(zip(commands, timing.in_turns(list(commands.values()), RUNS), strict=True))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--projects", type=int, default=1000, help="how many (default 1000)")
+    options.add_argument("--keep", type=Path, help="folder for what takes long to prepare")
+    options.add_argument("--write", action="store_true", help="put the table into the document")
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        kept = (given.keep or Path(name)).resolve()
+        folder = kept / f"monorepo-{given.projects}"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = table.markdown(measure(folder, given.projects), "its baseline", timing.machine())
+    print(text)
+    if given.write:
+        table.write("monorepo", text)
+
+
+if __name__ == "__main__":
+    main()
