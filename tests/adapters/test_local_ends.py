@@ -178,6 +178,19 @@ def test_a_job_is_over_when_its_shell_is_even_if_a_process_holds_its_output(
     _wait_until(lambda: _all_gone(parent.noted(1)), 5)
 
 
+def test_a_job_whose_output_nobody_reads_any_more_comes_to_an_end(parent: Parent) -> None:
+    """As in `doit train | head -1`."""
+    process = parent.start("echo $$ >> $NOTES; yes | head -n 1000000; echo end >> $NOTES")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "y\n"
+    process.stdout.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        pytest.fail("the job waits for ever for a reader")
+    _wait_until(lambda: _all_gone(parent.noted(1)[:1]), 5)
+
+
 def test_nothing_survives_an_interrupted_job(parent: Parent) -> None:
     process = parent.start(f"echo $$ >> $NOTES; trap '' TERM; {_GRANDCHILD} >> $NOTES & wait")
     pids = parent.noted(2)
