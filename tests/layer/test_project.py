@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +240,38 @@ def test_a_file_that_changes_between_plan_and_make_is_an_error(
     with pytest.raises(SpecError, match=r"train\.py"):
         make(planned, tree, {}, store, pool)
     assert list((tmp_path / "cache/blobs/sha256").iterdir()) == []
+
+
+_FULL = """
+import os, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from toolchain.errors import ToolchainError
+from toolchain.journal import Journal
+from toolchain.layer.project import make, plan
+from toolchain.store import Store
+from toolchain.tree import Tree
+
+root, cache = Path(sys.argv[1]), Path(sys.argv[2])
+journal = Journal(cache)
+store, tree = Store(cache / "blobs", cache / "quarantine", journal), Tree(root, journal)
+planned = plan(tree, {}, lambda question, answer: answer())
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # the disk is full after this
+try:
+    with ThreadPoolExecutor(2) as pool:
+        make(planned, tree, {}, store, pool)
+except ToolchainError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_is_the_caches_trouble_not_the_projects(root: Path, tmp_path: Path) -> None:
+    (root / "noise.bin").write_bytes(os.urandom(80 << 20))
+    done = subprocess.run([sys.executable, "-c", _FULL, str(root), str(tmp_path / "cache")],
+                          capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.startswith("StoreError the cache cannot be used"), done
+    assert "noise.bin" not in done.stdout
+    assert list((tmp_path / "cache/blobs").iterdir()) == []
 
 
 def test_a_plan_for_other_content_is_not_carried_out(

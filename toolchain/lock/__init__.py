@@ -7,6 +7,7 @@ Its header records the digest of the plan it answers; while that matches, nothin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -180,7 +181,8 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ResolveError(f"cannot be written: {error.strerror}", where=str(path),
                            fix="make the folder writable, or resolve elsewhere and commit "
                                "the file") from None
