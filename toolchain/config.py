@@ -143,13 +143,14 @@ def reference() -> tuple[tuple[str, Any, str, str], ...]:
     )
 
 
-def read_settings(pyproject: Path) -> dict[str, Any]:
+def read_settings(pyproject: str | Path) -> dict[str, Any]:
     """The `[tool.toolchain]` table of a file, dotted names joined; {} where there is none.
 
     Raises ConfigError for a file that is not TOML.
     """
     try:
-        data = pyproject.read_bytes()
+        with open(pyproject, "rb") as stream:
+            data = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

@@ -42,7 +42,7 @@ class Workspace:
         """Read the workspace's settings. Raises ConfigError."""
         where = "pyproject.toml, [tool.toolchain]"
         config = Config().given(
-            read_settings(root / "pyproject.toml"), scope=WORKSPACE, where=where
+            read_settings(f"{root}/pyproject.toml"), scope=WORKSPACE, where=where
         )
         config = config.given(call, scope=CALL, where="command line")
         return cls(root, config, dict(call))
@@ -53,8 +53,7 @@ class Workspace:
 
     def config_for(self, project: Project) -> Config:
         """The settings for one project: its own table over the workspace's, the call over both."""
-        path = self.root / project.folder / "pyproject.toml"
-        own = read_settings(path)
+        own = read_settings(f"{self.root}/{project.folder}/pyproject.toml")
         if not own:
             return self.config
         where = f"{project.folder}/pyproject.toml, [tool.toolchain]"

@@ -67,7 +67,6 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
     """The subtasks of one stage."""
     before = _ORDER[_ORDER.index(stage) - 1] if stage != _ORDER[0] else ""
     looking = len(sys.argv) > 1 and sys.argv[1] in _LOOKING
-    cache = _call.workspace.cache
     for name in _projects():
         fresh = not looking and stage in _fresh(name)
         yield {
@@ -75,7 +74,7 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
             "actions": [(_act, [stage, name])],
             "task_dep": [f"{before}:{name}"] if before else [],
             "uptodate": [True if fresh else (_call.check, [stage, name])],
-            "targets": [str(pipeline.receipt_path(cache, name, stage))],
+            "targets": [f"{_out(name)}/{stage}.json"],
             "clean": [(_clean, [stage, name])],
             "verbosity": 2,
             "meta": {"toolchain": (stage, name)},
@@ -83,6 +82,14 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
 
 
 _seen: dict[str, frozenset[str]] = {}
+_folders: dict[str, str] = {}
+
+
+def _out(name: str) -> str:
+    """The folder of a project's receipts; asked for by every task of every project."""
+    if name not in _folders:
+        _folders[name] = str(pipeline.receipt_path(_call.workspace.cache, name, "").parent)
+    return _folders[name]
 
 
 def _fresh(name: str) -> frozenset[str]:

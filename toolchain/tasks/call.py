@@ -87,8 +87,15 @@ class Call:
         if self.workspace.config.upgrade or self.workspace.config.force:
             return frozenset()
         project = self.projects[name]
-        settings = _settings(self.workspace.config_for(project))
+        config = self.workspace.config_for(project)
+        # Most projects have the workspace's own settings.
+        settings = (self._common_settings if config is self.workspace.config
+                    else _settings(config))
         return self._shortcut.stages(name, self.workspace.root / project.folder, settings)
+
+    @cached_property
+    def _common_settings(self) -> str:
+        return _settings(self.workspace.config)
 
     def check(self, stage: str, name: str) -> bool:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""
