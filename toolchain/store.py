@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -28,15 +28,19 @@ _Stamp = tuple[int, int, int, int]
 class BlobWriter:
     """A blob being written: `write` bytes, then `commit`. Abandoned, it leaves nothing."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], explain: Callable[[OSError], StoreError]) -> None:
         self._stream = stream
+        self._explain = explain
         self._sha = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> int:
         self._sha.update(data)
         self.size += len(data)
-        return self._stream.write(data)
+        try:
+            return self._stream.write(data)
+        except OSError as error:  # said here, lest a caller takes it for its source's
+            raise self._explain(error) from None
 
     @property
     def digest(self) -> Digest:
@@ -73,29 +77,34 @@ class Store:
         except OSError as error:
             raise self._explain(error) from None
         temporary = Path(name)
+        stream = os.fdopen(handle, "wb")
         try:
-            with os.fdopen(handle, "wb") as stream:
-                blob = BlobWriter(stream)
-                yield blob
-                if expect is not None and blob.digest != expect:
-                    raise StoreError(
-                        f"content does not match its digest: expected {expect}, got {blob.digest}",
-                        where=str(self.path(expect)),
-                        fix="try again; if it stays so, the source of these bytes is damaged",
-                    )
-                stream.flush()
-                os.fchmod(handle, 0o444)
-                os.fsync(handle)
-            target = self.path(blob.digest)
-            os.replace(temporary, target)
-            self._remember(blob.digest, _stamp(os.stat(target)))
-        except OSError as error:
-            if error.errno is None:  # not the disk's: where the bytes came from failed
-                raise
-            raise self._explain(error) from None
+            blob = BlobWriter(stream, self._explain)
+            yield blob  # an OSError of the block itself is not the cache's
+            if expect is not None and blob.digest != expect:
+                raise StoreError(
+                    f"content does not match its digest: expected {expect}, got {blob.digest}",
+                    where=str(self.path(expect)),
+                    fix="try again; if it stays so, the source of these bytes is damaged",
+                )
+            self._commit(stream, temporary, blob.digest)
         finally:
+            with contextlib.suppress(OSError):
+                stream.close()
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
+
+    def _commit(self, stream: IO[bytes], temporary: Path, digest: Digest) -> None:
+        try:
+            stream.flush()
+            os.fchmod(stream.fileno(), 0o444)
+            os.fsync(stream.fileno())
+            stream.close()
+            target = self.path(digest)
+            os.replace(temporary, target)
+            self._remember(digest, _stamp(os.stat(target)))
+        except OSError as error:
+            raise self._explain(error) from None
 
     def put(self, data: bytes) -> Digest:
         digest = Digest.of(data)
@@ -161,7 +170,8 @@ class Store:
                     try:
                         os.link(self.path(digest), temporary)
                     except OSError:  # another file system, or one without hard links
-                        with open(temporary, "wb") as sink:
+                        # "x", as a leftover of that name may be a link to the blob itself.
+                        with open(temporary, "xb") as sink:
                             while chunk := source.read(_CHUNK):
                                 sink.write(chunk)
                             os.fsync(sink.fileno())

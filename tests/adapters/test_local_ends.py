@@ -150,7 +150,6 @@ def test_the_job_dies_with_a_parent_that_is_killed(parent: Parent) -> None:
     _wait_until(lambda: _all_gone(pids), 5)
 
 
-@pytest.mark.xfail(strict=True, reason="only the job's first process is bound to its parent")
 def test_the_whole_job_dies_with_a_parent_that_is_killed(parent: Parent) -> None:
     """`python train.py; …` is a child of bash, which alone would not take it along."""
     process = parent.start(f"echo $$ >> $NOTES; {_GRANDCHILD} >> $NOTES; echo never")

@@ -7,7 +7,6 @@ pins the same. The job's working folder is a private copy of the project layer, 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -32,7 +31,6 @@ from toolchain.trace import Trace
 
 _DONE = "toolchain.json"  # in an environment: it is complete
 _GRACE = 10  # seconds between a signal and the next, harder one
-_PR_SET_PDEATHSIG = 1
 
 
 class LocalEngine:
@@ -119,7 +117,7 @@ class LocalEngine:
             child = subprocess.Popen(
                 ["bash", "-c", job.command], cwd=folder, env=variables, text=True,
                 errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(),
+                stderr=subprocess.STDOUT, start_new_session=True,
             )
         except FileNotFoundError:
             raise EngineError("bash is not on this machine", where=job.name,
@@ -127,7 +125,7 @@ class LocalEngine:
         assert child.stdout is not None
         reader = threading.Thread(target=_copy_output, args=(child.stdout,), daemon=True)
         reader.start()
-        with _forwarding_signals(child):
+        with _forwarding_signals(child), _guard(child.pid):
             code = child.wait()
         # What the job left running was killed, so its end of the pipe is closed.
         reader.join(_GRACE)
@@ -136,8 +134,10 @@ class LocalEngine:
 
 def _copy_output(stream: IO[str]) -> None:
     for line in stream:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        # If nobody reads any more (`doit train | head`), the job must still be able to write.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 def _check_link(member: tarfile.TarInfo) -> None:
@@ -173,19 +173,25 @@ def _forwarding_signals(child: subprocess.Popen[str]) -> Iterator[None]:
             os.killpg(child.pid, signal.SIGKILL)  # what the job left running
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """A function for the child to call: it gets SIGKILL when this process dies, however that is.
+@contextlib.contextmanager
+def _guard(group: int) -> Iterator[None]:
+    """While the block runs, the process group dies with this process, even by `kill -9`.
 
-    libc is loaded before the fork; after it only one system call is made.
+    The guard is a shell that reads from us until we are gone. (PR_SET_PDEATHSIG would end the
+    job's shell, but nothing that the shell has started.)
     """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-    return ask
+    guard = subprocess.Popen(
+        ["bash", "-c", 'read -r line || kill -KILL -- "-$1"', "guard", str(group)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+        assert guard.stdin is not None
+        guard.stdin.close()
 
 
 def _sweep(work: Path) -> None:

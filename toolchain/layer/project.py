@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from toolchain.digest import Digest
-from toolchain.layer import LAYOUT_VERSION, PROJECT_FOLDER, USER_ID, Layer
+from toolchain.layer import LAYOUT_VERSION, PROJECT_FOLDER, USER_ID, Layer, ignore
 from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
 from toolchain.lock import FILE_NAME as LOCK_NAME
 from toolchain.store import Store
@@ -45,21 +45,10 @@ def included(tree: Tree, memo: Memo) -> list[str]:
     paths = sorted(path for path in tree.found if path != LOCK_NAME)
     if IGNORE_NAME not in tree.found:
         return paths
-    patterns = [
-        line.strip()
-        for line in tree.read(IGNORE_NAME).decode("utf-8-sig", "replace").splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
-    question = {"dockerignore": patterns, "paths": paths}
-    excluded = set(memo(question, lambda: _excluded(patterns, paths)))
+    rules = ignore.patterns(tree.read(IGNORE_NAME).decode("utf-8", "replace"))
+    question = {"dockerignore": rules, "paths": paths}
+    excluded = set(memo(question, lambda: ignore.excluded(rules, paths)))
     return [path for path in paths if path not in excluded]
-
-
-def _excluded(patterns: list[str], paths: list[str]) -> list[str]:
-    from docker.utils.build import PatternMatcher  # Docker's own rules; slow to import
-
-    matcher: Any = PatternMatcher(patterns)  # its stubs ask for paths, it works on text
-    return [path for path in paths if matcher.matches(path)]
 
 
 def make(plan: Mapping[str, Any], tree: Tree, canonical: Mapping[str, str], store: Store,
