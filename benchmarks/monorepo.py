@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import table, timing
-from benchmarks.timing import Command, Times, doit, expect, say
+from benchmarks.timing import Command, doit, expect, say
 from benchmarks.workspace import REPOSITORY, python_with_doit_alone
 
 STAGES = ("parse", "resolve", "base", "layer", "push", "train", "register")
@@ -121,17 +121,12 @@ def measure(folder: Path, count: int) -> list[table.Row]:
     settle(bare, {"-- ": 7 * count})
     settle(ours, {"  up to date\n": 7 * count})
     settle(doit(one, "register"), {"  up to date\n": 7})
-    all_times = _all(bare, ours, plain)
+    rows = _all(bare, ours, plain, f"{7 * count:,} tasks")
     among, alone = (doit(where, "train", f"project={chosen}") for where in (many, one))
     settle(among, {"  up to date\n": 6})
     settle(alone, {"  up to date\n": 6})
     say("one project")
     one_alone, one_among = timing.in_turns((alone, among), 2 * RUNS + 3)
-    rows = [
-        table.Row(what=f"{what}, {7 * count:,} tasks", times=times, baseline=all_times[0][1],
-                  most_times=1.5 if what.startswith("`doit register`") else None)
-        for what, times in all_times
-    ]
     return [
         *rows,
         table.Row(what="`doit train` of one project in a monorepo of one", times=one_alone,
@@ -141,16 +136,21 @@ def measure(folder: Path, count: int) -> list[table.Row]:
     ]
 
 
-def _all(bare: Command, ours: Command, plain: Path) -> list[tuple[str, Times]]:
+def _all(bare: Command, ours: Command, plain: Path, size: str) -> list[table.Row]:
     """Nothing to do for all projects: a plain doit file (the baseline), this package, make."""
-    commands = {"plain doit file": bare, "`doit register` of every project": ours}
-    if shutil.which("make"):
-        make = Command(arguments=("make", "register"), folder=plain)
+    make = Command(arguments=("make", "register"), folder=plain)
+    has_make = shutil.which("make") is not None
+    if has_make:
         make.run()
         expect(make.run()[1], "Nothing to be done")
-        commands["make"] = make
-    say(f"{len(commands)} commands, {RUNS} times each")
-    return list(zip(commands, timing.in_turns(list(commands.values()), RUNS), strict=True))
+    say(f"every project, {RUNS} times each")
+    baseline, all_ours, *rest = timing.in_turns([bare, ours, *([make] if has_make else [])], RUNS)
+    return [
+        table.Row(what=f"plain doit file, {size}", times=baseline, baseline=baseline),
+        table.Row(what=f"`doit register` of every project, {size}", times=all_ours,
+                  baseline=baseline, most_times=1.5),
+        *(table.Row(what=f"make, {size}", times=times, baseline=baseline) for times in rest),
+    ]
 
 
 def main() -> None:

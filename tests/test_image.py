@@ -1,62 +1,173 @@
-"""An image's bytes follow from its layers alone."""
+"""An image's bytes follow from its layers alone; what another tool made is not taken for ours."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from toolchain import image
-from toolchain.digest import Digest
+from toolchain import image, push
+from toolchain.digest import Digest, canonical_json
+from toolchain.image import Image
 from toolchain.layer import GZIP, Layer
+from toolchain.progress import Progress
+from toolchain.push import Pushed
+from toolchain.store import Store
 
-LAYERS = tuple(
-    Layer(digest=Digest.of(name), diff_id=Digest.of(b"tar" + name), size=len(name),
-          media_type=GZIP, label=name.decode()) for name in (b"system", b"project"))
+
+def layer(label: str) -> Layer:
+    return Layer(digest=Digest.of(label.encode()), diff_id=Digest.of(label.encode() * 2),
+                 size=len(label), media_type=GZIP, label=label)
+
+
+MADE = image.make((layer("base"), layer("packages"), layer("project")), "1000", "linux/amd64")
+
+
+class Memory:
+    """A repository in memory; implements push.Registry and remembers what came in which order."""
+
+    name = "host.invalid/one"
+
+    def __init__(self, manifest: bytes | None = None, config: bytes = b"") -> None:
+        self.blobs = {Digest.of(config): config}
+        self.tags = {} if manifest is None else {"tag": manifest}
+        self.events: list[str] = []
+
+    def manifest(self, reference: str) -> bytes | None:
+        return self.tags.get(reference)
+
+    def still_has(self, digest: Digest) -> bool:
+        return digest in {Digest.of(manifest) for manifest in self.tags.values()}
+
+    def config(self, digest: Digest) -> bytes:
+        return self.blobs[digest]
+
+    def has_blob(self, digest: Digest) -> bool:
+        return digest in self.blobs
+
+    def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
+        self.blobs[digest] = store.read(digest)
+        assert len(self.blobs[digest]) == size
+        self.events.append(str(digest))
+
+    def put_manifest(self, manifest: bytes, tag: str) -> None:
+        self.tags[tag] = manifest
+        self.events.append(tag)
 
 
 def test_the_same_layers_give_the_same_bytes() -> None:
     """Golden digests: a change here is a new image for every user, so it must be meant."""
-    made = image.make(LAYERS, "1000", "linux/amd64")
-    assert made == image.make(LAYERS, "1000", "linux/amd64")
-    assert str(made.config_digest) == (
-        "sha256:503f0c292ff4604630221f87819f3015010bb58996825af1dbdde3acc054664c")
-    assert str(made.digest) == (
-        "sha256:6de2b9c1c020ef83e03fd0a56e137eb05fd9c63b7c72c72d976288a505ca2efc")
+    assert image.make(MADE.layers, "1000", "linux/amd64") == MADE
+    assert str(MADE.config_digest) == (
+        "sha256:82a88250182b484367a3e522df7ce16dc1c0d49aec42e1fff9e81e9ee34f9885")
+    assert str(MADE.digest) == (
+        "sha256:32fc136b3ee118a6d0a9e2948492733e9e7838f6c05c634abe29562b5637400d")
 
 
-def test_config_and_manifest_are_what_oci_asks_for() -> None:
-    made = image.make(LAYERS, "1000", "linux/arm64")
-    config, manifest = json.loads(made.config), json.loads(made.manifest)
-    assert (config["os"], config["architecture"]) == ("linux", "arm64")
-    assert config["rootfs"] == {"type": "layers",
-                                "diff_ids": [str(layer.diff_id) for layer in LAYERS]}
-    assert len(config["history"]) == len(LAYERS)
-    assert config["config"]["User"] == "1000"
-    assert manifest["config"] == {"mediaType": image.CONFIG, "size": len(made.config),
-                                  "digest": str(made.config_digest)}
+def test_config_and_manifest_name_the_layers_in_order() -> None:
+    config, manifest = json.loads(MADE.config), json.loads(MADE.manifest)
+    assert config["rootfs"]["diff_ids"] == [str(item.diff_id) for item in MADE.layers]
     assert [item["digest"] for item in manifest["layers"]] == [
-        str(layer.digest) for layer in LAYERS]
+        str(item.digest) for item in MADE.layers]
+    assert manifest["config"] == {"mediaType": image.CONFIG, "size": len(MADE.config),
+                                  "digest": str(Digest.of(MADE.config))}
+    assert (config["os"], config["architecture"]) == ("linux", "amd64")
+    assert config["config"]["User"] == "1000"
+    assert len(config["history"]) == len(MADE.layers)
 
 
 def test_an_image_is_read_back_from_its_bytes() -> None:
-    made = image.make(LAYERS, "1000", "linux/amd64")
-    assert image.from_bytes(made.manifest, made.config) == made
+    assert image.from_bytes(MADE.manifest, MADE.config) == MADE
 
 
-def test_a_config_that_the_manifest_does_not_name_is_refused() -> None:
-    made = image.make(LAYERS, "1000", "linux/amd64")
-    with pytest.raises(ValueError, match="not the one that the manifest names"):
-        image.from_bytes(made.manifest, made.config + b" ")
-    with pytest.raises(ValueError, match="not an OCI image manifest"):
-        image.from_bytes(b"{}", made.config)
+@pytest.mark.parametrize("other", [
+    image.make(MADE.layers[::-1], "1000", "linux/amd64"),
+    image.make(MADE.layers[:-1], "1000", "linux/amd64"),
+    image.make(MADE.layers, "0", "linux/amd64"),
+    image.make(MADE.layers, "1000", "linux/arm64"),
+])
+def test_another_order_layer_user_or_platform_is_another_image(other: Image) -> None:
+    assert other.digest != MADE.digest
 
 
-def test_the_tag_follows_from_plans_alone() -> None:
+def test_the_tag_is_known_before_any_layer_and_moves_with_every_input() -> None:
     one = image.plan({"a": 1}, {"b": 2}, "1000", "linux/amd64")
-    assert one == image.plan({"a": 1}, {"b": 2}, "1000", "linux/amd64")
-    for other in (image.plan({"a": 2}, {"b": 2}, "1000", "linux/amd64"),
-                  image.plan({"a": 1}, {"b": 3}, "1000", "linux/amd64"),
-                  image.plan({"a": 1}, {"b": 2}, "0", "linux/amd64"),
-                  image.plan({"a": 1}, {"b": 2}, "1000", "linux/arm64")):
-        assert Digest.of_json(other) != Digest.of_json(one)
+    others = [image.plan({"a": 2}, {"b": 2}, "1000", "linux/amd64"),
+              image.plan({"a": 1}, {"b": 3}, "1000", "linux/amd64"),
+              image.plan({"b": 2}, {"a": 1}, "1000", "linux/amd64"),
+              image.plan({"a": 1}, {"b": 2}, "0", "linux/amd64"),
+              image.plan({"a": 1}, {"b": 2}, "1000", "linux/arm64")]
+    assert len({Digest.of_json(plan) for plan in [one, one, *others]}) == 6
+
+
+def altered(**changes: Any) -> bytes:
+    return canonical_json({**json.loads(MADE.manifest), **changes})
+
+
+def first_layer(**changes: Any) -> list[Any]:
+    layers = json.loads(MADE.manifest)["layers"]
+    return [{**layers[0], **changes}, *layers[1:]]
+
+
+FOREIGN = {
+    "not JSON": b"<html>", "not UTF-8": b"\xff", "a list": b"[]", "a number": b"5", "empty": b"{}",
+    "an index": canonical_json({"mediaType": "application/vnd.oci.image.index.v1+json",
+                                "manifests": []}),
+    "another type": altered(mediaType="application/vnd.docker.distribution.manifest.v2+json"),
+    "one layer less": altered(layers=json.loads(MADE.manifest)["layers"][1:]),
+    "layers of another tool": altered(layers=first_layer(annotations={})),
+    "layers without annotations": altered(layers=first_layer(annotations=None)),
+    "no layers": altered(layers=None),
+    "a layer's digest of another kind": altered(layers=first_layer(digest="sha512:00")),
+    "a digest that is a number": altered(config={"digest": 5}),
+    "a config that is a list": altered(config=[]),
+}
+
+
+@pytest.mark.parametrize("manifest", FOREIGN.values(), ids=FOREIGN.keys())
+def test_somebody_elses_tag_is_no_image_of_ours(manifest: bytes) -> None:
+    assert push.find(Memory(manifest, MADE.config), "tag") is None
+
+
+def test_a_config_that_is_not_the_named_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="not the one that the manifest names"):
+        image.from_bytes(MADE.manifest, MADE.config + b" ")
+    with pytest.raises(ValueError, match="not an OCI image manifest"):
+        image.from_bytes(b"{}", MADE.config)
+    config = canonical_json({"rootfs": {}})
+    named = altered(config={"digest": str(Digest.of(config))})
+    assert push.find(Memory(named, config), "tag") is None
+
+
+def test_an_image_whose_config_is_gone_must_be_pushed_again() -> None:
+    assert push.find(Memory(MADE.manifest, b"something else"), "tag") is None
+
+
+def test_an_image_of_ours_is_found_by_its_tag() -> None:
+    assert push.find(Memory(MADE.manifest, MADE.config), "tag") == MADE
+    assert push.find(Memory(MADE.manifest, MADE.config), "other") is None
+    assert push.find(Memory(), "tag") is None
+
+
+def test_a_push_sends_what_is_missing_then_config_then_manifest(store: Store) -> None:
+    layers = tuple(replace(layer(label), digest=store.put(label.encode()))
+                   for label in ("one", "two", "three"))
+    made = image.make((*layers, layers[0]), "1000", "linux/amd64")
+    registry = Memory(config=b"two")  # has one of the layers already
+    progress = Progress()
+    pushed, sent, size = push.make(made, "tag", registry, store, progress)
+    assert sorted(registry.events[:2]) == sorted([str(layers[0].digest), str(layers[2].digest)])
+    assert registry.events[2:] == [str(made.config_digest), "tag"]
+    assert (sent, size, progress.expected) == (2, 8, 8)
+    assert pushed == Pushed(reference=f"host.invalid/one@{made.digest}", tag="tag",
+                            digest=made.digest)
+    assert push.find(registry, "tag") == made
+    assert push.make(made, "tag", registry, store, progress)[1:] == (0, 0)
+
+
+def test_a_receipt_of_a_push_is_read_back() -> None:
+    pushed = Pushed(reference=f"r@{MADE.digest}", tag="t", digest=MADE.digest)
+    assert Pushed.from_json(pushed.to_json()) == pushed
+    assert Layer.from_json(MADE.layers[0].to_json()) == MADE.layers[0]

@@ -1,85 +1,214 @@
-"""Lock files are read as they were written, and name the line that is wrong."""
+"""Requests and locks: what is pinned, the two lock files as text, and what is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from toolchain import lock
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
-from toolchain.lock import Lock, Package, base
+from toolchain.lock import Lock, Package, Request, base
+from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.spec import Spec
+from toolchain.spec.requirements import Requirements
 
-PACKAGES = (Package(name="alpha", version="1.0", sha256=Digest.of(b"a")),
-            Package(name="beta-two", version="2!1.0+local", sha256=Digest.of(b"b")))
-LOCK = Lock(python="3.11", platform="linux/amd64", packages=PACKAGES, input=Digest.of(b"input"))
-PINS = base.BasePins(suite="bookworm", platform="linux/amd64", packages=(
-    base.DebianPackage(name="bash", version='5.2-"1"', architecture="amd64", archive="debian",
-                       path="pool/b/bash.deb", size=3, sha256=Digest.of(b"d")),))
+INPUT = Digest.of(b"input")
+HEADER = f"# toolchain: python=3.11 platform=linux/amd64 input={INPUT}\n"
+PIN = f"alpha==1.0 --hash={Digest.of(b'alpha')}\n"
+
+digests = st.binary(max_size=4).map(Digest.of)
+packages = st.builds(
+    Package, name=st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,2}", fullmatch=True),
+    version=st.from_regex(r"([0-9]!)?[0-9]+(\.[0-9]+){0,3}(rc1|\.post2|\+cu121)?", fullmatch=True),
+    sha256=digests)
+locks = st.builds(
+    Lock, python=st.sampled_from(["3.11", "3.13.1"]), platform=st.just("linux/amd64"),
+    packages=st.lists(packages, max_size=5, unique_by=lambda package: package.name).map(
+        lambda found: tuple(sorted(found))),
+    input=digests)
+debian = st.builds(
+    DebianPackage, name=st.from_regex(r"[a-z0-9][a-z0-9+.-]+", fullmatch=True),
+    version=st.from_regex(r"([0-9]:)?[0-9][A-Za-z0-9.+~-]*", fullmatch=True),
+    architecture=st.sampled_from(["amd64", "all"]), archive=st.just("debian-security"),
+    path=st.from_regex(r"pool/main/[a-z0-9/._+~%-]+\.deb", fullmatch=True),
+    size=st.integers(0, 1 << 40), sha256=digests)
+pins = st.builds(BasePins, suite=st.sampled_from(["bookworm", "trixie"]),
+                 platform=st.sampled_from(["linux/amd64", "linux/arm64"]),
+                 packages=st.lists(debian, max_size=3).map(tuple))
 
 
-def test_a_lock_survives_its_file() -> None:
-    assert lock.from_text(lock.to_text(LOCK), "here") == LOCK
-    assert Lock.from_json(LOCK.to_json(), LOCK.input) == LOCK
+class Texts(dict[str, str]):
+    """Files in memory; implements toolchain.spec.Reader."""
+
+    def read(self, path: str) -> str | None:
+        return self.get(path)
 
 
-def test_pip_and_uv_can_read_a_lock() -> None:
-    from packaging.requirements import Requirement
+class Newest:
+    """Pins every requirement at 2.0, or where it is preferred; implements lock.Resolver."""
 
-    for line in lock.to_text(LOCK).replace("\\\n", " ").splitlines():
-        if not line.startswith("#"):
-            requirement, _, hashes = line.partition(" ")
-            Requirement(requirement)
-            assert hashes.strip().startswith("--hash=sha256:")
+    def resolve(self, request: Request, preferred: tuple[Package, ...]) -> tuple[Package, ...]:
+        kept = {package.name: package for package in preferred}
+        return tuple(reversed([
+            kept.get(name, Package(name=name, version="2.0", sha256=Digest.of(name.encode())))
+            for name in sorted(request.requirements)]))
 
 
-@pytest.mark.parametrize(("old", "new", "what"), [
-    ("# toolchain:", "# other:", "not a lock of this tool"),
-    ("alpha==1.0", "alpha 1.0", "not a pinned package: alpha 1.0"),
-    ("alpha==1.0", "alpha>=1.0", "not a pinned package: alpha>=1.0"),
-    ("--hash=sha256:", "--hash=md5:", "not a pinned package"),
-])
-def test_a_lock_that_was_edited_wrongly_is_refused(old: str, new: str, what: str) -> None:
-    with pytest.raises(ResolveError) as caught:
-        lock.from_text(lock.to_text(LOCK).replace(old, new), "projects/x/requirements.lock")
-    assert what in caught.value.what
-    assert caught.value.where == "projects/x/requirements.lock"
-    assert "doit resolve" in caught.value.fix
+class Never:
+    """A resolver that nobody may ask."""
+
+    def resolve(self, request: Request, preferred: tuple[Package, ...]) -> tuple[Package, ...]:
+        raise AssertionError(request)
+
+
+def spec(*requirements: str, python: str = "") -> Spec:
+    return Spec(name="one", environment="python_env", python=python, requirements=requirements,
+                constraints=("alpha<3",), hashes={"beta": ("f" * 64,)}, entry_points={}, files={})
+
+
+def a_lock(*requirements: str) -> Lock:
+    return lock.make(lock.request(spec(*requirements), "3.11", "linux/amd64"), (), Newest())
+
+
+def test_a_request_takes_the_projects_python_or_the_default() -> None:
+    assert lock.request(spec(), "3.11", "linux/amd64").python == "3.11"
+    assert lock.request(spec(python="3.13.1"), "3.11", "linux/amd64").python == "3.13.1"
+
+
+def test_everything_that_decides_the_pins_is_in_the_plan() -> None:
+    wanted = lock.request(spec("alpha"), "3.11", "linux/amd64")
+    others = [replace(wanted, python="3.13"), replace(wanted, platform="linux/arm64"),
+              replace(wanted, requirements=("beta",)), replace(wanted, constraints=()),
+              replace(wanted, hashes=())]
+    keys = {Digest.of_json(request.plan()) for request in [wanted, *others]}
+    assert len(keys) == 6
+    assert Digest.of_json(lock.request(spec("alpha"), "3.11", "linux/amd64").plan()) in keys
+
+
+def test_a_lock_is_sorted_and_knows_what_it_answers() -> None:
+    wanted = lock.request(spec("beta", "alpha"), "3.11", "linux/amd64")
+    made = lock.make(wanted, (), Newest())
+    assert [package.name for package in made.packages] == ["alpha", "beta"]
+    assert made.input == Digest.of_json(wanted.plan())
+
+
+def test_preferred_versions_are_handed_on() -> None:
+    old = Package(name="alpha", version="1.0", sha256=Digest.of(b""))
+    wanted = lock.request(spec("alpha", "beta"), "3.11", "linux/amd64")
+    assert [p.version for p in lock.make(wanted, (old,), Newest()).packages] == ["1.0", "2.0"]
+
+
+def test_nothing_wanted_needs_no_resolver() -> None:
+    made = lock.make(lock.request(spec(), "3.11", "linux/amd64"), (), Never())
+    assert made.packages == ()
+
+
+def test_locks_of_the_same_pins_are_one_environment_whoever_asked() -> None:
+    one, two = a_lock("alpha"), replace(a_lock("alpha"), input=INPUT)
+    assert one.digest == two.digest
+    assert one.digest != a_lock("alpha", "beta").digest
+    assert replace(one, python="3.11.7").python_minor == "3.11"
 
 
 def test_what_moved_is_said_in_a_few_words() -> None:
-    newer = Lock(python="3.11", platform="linux/amd64", input=LOCK.input, packages=(
-        Package(name="alpha", version="1.1", sha256=Digest.of(b"a")),
-        Package(name="gamma", version="1", sha256=Digest.of(b"c"))))
-    assert lock.changes(None, LOCK) == "pinned"
-    assert lock.changes(LOCK, LOCK) == "nothing moved"
-    assert lock.changes(LOCK, newer) == "changed: +gamma, -beta-two, alpha 1.0 -> 1.1"
+    old, new = a_lock("alpha", "gone"), a_lock("alpha", "come")
+    moved = replace(new, packages=tuple(
+        replace(package, version="3.0") if package.name == "alpha" else package
+        for package in new.packages))
+    assert lock.changes(None, new) == "pinned"
+    assert lock.changes(new, new) == "nothing moved"
+    assert lock.changes(old, moved) == "changed: +come, -gone, alpha 2.0 -> 3.0"
+    many = a_lock(*"abcdefg")
+    assert lock.changes(a_lock(), many) == "changed: +a, +b, +c, +d, +e and 2 more"
 
 
-def test_base_pins_survive_their_file(tmp_path: Path) -> None:
-    other = base.BasePins(suite="trixie", platform="linux/arm64", packages=PINS.packages)
-    path = tmp_path / "base.lock"
-    lock.replace_text(path, base.to_text((other, PINS)))
-    assert base.read(path) == (PINS, other)
-    assert base.read(tmp_path / "none") == ()
+@given(locks)
+def test_a_lock_is_read_back_from_its_text_and_its_json(made: Lock) -> None:
+    assert lock.from_text(lock.to_text(made), "here") == made
+    assert Lock.from_json(made.to_json(), made.input) == made
 
 
-@pytest.mark.parametrize("text", ["[[base]]\n", "x = [", "[[base]]\nsuite='a'\nplatform='b'\n"
-                                  "packages=[{name='a'}]\n"])
-def test_base_pins_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(ResolveError, match=r"base\.lock is damaged"):
+@given(locks)
+def test_the_text_is_a_requirements_file_that_names_no_index(made: Lock) -> None:
+    wanted = Requirements()
+    wanted.add_file("lock", Texts(lock=lock.to_text(made)))
+    assert wanted.requirements == {f"{item.name}=={item.version}" for item in made.packages}
+    assert wanted.hashes == {item.name: {item.sha256.hex} for item in made.packages}
+
+
+def test_comments_blank_lines_and_order_of_a_lock_do_not_matter() -> None:
+    beta = f"beta==1.0 --hash={Digest.of(b'beta')}\n"
+    assert lock.from_text(f"{beta}\n# mine\n{HEADER}{PIN}", "") == lock.from_text(
+        HEADER + PIN.replace(" --", " \\\n --") + beta, "")
+
+
+@pytest.mark.parametrize("text", ["", PIN, HEADER.replace("sha256", "md5"), "<<<<<<< HEAD\n"])
+def test_a_lock_made_elsewhere_is_not_read(text: str) -> None:
+    with pytest.raises(ResolveError, match="not a lock of this tool") as caught:
+        lock.from_text(text, "projects/one/requirements.lock")
+    assert caught.value.where == "projects/one/requirements.lock"
+    assert "run `doit resolve`" in caught.value.fix
+
+
+@pytest.mark.parametrize("line", [
+    "alpha==1.0", "alpha>=1.0 --hash=sha256:" + "0" * 64, "alpha==1.0 --hash=md5:0123", "=======",
+    "Alpha==1.0 --hash=sha256:" + "0" * 64, PIN.strip() + " --hash=sha256:" + "0" * 64,
+    "--index-url https://host.invalid/simple", "-r other.txt", "alpha @ file:///a.whl",
+])
+def test_a_line_that_pins_nothing_is_shown(line: str) -> None:
+    with pytest.raises(ResolveError) as caught:
+        lock.from_text(HEADER + PIN + line + "\n", "here")
+    assert caught.value.what == f"not a pinned package: {line[:80]}"
+
+
+def test_a_package_that_is_pinned_twice_is_refused() -> None:
+    """Left by a merge of two branches; both would be installed over each other."""
+    again = f"alpha==1.1 --hash={Digest.of(b'other')}\n"
+    with pytest.raises(ResolveError, match="alpha"):
+        lock.from_text(HEADER + PIN + again, "here")
+
+
+def test_lock_files_are_read_and_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "requirements.lock"
+    assert lock.read(path, "here") is None
+    lock.replace_text(path, HEADER + PIN)
+    lock.replace_text(path, HEADER)
+    found = lock.read(path, "here")
+    assert found is not None
+    assert found.packages == ()
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(b"\xff")
+    with pytest.raises(ResolveError, match="cannot be read"):
+        lock.read(path, "here")
+    with pytest.raises(ResolveError, match="cannot be written"):
+        lock.replace_text(path / "below-a-file", "")
+
+
+@given(st.lists(pins, max_size=3, unique_by=lambda entry: (entry.suite, entry.platform)))
+def test_base_pins_are_read_back_from_their_text(entries: list[BasePins]) -> None:
+    in_order = tuple(sorted(entries, key=lambda entry: (entry.suite, entry.platform)))
+    assert base.from_text(base.to_text(tuple(entries)), "base.lock") == in_order
+
+
+@pytest.mark.parametrize("text", [
+    "[[base]\n", "[[base]]\n", "base = 1\n", 'base = ["x"]\n',
+    '[[base]]\nsuite = "s"\nplatform = "p"\npackages = [{name = "a"}]\n',
+    '[[base]]\nsuite = "s"\nplatform = "p"\npackages = [{sha256 = "0"}]\n',
+])
+def test_a_damaged_base_lock_is_named(text: str) -> None:
+    with pytest.raises(ResolveError, match=r"base\.lock is damaged") as caught:
         base.from_text(text, "base.lock")
+    assert "version control" in caught.value.fix
 
 
-def test_a_python_that_no_suite_has_names_those_that_have() -> None:
-    assert base.suite_for("3.11.7", "x") == "bookworm"
+def test_the_suite_is_the_one_that_has_that_python() -> None:
+    assert base.suite_for("3.11.7", "") == base.suite_for("3.11", "") == "bookworm"
     with pytest.raises(ResolveError) as caught:
         base.suite_for("3.12", "one: python 3.12")
-    assert caught.value.fix == "ask for one of: 3.11 (bookworm), 3.13 (trixie)"
-
-
-def test_a_lock_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResolveError, match="cannot be written"):
-        lock.replace_text(tmp_path / "file" / "requirements.lock", "text")
+    assert str(caught.value) == ("no embedded base has Python 3.12\n  at one: python 3.12\n"
+                                 "  fix: ask for one of: 3.11 (bookworm), 3.13 (trixie)")

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,18 +31,29 @@ CASES = Path(__file__).parent / "data/spec"
 RESULTS = ("expected.json", "error.txt", "warnings.txt")
 
 
-def read(folder: Path, cache: Path, warnings: list[str] | None = None) -> Spec:
-    reader = TreeReader(Tree(folder, Journal(cache)), folder.parent)
-    return parse("MLproject", folder.name, reader, "3.11",
-                 lambda text: (warnings if warnings is not None else []).append(text))
+class Texts(dict[str, str]):
+    """Files in memory; implements toolchain.spec.Reader."""
+
+    def read(self, path: str) -> str | None:
+        return self.get(path)
+
+
+def spec_of(**files: str) -> Spec:
+    """`python_env_yaml="…"` is that file's text."""
+    texts = Texts({name.replace("_yaml", ".yaml").replace("_txt", ".txt"): text
+                   for name, text in files.items()})
+    texts.setdefault("MLproject", "name: one\n")
+    return parse("MLproject", "one", texts, "3.11", lambda _: None)
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
 def test_a_project_is_read_whole(case: str, tmp_path: Path) -> None:
+    folder = CASES / case
     warnings: list[str] = []
     found: dict[str, str] = {}
+    reader = TreeReader(Tree(folder, Journal(tmp_path)), CASES.parent)
     try:
-        spec = read(CASES / case, tmp_path, warnings)
+        spec = parse("MLproject", case, reader, "3.11", warnings.append)
     except SpecError as error:
         found["error.txt"] = f"{error}\n"
     else:
@@ -47,70 +63,170 @@ def test_a_project_is_read_whole(case: str, tmp_path: Path) -> None:
         found["warnings.txt"] = "".join(f"{line}\n" for line in warnings)
     if os.environ.get("UPDATE_EXPECTED") == "1":
         for name in RESULTS:
-            (CASES / case / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
         for name, text in found.items():
-            (CASES / case / name).write_text(text)
-    expected = {name: (CASES / case / name).read_text() for name in RESULTS
-                if (CASES / case / name).exists()}
+            (folder / name).write_text(text)
+    expected = {name: (folder / name).read_text() for name in RESULTS
+                if (folder / name).exists()}
     assert found == expected
 
 
-def test_errors_keep_secrets_to_themselves() -> None:
-    for path in CASES.rglob("error.txt"):
-        assert "hunter2" not in path.read_text()
+def test_every_mistake_says_what_where_and_how_to_fix_it_and_no_secret() -> None:
+    for case in CASES.glob("error-*"):
+        text = (case / "error.txt").read_text()
+        assert "\n  at " in text, case
+        assert "\n  fix: " in text, case
+        assert "secret" not in text, case
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "MLproject").write_bytes(b"name: \xff\n")
-    with pytest.raises(SpecError, match="not UTF-8: byte 6"):
-        read(folder, tmp_path / "cache")
+def test_the_name_alone_is_found_whatever_the_rest_is_like() -> None:
+    assert name_of(b"\xef\xbb\xbfname: 'one'\r\nentry_points: [odd]\r\n") == "one"
+    assert name_of(b"name: 7\ndocker_env: 3\n") == "7"
+    for data in (b"", b"- a\n", b"name:\n", b"name: {a: b}\n", b"name: a/b\n", b"name: one\n[",
+                 b"name: \xff"):
+        assert name_of(data) == ""
 
 
-def test_a_name_is_found_without_judging_the_rest() -> None:
-    assert name_of(b"name: one\nnonsense: [1\n") == ""
-    assert name_of(b"name: one\ndocker_env: 3\n") == "one"
-    assert name_of(b"\xff") == ""
+# Laws: what must not change a Spec, and what must.
+
+words = st.text("abcdefghij klmn-_.0123456789:#'\"{}éß", min_size=1, max_size=12).filter(str.strip)
+names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
+parameters = st.dictionaries(names, st.fixed_dictionaries(
+    {"type": st.sampled_from(["string", "path"])}, optional={"default": words}), max_size=3)
+mlprojects = st.fixed_dictionaries({
+    "name": names,
+    "entry_points": st.dictionaries(names, st.fixed_dictionaries(
+        {"command": words, "parameters": parameters}), max_size=3),
+    "python_env": st.just("python_env.yaml"),
+})
+versions = st.from_regex(r"[0-9]{1,2}\.[0-9]{1,2}", fullmatch=True)
+pins = st.dictionaries(names, versions, min_size=1, max_size=5)
+styles = st.fixed_dictionaries({
+    "indent": st.integers(2, 8), "default_flow_style": st.sampled_from([True, False, None]),
+    "default_style": st.sampled_from([None, "'", '"']), "allow_unicode": st.booleans(),
+})
 
 
-NAMES = st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta", "eps"]), min_size=1,
-                 unique=True)
+def shuffled(value: Any, chance: random.Random) -> Any:
+    """The same value with its keys in another order."""
+    if not isinstance(value, dict):
+        return value
+    items = [(key, shuffled(item, chance)) for key, item in value.items()]
+    chance.shuffle(items)
+    return dict(items)
 
 
-def write(folder: Path, lines: list[str], end: str = "\n") -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "MLproject").write_text("entry_points: {main: {command: x}}\n")
-    (folder / "requirements.txt").write_bytes(end.join([*lines, ""]).encode())
+def written(value: Any, style: Mapping[str, Any], chance: random.Random) -> str:
+    """YAML of `value` in some style."""
+    text = yaml.safe_dump(shuffled(value, chance), sort_keys=False, width=1 << 20, **style)
+    return with_noise(text.splitlines(), chance)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_how_requirements_are_written_changes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+def with_noise(lines: list[str], chance: random.Random) -> str:
+    """Comments, blank lines, trailing blanks and line ends by chance."""
+    end = chance.choice(["\n", "\r\n"])
+    noisy = []
+    for line in lines:
+        noisy += chance.choice([[], [], ["# a comment: {x"], [""]])
+        noisy.append(line + chance.choice(["", "", " ", "  # why"]))
+    return end.join(noisy) + chance.choice(["", end])
+
+
+def requirements(pinned: Mapping[str, str], chance: random.Random) -> list[str]:
+    lines = [chance.choice([f"{name}=={version}", f"{name.upper()} == {version}",
+                            f"{name}(=={version})"])
+             for name, version in pinned.items()]
+    chance.shuffle(lines)
+    return lines
+
+
+@settings(max_examples=60, deadline=None)
+@given(mlprojects, pins, styles, styles, st.randoms(use_true_random=False))
+def test_style_comments_and_order_change_nothing(
+    project: dict[str, Any], pinned: dict[str, str], one: dict[str, Any], two: dict[str, Any],
+    chance: random.Random,
 ) -> None:
-    root = tmp_path_factory.mktemp("law")
-    lines = [f"{name}>=1" for name in data.draw(NAMES)]
-    write(root / "project", lines)
-    plain = read(root / "project", root / "cache").to_json()
-    changed = [data.draw(st.sampled_from(["{}", " {} ", "{}  # why", "# note\n{}", "\n{}"]))
-               .format(line.replace(">=", data.draw(st.sampled_from([">=", " >= "]))))
-               for line in data.draw(st.permutations(lines))]
-    write(root / "project", changed, data.draw(st.sampled_from(["\n", "\r\n"])))
-    assert read(root / "project", root / "cache").to_json() == plain
+    def spec(style: Mapping[str, Any]) -> Spec:
+        listed = [*requirements(pinned, chance), "-r requirements.txt"]
+        chance.shuffle(listed)
+        environment = {"python": "3.11", "dependencies": listed}
+        return spec_of(MLproject=written(project, style, chance),
+                       python_env_yaml=written(environment, style, chance),
+                       requirements_txt=with_noise(requirements(pinned, chance), chance))
+
+    assert spec(one).to_json() == spec(two).to_json()
 
 
-@settings(max_examples=40, deadline=None)
-@given(NAMES, st.data())
-def test_every_edited_dependency_changes_the_spec(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str], data: st.DataObject
+@pytest.mark.parametrize("kind", ["requirements", "python_env", "conda", "constraint"])
+@settings(max_examples=30, deadline=None)
+@given(pinned=pins, data=st.data())
+def test_another_version_of_one_package_changes_the_spec(
+    kind: str, pinned: dict[str, str], data: st.DataObject,
 ) -> None:
-    root = tmp_path_factory.mktemp("law")
-    lines = [f"{name}==1.0" for name in names]
-    write(root / "project", lines)
-    before = read(root / "project", root / "cache").requirements
-    place = data.draw(st.integers(0, len(lines) - 1))
-    lines[place] = data.draw(st.sampled_from(
-        [f"{names[place]}==1.1", f"{names[place]}>=1.0", f"{names[place]}[x]==1.0", "zeta"]))
-    write(root / "project", lines)
-    assert read(root / "project", root / "cache").requirements != before
+    name = data.draw(st.sampled_from(sorted(pinned)))
+    other = {**pinned, name: data.draw(versions.filter(lambda v: v != pinned[name]))}
+
+    def spec(pinned: Mapping[str, str]) -> Spec:
+        lines = [f"{name}=={version}" for name, version in pinned.items()]
+        if kind == "requirements":
+            return spec_of(requirements_txt="\n".join(lines))
+        if kind == "python_env":
+            return spec_of(python_env_yaml=yaml.safe_dump({"dependencies": lines}))
+        if kind == "constraint":
+            return spec_of(requirements_txt="-c c.txt\nanything", c_txt="\n".join(lines))
+        return spec_of(conda_yaml=yaml.safe_dump({"dependencies": ["pip", {"pip": lines}]}))
+
+    one, two = spec(pinned), spec(other)
+    assert (one.requirements, one.constraints) != (two.requirements, two.constraints)
+    assert one.files != two.files
+
+
+# Rules that tables say best.
+
+@pytest.mark.parametrize(("wanted", "python", "pip"), [
+    ("python=3.11", "3.11", ()), ("python==3.11.4", "3.11.4", ()), ("python 3.10", "3.10", ()),
+    ("python=3.11.*", "3.11", ()), ("python>=3.9,<3.12", "3.11", ()), ("python<3.11", "3.10", ()),
+    ("python >=3.12", "3.13", ()), ("python!=3.11.*", "3.13", ()), ("defaults::python", "", ()),
+    ("Python", "", ()), ("pip", "", ()), ("pip=23.1", "", ("pip==23.1.*",)),
+    ("pip=23.1.*", "", ("pip==23.1.*",)), ("pip==23.1", "", ("pip==23.1",)),
+    ("pip>=23,<24", "", ("pip<24,>=23",)), ("pip 23.1", "", ("pip==23.1",)),
+])
+def test_conda_versions_of_python_and_pip_are_understood(
+    wanted: str, python: str, pip: tuple[str, ...],
+) -> None:
+    spec = spec_of(conda_yaml=yaml.safe_dump({"dependencies": [wanted]}))
+    assert (spec.python, spec.requirements) == (python, pip)
+
+
+@pytest.mark.parametrize("value", [
+    '!!int ""', "!!int x", "!!float x", "!!bool maybe", "!!timestamp yesterday", "0x_",
+    "2026-02-30", "!mine x", "=",
+])
+def test_a_value_that_yaml_cannot_read_is_a_mistake_with_a_line(value: str) -> None:
+    with pytest.raises(SpecError, match="not valid YAML") as caught:
+        spec_of(MLproject="entry_points:\n  main:\n    command: a\n    parameters:\n      x:\n"
+                          f"        default: {value}")
+    assert caught.value.where.startswith("MLproject:6")
+
+
+def merges(depth: int) -> str:
+    """Merge keys within merge keys: a few hundred bytes that stand for 10 ** (depth + 1) keys."""
+    if depth == 0:
+        return "&a0 {" + ", ".join(f"k{n}: 1" for n in range(10)) + "}"
+    return f"&a{depth} {{<<: [{merges(depth - 1)}" + f", *a{depth - 1}" * 9 + "]}"
+
+
+@pytest.mark.parametrize("bomb", ["a: &a [*a]", "a: &a {b: *a}", "[" * 2000 + "]" * 2000])
+def test_yaml_without_end_is_refused(bomb: str) -> None:
+    with pytest.raises(SpecError, match="too large or too deep"):
+        spec_of(MLproject=bomb)
+
+
+def test_a_small_file_cannot_become_a_huge_value() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpecError, match="too large or too deep"):
+            spec_of(MLproject=f"x: {merges(5)}")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

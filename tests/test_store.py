@@ -91,6 +91,7 @@ def test_a_link_shares_the_blob_and_does_not_unsettle_it(store: Store, tmp_path:
     target = tmp_path / "elsewhere" / "blob"
     store.link(digest, target)
     store.link(digest, target)
+    assert list(target.parent.iterdir()) == [target]
     assert target.read_bytes() == DATA
     assert target.stat().st_ino == store.path(digest).stat().st_ino
     # Verified by its times alone: were it hashed, this would find it damaged.
@@ -102,6 +103,45 @@ def test_many_threads_put_one_blob(store: Store) -> None:
         digests = set(pool.map(lambda _: store.put(DATA), range(32)))
     assert digests == {Digest.of(DATA)}
     assert files(store) == [Digest.of(DATA).hex]
+
+
+def test_many_threads_link_one_blob_to_one_place(store: Store, tmp_path: Path) -> None:
+    digest = store.put(DATA)
+    target = tmp_path / "elsewhere" / "blob"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.link(digest, target), range(200)))
+    assert target.read_bytes() == DATA
+    assert store.read(digest) == DATA
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_source_of_the_bytes_is_not_blamed_on_the_cache(store: Store) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        store.put_stream(Broken(), Digest.of(DATA))
+    assert files(store) == []
+
+
+def test_a_blob_without_a_record_is_hashed_before_it_is_believed(
+    store: Store, tmp_path: Path
+) -> None:
+    """As after the journal was lost."""
+    good, bad = store.put(DATA), store.put(b"other")
+    os.truncate(_writable(store.path(bad)), 1)
+    again = Store(store.path(good).parent, tmp_path / "cache/quarantine",
+                  Journal(tmp_path / "another"))
+    assert (again.has(good), again.has(bad)) == (True, False)
+
+
+def test_stamps_are_those_of_the_files_and_none_for_a_missing_one(store: Store) -> None:
+    digest = store.put(DATA)
+    (stamp, none) = store.stamps([digest, Digest.of(b"missing")])
+    assert stamp is not None
+    assert stamp[0] == len(DATA)
+    assert none is None
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_a_remedy(

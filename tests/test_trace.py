@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_a_key_is_held_by_one_thread(trace: Trace) -> None:
     assert most == 1
 
 
+def _add_one(cache: Path) -> None:
+    trace = open_trace(cache)
+    for _ in range(20):
+        with trace.holding("base", KEY):
+            trace.record("base", KEY, {}, (trace.get("base", KEY) or 0) + 1)
+
+
+def test_a_key_is_held_by_one_process(tmp_path: Path) -> None:
+    processes = [multiprocessing.Process(target=_add_one, args=(tmp_path,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert open_trace(tmp_path).get("base", KEY) == 80
+
+
 def _hold(cache: Path, held: Path) -> None:
     with open_trace(cache).holding("base", KEY):
         held.touch()
@@ -115,6 +132,25 @@ def test_a_damaged_journal_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="journal") as caught:
         open_trace(tmp_path).get("base", KEY)
     assert caught.value.fix.startswith("delete it")
+
+
+def test_many_processes_open_a_journal_that_is_not_there_yet(tmp_path: Path) -> None:
+    """Write-ahead mode is set up once; sqlite does not wait for that by itself."""
+    for number in range(8):
+        cache = tmp_path / str(number)
+        start = multiprocessing.Barrier(8)
+        processes = [multiprocessing.Process(target=_open_at_once, args=(cache, start))
+                     for _ in range(8)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(30)
+        assert [process.exitcode for process in processes] == [0] * 8
+
+
+def _open_at_once(cache: Path, start: Barrier) -> None:
+    start.wait(30)
+    Journal(cache).rows("select * from trace")
 
 
 def test_several_statements_are_all_or_none(journal: Journal) -> None:

@@ -19,9 +19,11 @@ def write(root: Path, **files: str) -> None:
         (root / name).write_text(text)
 
 
-def old(path: Path) -> None:
-    """Let the file's last change lie beyond the grain of file times."""
-    time.sleep(2.1)
+@pytest.fixture
+def _later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock ten seconds on: what the test writes lies beyond the grain of file times."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
 
 
 @pytest.mark.parametrize("path", [
@@ -52,11 +54,11 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
         list(walk(tmp_path))
 
 
+@pytest.mark.usefixtures("_later")
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, journal: Journal) -> None:
     root = tmp_path / "project"
     root.mkdir()
     write(root, a="one")
-    old(root / "a")
     first = Tree(root, journal)
     digest = first.digest("a")
     first.remember()
@@ -67,15 +69,16 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, journal: Journal) -
     assert Tree(root, journal).digest("a") == Digest.of(b"a lie")
 
 
+@pytest.mark.usefixtures("_later")
 def test_an_edit_that_keeps_size_and_mtime_is_noticed(tmp_path: Path, journal: Journal) -> None:
     root = tmp_path / "project"
     root.mkdir()
     write(root, a="one")
-    old(root / "a")
     first = Tree(root, journal)
     first.digest("a")
     first.remember()
     before = (root / "a").stat()
+    time.sleep(0.02)  # the clock of files ticks every 10 ms at least
     write(root, a="two")
     os.utime(root / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert Tree(root, journal).digest("a") == Digest.of(b"two")
@@ -110,6 +113,55 @@ def test_a_change_after_the_look_is_an_error(tmp_path: Path, journal: Journal) -
         tree.read("a")
     with pytest.raises(SpecError, match="changed while it was being read"):
         tree.digest("a")
+
+
+def test_a_file_that_is_gone_after_the_look_is_an_error(tmp_path: Path, journal: Journal) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write(root, a="one")
+    tree = Tree(root, journal)
+    (root / "a").unlink()
+    with pytest.raises(SpecError, match="cannot be read"):
+        tree.digest("a")
+
+
+def test_a_name_that_is_not_utf_8_is_a_mistake(tmp_path: Path) -> None:
+    """An image, a plan and a receipt hold names as text."""
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).touch()
+    with pytest.raises(SpecError, match="not UTF-8") as caught:
+        list(walk(tmp_path))
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_skipped_is_not_even_looked_at(tmp_path: Path, kind: str) -> None:
+    if kind == "file":
+        os.mkfifo(tmp_path / ".env")
+    else:
+        (tmp_path / ".git").mkdir()
+        os.mkfifo(tmp_path / ".git/pipe")
+    assert list(walk(tmp_path)) == []
+
+
+def test_a_link_that_leaves_through_another_link_is_refused(
+    tmp_path: Path, journal: Journal
+) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "here").symlink_to(".")
+    (root / "link").symlink_to("here/../outside")
+    with pytest.raises(SpecError, match="link leaves the project"):
+        Tree(root, journal).file("link")
+
+
+def test_executables_are_told_from_other_files(tmp_path: Path, journal: Journal) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write(root, a="1", b="1")
+    (root / "a").chmod(0o755)
+    tree = Tree(root, journal)
+    assert (tree.file("a").executable, tree.file("b").executable) == (True, False)
+    assert tree.file("a").digest == tree.file("b").digest == Digest.of(b"1")
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "sub/../../outside"])

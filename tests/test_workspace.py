@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,13 @@ import pytest
 from toolchain.errors import ConfigError, SpecError
 from toolchain.journal import Journal
 from toolchain.workspace import Project, Workspace, select
+
+
+@pytest.fixture
+def _later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock ten seconds on: what the test writes lies beyond the grain of file times."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
 
 
 def add(root: Path, folder: str, text: str = "", name: str = "MLproject") -> Path:
@@ -43,6 +52,24 @@ def test_a_broken_project_has_its_folders_name(tmp_path: Path, journal: Journal)
     assert set(names(tmp_path, journal)) == {"broken", "odd"}
 
 
+@pytest.mark.usefixtures("_later")
+def test_a_folder_with_a_name_that_is_not_utf_8_hinders_nobody(
+    tmp_path: Path, journal: Journal
+) -> None:
+    add(tmp_path, "a", "name: first\n")
+    (tmp_path / "projects" / os.fsdecode(b"caf\xe9")).mkdir()
+    assert set(names(tmp_path, journal)) == {"first"}
+
+
+def test_the_whole_workspace_may_be_the_projects_folder(tmp_path: Path, journal: Journal) -> None:
+    """Its cache holds copies of projects, which are none."""
+    (tmp_path / "pyproject.toml").write_text('[tool.toolchain]\nprojects = "."\n')
+    add(tmp_path, "a", "name: first\n")
+    (tmp_path / "cache/environments/x").mkdir(parents=True)
+    (tmp_path / "cache/environments/x/MLproject").write_text("name: first\n")
+    assert names(tmp_path, journal) == {"first": "projects/a"}
+
+
 def test_two_of_one_name_are_both_named(tmp_path: Path, journal: Journal) -> None:
     add(tmp_path, "a", "name: same\n")
     add(tmp_path, "b/same", "")
@@ -51,19 +78,37 @@ def test_two_of_one_name_are_both_named(tmp_path: Path, journal: Journal) -> Non
     assert caught.value.where == "projects/a/MLproject and projects/b/same/MLproject"
 
 
+@pytest.mark.usefixtures("_later")
 def test_changes_are_noticed_although_the_last_look_is_remembered(
     tmp_path: Path, journal: Journal
 ) -> None:
     path = add(tmp_path, "a", "name: first\n")
-    time.sleep(2.1)
-    assert set(names(tmp_path, journal)) == {"first"}
-    assert set(names(tmp_path, journal)) == {"first"}
-    path.write_text("name: again\n")
-    assert set(names(tmp_path, journal)) == {"again"}
-    add(tmp_path, "b", "name: more\n")
-    assert set(names(tmp_path, journal)) == {"again", "more"}
-    path.unlink()
-    assert set(names(tmp_path, journal)) == {"more"}
+
+    def after(change: Callable[[], object]) -> dict[str, str]:
+        time.sleep(0.02)  # the clock of files ticks every 10 ms at least
+        change()
+        return names(tmp_path, journal)
+
+    assert names(tmp_path, journal) == names(tmp_path, journal) == {"first": "projects/a"}
+    assert after(lambda: path.write_text("name: again\n")) == {"again": "projects/a"}
+    assert after(lambda: add(tmp_path, "b", "name: more\n")) == {
+        "again": "projects/a", "more": "projects/b"}
+    assert after(lambda: path.parent.rename(tmp_path / "projects/c")) == {
+        "more": "projects/b", "again": "projects/c"}
+    assert after((tmp_path / "projects/c/MLproject").unlink) == {"more": "projects/b"}
+    assert after(lambda: add(tmp_path, "b/.venv/x").with_name("MLproject").touch()) == {
+        "more": "projects/b"}
+
+
+@pytest.mark.usefixtures("_later")
+def test_a_name_is_not_read_again_while_its_file_has_not_moved(
+    tmp_path: Path, journal: Journal
+) -> None:
+    add(tmp_path, "a", "name: first\n")
+    names(tmp_path, journal)
+    # Only a scan that takes the name from its record does not notice that this is a lie.
+    journal.write("update files set entries = replace(entries, 'first', 'a lie')")
+    assert set(names(tmp_path, journal)) == {"a lie"}
 
 
 def test_a_missing_folder_names_the_setting(tmp_path: Path, journal: Journal) -> None:

@@ -154,6 +154,8 @@ class Tree:
     def file(self, path: str) -> TreeFile:
         """One file by content, or a link by target. Raises SpecError for a link that leaves."""
         found = self.found[path]
+        if any("\udc80" <= letter <= "\udcff" for letter in path):  # surrogateescape, PEP 383
+            raise SpecError("a file name is not UTF-8", where=ascii(path), fix="rename the file")
         if not found.is_link:
             return TreeFile(path, bool(found.mode & 0o111), self.digest(path))
         target = os.readlink(self.root / path)

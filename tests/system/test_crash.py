@@ -89,7 +89,8 @@ def test_an_interrupt_marks_the_run_killed_and_reaches_the_job(monorepo: Monorep
 
     folder = monorepo.add("one")
     (folder / "train.py").write_text(
-        "import os, time, pathlib\n"
+        "import os, signal, time, pathlib\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"  # ends without a word of its own
         "pathlib.Path(os.environ['WITNESS'], 'pid').write_text(str(os.getpid()))\n"
         "time.sleep(60)\n")
     monorepo.environment["WITNESS"] = str(monorepo.folder)

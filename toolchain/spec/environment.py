@@ -164,4 +164,6 @@ def _conda_pip(wanted: str) -> str:
     """conda's `=23.1` means 23.1 and what begins with it; `==` and ranges are as in PEP 440."""
     if wanted.startswith("=") and not wanted.startswith("=="):
         return f"pip=={wanted[1:].strip().removesuffix('.*')}.*"
+    if wanted[0].isdigit():  # `pip 23.1`, conda's own long form
+        return f"pip=={wanted}"
     return f"pip{wanted}"

@@ -20,7 +20,7 @@ from toolchain.spec.yamltext import Located, canonical, load
 _TOP_KEYS = ("name", "entry_points", "python_env", "conda_env", "docker_env")
 _ENTRY_KEYS = ("command", "parameters", "description")
 # What doit's task names, registries of models and file systems can all hold.
-_NAME = re.compile(r"[^\s:=,*/\\\x00-\x1f-][^:=,*/\\\x00-\x1f]*")
+_NAME = re.compile(r"(?!\.+\Z)[^\s:=,*/\\\x00-\x1f-][^:=,*/\\\x00-\x1f]*")
 _PARAMETER_KEYS = ("type", "default", "description")
 
 

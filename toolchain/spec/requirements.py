@@ -9,11 +9,12 @@ import posixpath
 import re
 from dataclasses import dataclass, field
 
-from toolchain.errors import SpecError
+from toolchain.errors import SpecError, without_credentials
 from toolchain.spec import Reader
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"\s--hash[= ](\S+)")
+_OPTION = re.compile(r"--[A-Za-z-]+|-\w?")
 _DEEPEST = 16
 
 
@@ -53,6 +54,11 @@ class Requirements:
         include = re.match(r"(-r|--requirement|-c|--constraint)[= ]?\s*(.+)\Z", line)
         if include:
             option = "-c" if include[1] in ("-c", "--constraint") else "-r"
+            if "://" in include[2]:
+                raise SpecError(
+                    f"a requirements file from a URL is not supported: "
+                    f"{without_credentials(include[2].strip())}", where=where,
+                    fix="keep the file in the workspace")
             target = posixpath.normpath(
                 posixpath.join(posixpath.dirname(path), include[2].strip())
             )
@@ -63,7 +69,7 @@ class Requirements:
             raise _unsupported_source(line, where)
         if line.startswith("-"):
             raise SpecError(
-                f"option is not supported yet: {line.split()[0].split('=')[0]}", where=where,
+                f"option is not supported yet: {_option(line)}", where=where,
                 fix="set package indexes up in pip's or uv's own configuration; list packages here",
             )
         requirement, hashes = parse_requirement(line, where)
@@ -118,8 +124,8 @@ def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
         if re.match(r"(\.|/|\w+://|git\+|hg\+|svn\+|bzr\+)", line) or line.endswith(".whl"):
             raise _unsupported_source(line, where) from None
         reason = str(error).split("\n")[0]
-        raise SpecError(f"not a requirement: {line} ({reason})", where=where,
-                        fix="write it as in `scipy==1.11.4` (PEP 508)") from None
+        raise SpecError("not a requirement: " + without_credentials(f"{line} ({reason})"),
+                        where=where, fix="write it as in `scipy==1.11.4` (PEP 508)") from None
     if requirement.url:
         raise _unsupported_source(requirement.name, where)
     requirement.name = canonicalize_name(requirement.name)
@@ -127,9 +133,13 @@ def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     return str(requirement), tuple(hashes)
 
 
-def _unsupported_source(line: str, where: str) -> SpecError:
-    from toolchain.errors import without_credentials
+def _option(line: str) -> str:
+    """An option's name alone: what follows may hold a password."""
+    match = _OPTION.match(line)
+    return match[0] if match else "-"
 
+
+def _unsupported_source(line: str, where: str) -> SpecError:
     return SpecError(
         f"a requirement from a path or URL is not supported yet: {without_credentials(line)}",
         where=where, fix="publish it to a package index, or put the wheel where find-links looks",

@@ -73,7 +73,12 @@ def _convert(loader: Any, node: Any, where: str, budget: list[int], depth: int) 
     if isinstance(node, yaml.SequenceNode):
         items = [_convert(loader, item, where, budget, depth + 1) for item in node.value]
         return Located(items, line)
-    return Located(loader.construct_object(node), line, node.value)
+    try:
+        return Located(loader.construct_object(node), line, node.value)
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
+        # A tag or a shape that promises a number or a date, and a text that is none.
+        raise SpecError(f"not valid YAML: {node.value!r} is not what its form or tag promises",
+                        where=f"{where}:{line}", fix="put it in quotes") from None
 
 
 def canonical(value: Any) -> str:
