@@ -9,6 +9,8 @@ the plans after it do not change.
 from __future__ import annotations
 
 import importlib
+import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,7 +201,7 @@ def _write_receipt(chain: Chain, stage: Stage, data: bytes) -> None:
     path = receipt_path(chain.session.workspace.cache, chain.name, stage.NAME)
     if _receipt(chain, stage) == data:
         return
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
