@@ -39,8 +39,11 @@ class StateFile(JsonDB):  # type: ignore[misc]
             return {}  # damaged or unreadable: as after `doit forget --all`, nothing is lost
 
     def set(self, task_id: str, dependency: str, value: Any) -> None:
-        self._changed.add(task_id)
-        super().set(task_id, dependency, value)
+        # doit saves a group's own task in every call. The same value is no reason to write the
+        # file anew. JSON has no tuples.
+        if self.get(task_id, dependency) != (list(value) if isinstance(value, tuple) else value):
+            self._changed.add(task_id)
+            super().set(task_id, dependency, value)
 
     def remove(self, task_id: str) -> None:
         self._changed.add(task_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -61,7 +60,7 @@ class Interpreters:
                 yield version / "bin" / "python"
         for folder in ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"):
             yield Path(folder) / f"python{minor}"
-        yield from self._uv_installed()
+        yield from self._uv_installed(minor)
 
     def _all_versions(self) -> Iterator[tuple[int, ...]]:
         for folder in [*self._environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]:
@@ -81,16 +80,15 @@ class Interpreters:
         except OSError:
             return []
 
-    def _uv_installed(self) -> list[Path]:
-        done = subprocess.run(
-            [uv_program(), "python", "list", "--managed-python", "--only-installed",
-             "--output-format", "json"],
-            capture_output=True, text=True, env=dict(self._environ),
-        )
-        try:
-            return [Path(item["path"]) for item in json.loads(done.stdout) if item.get("path")]
-        except (ValueError, TypeError, KeyError):
+    def _uv_installed(self, minor: str) -> list[Path]:
+        """Those of X.Y that uv brought. `uv python list` would start every interpreter on PATH,
+        pyenv's shims included, which takes a second."""
+        done = subprocess.run([uv_program(), "python", "dir"], capture_output=True, text=True,
+                              env=dict(self._environ))
+        if done.returncode:
             return []
+        folder = Path(done.stdout.strip())
+        return sorted(folder.glob(f"cpython-{minor}.*/bin/python{minor}"))
 
     def _managed(self, wanted: str) -> Path | None:
         """An interpreter that uv can bring, if its settings let it download."""
@@ -106,7 +104,7 @@ class Interpreters:
             return None
         if done.returncode:
             return None
-        for path in self._uv_installed():
+        for path in self._uv_installed(".".join(wanted.split(".")[:2])):
             version = self._version(path)
             if version and ".".join(map(str, version)).startswith(wanted):
                 return path

@@ -6,6 +6,7 @@ for, by `project=a,b` or `stage:name`; without either, for all.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -182,6 +183,9 @@ def _group(stage: str) -> Iterator[dict[str, Any]]:
     yield from _tasks(stage)
 
 
+# doit makes dozens of objects for each task, and all of them live to the end of the call: looking
+# for garbage among them, again and again, would take a quarter of a large monorepo's null call.
+gc.set_threshold(200_000, 20, 20)
 _call = _open()
 
 DOIT_CONFIG: dict[str, Any] = {
