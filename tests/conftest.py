@@ -13,17 +13,6 @@ from toolchain.journal import Journal
 from toolchain.store import Store
 from toolchain.trace import Trace
 
-KNOWN_DEFECTS = Path(__file__).parent / "known_defects.txt"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of defects that are known and not mended yet are expected to fail, and must."""
-    known = {line for line in KNOWN_DEFECTS.read_text().splitlines()
-             if line and not line.startswith("#")}
-    for item in items:
-        if item.nodeid in known:
-            item.add_marker(pytest.mark.xfail(strict=True, reason="listed in known_defects.txt"))
-
 
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:

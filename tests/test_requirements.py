@@ -47,6 +47,11 @@ def test_a_requirement_has_one_spelling(line: str, normal: str) -> None:
     assert parse_requirement(line, "") == (normal, ())
 
 
+@pytest.mark.parametrize("name", ["zest.releaser", "beta-2", "zope.zip", "collective.tar"])
+def test_a_name_that_looks_like_a_file_is_still_a_name(name: str) -> None:
+    assert parse_requirement(f"{name}==1", "")[0] == f"{name.replace('.', '-')}==1"
+
+
 def test_hashes_are_taken_in_every_form_pip_knows() -> None:
     for option in (f"--hash=sha256:{HEX}", f"--hash sha256:{HEX.upper()}"):
         assert parse_requirement(f"alpha==1 {option}", "") == ("alpha==1", (HEX,))
@@ -96,6 +101,8 @@ def test_files_include_requirements_and_constraints_by_their_own_folder() -> Non
 def test_files_that_include_each_other_are_read_once() -> None:
     wanted = read("alpha\n-r more.txt", more="beta\n-r requirements.txt\n-r ./more.txt")
     assert wanted.requirements == {"alpha", "beta"}
+    assert wanted.files == {"requirements.txt": "-r more.txt\nalpha\n",
+                            "more.txt": "-r ./more.txt\n-r requirements.txt\nbeta\n"}
 
 
 @pytest.mark.parametrize("text", ["-r both.txt\n-c both.txt", "-c both.txt\n-r both.txt"])
@@ -119,6 +126,8 @@ def test_files_nested_without_end_are_refused() -> None:
 @pytest.mark.parametrize("line", [
     "./beta", "../beta", "/opt/beta", "file:///opt/beta", "beta @ file:///opt/beta",
     "beta-1.0-py3-none-any.whl", "folder/beta-1.0-py3-none-any.whl", "beta-1.0.tar.gz",
+    "beta-1.0.zip", "folder/beta-1.0.tar.gz", "beta-1.0-py3-none-any.whl ; os_name == 'nt'",
+    "beta-1.0+local-py3-none-any.whl",
     "https://host.invalid/beta.whl", "git+ssh://git@host.invalid/beta", "-e .", "--editable=.",
     "hg+https://host.invalid/beta", "beta@git+https://host.invalid/beta@main ; os_name == 'nt'",
 ])

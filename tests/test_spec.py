@@ -216,10 +216,39 @@ def merges(depth: int) -> str:
     return f"&a{depth} {{<<: [{merges(depth - 1)}" + f", *a{depth - 1}" * 9 + "]}"
 
 
-@pytest.mark.parametrize("bomb", ["a: &a [*a]", "a: &a {b: *a}", "[" * 2000 + "]" * 2000])
+@pytest.mark.parametrize("bomb", ["a: &a [*a]", "a: &a {b: *a}", "[" * 2000 + "]" * 2000,
+                                  "[" * 200_000, "- " * 50_000, "a: &a {<<: *a}"])
 def test_yaml_without_end_is_refused(bomb: str) -> None:
     with pytest.raises(SpecError, match="too large or too deep"):
         spec_of(MLproject=bomb)
+
+
+def test_mappings_are_merged_as_yaml_has_it() -> None:
+    """A mapping's own keys win, then those of the mapping that is named first."""
+    spec = spec_of(MLproject="x: &x {type: int, default: 1}\ny: &y {default: a, type: string}\n"
+                             "entry_points: {main: {command: a, parameters: "
+                             "{p: {<<: [*x, *y], default: 2}, q: {default: 3, <<: *x}}}}")
+    parameters = spec.entry_points["main"].parameters
+    assert {name: (found.type, found.default) for name, found in parameters.items()} == {
+        "p": ("int", "2"), "q": ("int", "3")}
+
+
+def test_merges_of_nothing_are_counted_too() -> None:
+    bomb = "&a0 {}"
+    for depth in range(1, 10):
+        bomb = f"&a{depth} {{<<: [{bomb}" + f", *a{depth - 1}" * 9 + "]}"
+    with pytest.raises(SpecError, match="too large or too deep"):
+        spec_of(MLproject=f"x: {bomb}")
+
+
+@pytest.mark.parametrize("value", ["requirements.txt", '"a\\0b"'])
+def test_a_file_that_leads_nowhere_is_a_mistake(tmp_path: Path, value: str) -> None:
+    """A loop of links, and a name that no file has."""
+    (tmp_path / "requirements.txt").symlink_to("requirements.txt")
+    (tmp_path / "MLproject").write_text(f"name: one\npython_env: {value}\n")
+    reader = TreeReader(Tree(tmp_path, Journal(tmp_path / "cache")), tmp_path)
+    with pytest.raises(SpecError, match="cannot be read"):
+        parse("MLproject", "one", reader, "3.11", lambda _: None)
 
 
 def test_a_small_file_cannot_become_a_huge_value() -> None:

@@ -133,6 +133,19 @@ def test_a_name_that_is_not_utf_8_is_a_mistake(tmp_path: Path) -> None:
     str(caught.value).encode()
 
 
+def test_a_folders_name_that_is_not_utf_8_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(SpecError, match="not UTF-8") as caught:
+        list(walk(tmp_path))
+    assert caught.value.where == f"{tmp_path}/caf\\xe9"
+
+
+def test_other_letters_than_ascii_are_welcome(tmp_path: Path) -> None:
+    (tmp_path / "café").mkdir()
+    (tmp_path / "café/naïve.py").touch()
+    assert [file.path for file in walk(tmp_path)] == ["café/naïve.py"]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_is_skipped_is_not_even_looked_at(tmp_path: Path, kind: str) -> None:
     if kind == "file":
@@ -143,15 +156,36 @@ def test_what_is_skipped_is_not_even_looked_at(tmp_path: Path, kind: str) -> Non
     assert list(walk(tmp_path)) == []
 
 
+@pytest.mark.parametrize("target", ["here/../outside", "here/../project/a", "out/passwd",
+                                    "sub/up/../outside"])
 def test_a_link_that_leaves_through_another_link_is_refused(
-    tmp_path: Path, journal: Journal
+    tmp_path: Path, journal: Journal, target: str
 ) -> None:
     root = tmp_path / "project"
-    root.mkdir()
+    (root / "sub").mkdir(parents=True)
     (root / "here").symlink_to(".")
-    (root / "link").symlink_to("here/../outside")
+    (root / "sub/up").symlink_to("..")
+    (root / "out").symlink_to("/etc")
+    (root / "link").symlink_to(target)
     with pytest.raises(SpecError, match="link leaves the project"):
         Tree(root, journal).file("link")
+
+
+@pytest.mark.parametrize("target", ["link", "link/x", "here/here/a", "here/sub/../a", "missing"])
+def test_a_link_that_goes_round_or_nowhere_within_is_kept(
+    tmp_path: Path, journal: Journal, target: str
+) -> None:
+    root = tmp_path / "project"
+    (root / "sub").mkdir(parents=True)
+    (root / "here").symlink_to(".")
+    (root / "link").symlink_to(target)
+    assert Tree(root, journal).file("link").link == target
+
+
+def test_a_links_target_that_is_not_utf_8_is_a_mistake(tmp_path: Path, journal: Journal) -> None:
+    (tmp_path / "link").symlink_to(os.fsdecode(b"caf\xe9"))
+    with pytest.raises(SpecError, match="target is not UTF-8"):
+        Tree(tmp_path, journal).file("link")
 
 
 def test_executables_are_told_from_other_files(tmp_path: Path, journal: Journal) -> None:

@@ -61,9 +61,36 @@ def test_a_folder_with_a_name_that_is_not_utf_8_hinders_nobody(
     assert set(names(tmp_path, journal)) == {"first"}
 
 
-def test_the_whole_workspace_may_be_the_projects_folder(tmp_path: Path, journal: Journal) -> None:
-    """Its cache holds copies of projects, which are none."""
+def test_a_project_in_such_a_folder_is_a_mistake(tmp_path: Path, journal: Journal) -> None:
+    add(tmp_path, os.fsdecode(b"caf\xe9"), "name: first\n")
+    with pytest.raises(SpecError, match="not UTF-8") as caught:
+        names(tmp_path, journal)
+    assert caught.value.where == "projects/caf\\xe9"
+
+
+def test_the_workspace_itself_is_no_project(tmp_path: Path, journal: Journal) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.toolchain]\nprojects = "."\n')
+    (tmp_path / "MLproject").touch()
+    with pytest.raises(SpecError, match="the workspace itself") as caught:
+        names(tmp_path, journal)
+    assert caught.value.fix == "move the project into a folder of its own"
+
+
+def test_a_project_that_cannot_be_read_is_named(tmp_path: Path, journal: Journal) -> None:
+    (tmp_path / "projects/a").mkdir(parents=True)
+    (tmp_path / "projects/a/MLproject").symlink_to("/proc/self/mem")
+    with pytest.raises(SpecError, match="cannot be read") as caught:
+        names(tmp_path, journal)
+    assert caught.value.where == "projects/a/MLproject"
+
+
+@pytest.mark.parametrize("cache", ["cache", "./cache/", "{root}/cache"])
+def test_the_whole_workspace_may_be_the_projects_folder(
+    tmp_path: Path, journal: Journal, cache: str
+) -> None:
+    """Its cache holds copies of projects, which are none."""
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.toolchain]\nprojects = "."\ncache = "{cache.format(root=tmp_path)}"\n')
     add(tmp_path, "a", "name: first\n")
     (tmp_path / "cache/environments/x").mkdir(parents=True)
     (tmp_path / "cache/environments/x/MLproject").write_text("name: first\n")

@@ -32,6 +32,8 @@ class Digest:
     @classmethod
     def parse(cls, text: str) -> Digest:
         """`sha256:<64 hex digits>` -> Digest. Raises ValueError for anything else."""
+        if not isinstance(text, str):  # out of somebody else's JSON
+            raise ValueError(f"not a sha256 digest: {text!r}")
         algorithm, _, value = text.partition(":")
         if algorithm != "sha256":
             raise ValueError(f"not a sha256 digest: {text!r}")

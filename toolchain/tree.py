@@ -23,6 +23,7 @@ from toolchain.errors import SpecError
 from toolchain.journal import Journal
 
 _GRAIN_NS = 2_000_000_000
+_MOST_LINKS = 40  # on one way, as path_resolution(7) has it
 
 # Never part of a project, whatever .dockerignore says: version control, run records, secrets,
 # caches, environments and editors' leavings.
@@ -67,7 +68,8 @@ def walk(root: Path) -> Iterator[Found]:
     """Every file and link below `root`, sorted by folder, without what is never project content.
 
     Empty folders are left out: git does not keep them, so two clones would differ.
-    Raises SpecError for a socket, device or pipe, and for a folder that cannot be read.
+    Raises SpecError for a socket, device or pipe, for a name that is not UTF-8 (an image, a plan
+    and a receipt hold names as text), and for a folder that cannot be read.
     """
     folders = [("", os.fspath(root))]
     while folders:
@@ -76,16 +78,23 @@ def walk(root: Path) -> Iterator[Found]:
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror}", where=folder) from None
+            raise SpecError(f"cannot be read: {error.strerror}", where=folder,
+                            fix="make it readable") from None
         if prefix and any(entry.name == "pyvenv.cfg" for entry in found):
             continue  # a virtual environment
         for entry in found:
             name = entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if name not in SKIPPED_FOLDERS:
-                    folders.append((f"{prefix}{name}/", entry.path))
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder:
+                if name in SKIPPED_FOLDERS:
+                    continue
+            elif name in _SKIPPED_FILES or name.startswith(".env") or name.endswith(".pyc"):
                 continue
-            if name in _SKIPPED_FILES or name.startswith(".env") or name.endswith(".pyc"):
+            if not is_utf8(name):
+                raise SpecError("a name is not UTF-8", where=visible(entry.path),
+                                fix="rename the file or folder, or move it out of the project")
+            if is_folder:
+                folders.append((f"{prefix}{name}/", entry.path))
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -97,6 +106,16 @@ def walk(root: Path) -> Iterator[Found]:
                     fix="move it out of the project, or name it in .dockerignore's folder",
                 )
             yield Found(prefix + name, status.st_mode, stamp(status))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is text. Python keeps other bytes as lone surrogates (PEP 383)."""
+    return name.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
+def visible(name: str) -> str:
+    """A file name that may not be UTF-8, as it can be printed: `caf\\xe9`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def stamp(status: os.stat_result) -> _Stamp:
@@ -147,25 +166,56 @@ class Tree:
                 yield stream
                 after = stamp(os.fstat(stream.fileno()))
         except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror}", where=str(name)) from None
+            raise SpecError(f"cannot be read: {error.strerror}", where=str(name),
+                            fix="make it readable, or put it back") from None
         if after != self.found[path].stamp:
             raise changed(name)
 
     def file(self, path: str) -> TreeFile:
         """One file by content, or a link by target. Raises SpecError for a link that leaves."""
         found = self.found[path]
-        if any("\udc80" <= letter <= "\udcff" for letter in path):  # surrogateescape, PEP 383
-            raise SpecError("a file name is not UTF-8", where=ascii(path), fix="rename the file")
         if not found.is_link:
             return TreeFile(path, bool(found.mode & 0o111), self.digest(path))
-        target = os.readlink(self.root / path)
-        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
-        if os.path.isabs(target) or inside.split("/")[0] == "..":
+        target = self._target(path)
+        if self._leaves(path):
             raise SpecError(
                 f"link leaves the project: {path} -> {target}", where=str(self.root / path),
                 fix="copy the file into the project, or exclude the link in .dockerignore",
             )
         return TreeFile(path, False, None, target)
+
+    def _target(self, path: str) -> str:
+        try:
+            target = os.readlink(self.root / path)
+        except OSError:
+            raise changed(self.root / path) from None
+        if not is_utf8(target):
+            raise SpecError("a link's target is not UTF-8", where=str(self.root / path),
+                            fix="rename the file that it leads to, and make the link anew")
+        return target
+
+    def _leaves(self, path: str) -> bool:
+        """Whether the way that a path leads, through whatever links, is ever outside."""
+        place: list[str] = []
+        ahead = path.split("/")[::-1]
+        links = 0
+        while ahead and links <= _MOST_LINKS:
+            part = ahead.pop()
+            if part == ".." and not place:
+                return True
+            if part == "..":
+                place.pop()
+            elif part not in ("", "."):
+                place.append(part)
+                file = self.found.get("/".join(place))
+                if file is not None and file.is_link:
+                    target = self._target(file.path)
+                    if os.path.isabs(target):
+                        return True
+                    place.pop()
+                    ahead += target.split("/")[::-1]
+                    links += 1
+        return False  # too many links are a loop, which leads nowhere
 
     def remember(self) -> None:
         """Keep what was hashed for the next look."""
@@ -201,7 +251,8 @@ def content(path: Path, journal: Journal) -> Digest:
         with open(path, "rb") as stream:
             return Digest.of_stream(stream)
     except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise SpecError(f"cannot be read: {error.strerror}", where=str(path),
+                        fix="make it readable, or put it back") from None
 
 
 def changed(path: Path) -> SpecError:

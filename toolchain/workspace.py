@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.config import CALL, PROJECT, WORKSPACE, Config, read_settings
-from toolchain.digest import canonical_json
 from toolchain.errors import ConfigError, SpecError, nearest
 from toolchain.journal import Journal
-from toolchain.tree import SKIPPED_FOLDERS, is_settled, stamp
+from toolchain.tree import SKIPPED_FOLDERS, is_settled, is_utf8, stamp, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,20 +123,23 @@ class _Scan:
     def run(self, top: str, cache: str) -> list[Project]:
         found: list[Project] = []
         folders = [os.path.normpath(top)]
-        skipped = os.path.normpath(cache)
+        skipped = os.path.relpath(self._root / cache, self._root)
         while folders:
             folder = folders.pop()
             if folder == skipped:
                 continue
             subfolders, mlproject = self._listing(folder)
-            folders.extend(f"{folder}/{name}" for name in reversed(subfolders))
+            within = "" if folder == "." else f"{folder}/"
+            folders.extend(f"{within}{name}" for name in reversed(subfolders))
             if mlproject is not None:
+                _refuse_place(folder, mlproject)
                 name = self._name(folder, mlproject)
                 found.append(Project(name=name, folder=folder, mlproject=mlproject))
         if self._new != self._old:
             self._journal.write(
                 "insert or replace into files values (?,?)",
-                ("projects", canonical_json(self._new).decode()),
+                # In ASCII, where the name of a folder may be no UTF-8.
+                ("projects", json.dumps(self._new)),
             )
         return found
 
@@ -153,24 +155,41 @@ class _Scan:
         except FileNotFoundError:
             return [], None
         except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror}", where=folder) from None
+            raise SpecError(f"cannot be read: {error.strerror}", where=visible(folder),
+                            fix="make it readable") from None
         if is_settled(iter([now])):
             self._new[folder] = [now[1], now[2], subfolders, mlproject]
         return subfolders, mlproject
 
     def _name(self, folder: str, mlproject: str) -> str:
         path = f"{folder}/{mlproject}"
-        now = stamp(os.stat(f"{self._root}/{path}"))
-        old = self._old.get(path)
-        if old is not None and tuple(old[:4]) == now:
-            self._new[path] = old
-            return str(old[4])
+        try:
+            now = stamp(os.stat(f"{self._root}/{path}"))
+            old = self._old.get(path)
+            if old is not None and tuple(old[:4]) == now:
+                self._new[path] = old
+                return str(old[4])
+            data = (self._root / path).read_bytes()
+        except OSError as error:
+            raise SpecError(f"cannot be read: {error.strerror}", where=path,
+                            fix="make it readable") from None
         from toolchain.spec.mlproject import name_of
 
-        name = name_of((self._root / path).read_bytes()) or os.path.basename(folder)
+        name = name_of(data) or os.path.basename(folder)
         if is_settled(iter([now])):
             self._new[path] = [*now, name]
         return name
+
+
+def _refuse_place(folder: str, mlproject: str) -> None:
+    if folder == ".":
+        raise SpecError(
+            "the workspace itself cannot be a project: it holds the cache and the other projects",
+            where=mlproject, fix="move the project into a folder of its own",
+        )
+    if not is_utf8(folder):
+        raise SpecError("a project's folder has a name that is not UTF-8", where=visible(folder),
+                        fix="rename the folder")
 
 
 def _list(path: str) -> tuple[list[str], str | None]:

@@ -196,7 +196,7 @@ def from_text(text: str, where: str) -> Lock:
             "not a lock of this tool: its `# toolchain:` line is missing", where=where,
             fix="delete it and run `doit resolve`; a lock made elsewhere is not read",
         )
-    packages = []
+    packages: dict[str, Package] = {}
     lines = text.replace("\\\n", " ").splitlines()
     for line in lines:
         entry = " ".join(line.split())
@@ -209,8 +209,14 @@ def from_text(text: str, where: str) -> Lock:
                 fix="each line is name==version --hash=sha256:…; delete the file and run "
                     "`doit resolve` to make it anew",
             )
-        packages.append(Package(name=pin[1], version=pin[2], sha256=Digest(pin[3])))
+        if pin[1] in packages:  # left by a merge of two branches
+            raise ResolveError(
+                f"{pin[1]} is pinned twice", where=where,
+                fix="keep one of its two lines, or delete the file and run `doit resolve` to "
+                    "make it anew",
+            )
+        packages[pin[1]] = Package(name=pin[1], version=pin[2], sha256=Digest(pin[3]))
     return Lock(
-        python=header[1], platform=header[2], packages=tuple(sorted(packages)),
+        python=header[1], platform=header[2], packages=tuple(sorted(packages.values())),
         input=Digest.parse(header[3]),
     )

@@ -150,7 +150,8 @@ def check_value(name: str, kind: str, text: str, where: str) -> None:
         raise SpecError(f"parameter {name!r} is a URI, not {text!r}", where=where,
                         fix="give it with its scheme, as in s3://bucket/key")
     if "\0" in text:
-        raise SpecError(f"parameter {name!r} holds a NUL character", where=where)
+        raise SpecError(f"parameter {name!r} holds a NUL character", where=where,
+                        fix="take it out")
 
 
 def substitute(template: str, variables: Mapping[str, str]) -> str:

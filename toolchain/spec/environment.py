@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from toolchain.errors import SpecError, nearest
@@ -33,9 +34,7 @@ class Environment:
 
 def read_python_env(path: str, reader: Reader, named_at: str, warn: Warn) -> Environment:
     data = _mapping(path, reader, named_at)
-    for key in data:
-        if key not in _PYTHON_ENV_KEYS:
-            warn(f"{path}: unknown key {key!r}{nearest(key, _PYTHON_ENV_KEYS)}")
+    _warn_of_unknown(data, _PYTHON_ENV_KEYS, path, warn)
     wanted = Requirements()
     folder = posixpath.dirname(path)
     lists: dict[str, list[str]] = {}
@@ -54,8 +53,10 @@ def read_python_env(path: str, reader: Reader, named_at: str, warn: Warn) -> Env
     return Environment(kind="python_env", python=python, wanted=wanted)
 
 
-def read_conda(path: str, reader: Reader, named_at: str, default_python: str) -> Environment:
+def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
+               warn: Warn) -> Environment:
     data = _mapping(path, reader, named_at)
+    _warn_of_unknown(data, _CONDA_KEYS, path, warn)
     wanted = Requirements()
     python = ""
     conda_lines: list[str] = []
@@ -104,8 +105,15 @@ def _mapping(path: str, reader: Reader, named_at: str) -> dict[str, Located]:
         )
     data = load(text, path)
     if not isinstance(data.value, dict):
-        raise SpecError("an environment file is a mapping", where=f"{path}:{data.line}")
+        raise SpecError("an environment file is a mapping", where=f"{path}:{data.line}",
+                        fix="begin with `dependencies:`")
     return data.value
+
+
+def _warn_of_unknown(data: Iterable[str], known: tuple[str, ...], path: str, warn: Warn) -> None:
+    for key in data:
+        if key not in known:
+            warn(f"{path}: unknown key {key!r}{nearest(key, known)}")
 
 
 def _items(value: Located | None, key: str, path: str) -> list[Located]:
@@ -121,7 +129,8 @@ def _strings(value: Located | None, key: str, path: str) -> list[Located]:
     items = _items(value, key, path)
     for item in items:
         if not isinstance(item.value, str):
-            raise SpecError(f"an entry of {key} is not text", where=f"{path}:{item.line}")
+            raise SpecError(f"an entry of {key} is not text", where=f"{path}:{item.line}",
+                            fix="put it in quotes")
     return items
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Any
 
@@ -32,7 +33,8 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
     """
     text = reader.read(path)
     if text is None:
-        raise SpecError("MLproject is gone", where=path)
+        raise SpecError("MLproject is gone", where=path,
+                        fix="put it back, or run the command again")
     top = load(text, path)
     if not isinstance(top.value, dict):
         raise SpecError("MLproject is not a mapping", where=f"{path}:{top.line}",
@@ -99,8 +101,10 @@ def _environment(
         value = top[kinds[0]]
         where = f"{path}:{value.line}"
         if not isinstance(value.value, str) or not value.value.strip():
-            raise SpecError(f"{kinds[0]} is not a file name", where=where)
-        return _read_environment(kinds[0], value.value.strip(), reader, where, default_python, warn)
+            raise SpecError(f"{kinds[0]} is not a file name", where=where,
+                            fix=f"write `{kinds[0]}: {DEFAULT_FILES[kinds[0] == 'conda_env']}`")
+        name = posixpath.normpath(value.value.strip())
+        return _read_environment(kinds[0], name, reader, where, default_python, warn)
     for name in DEFAULT_FILES:
         if reader.read(name) is not None:
             kind = {"conda.yaml": "conda_env", "python_env.yaml": "python_env"}.get(name, "")
@@ -114,7 +118,7 @@ def _read_environment(
     if name.endswith(".txt"):
         return read_requirements(name, reader, where)
     if kind == "conda_env":
-        return read_conda(name, reader, where, default_python)
+        return read_conda(name, reader, where, default_python, warn)
     return read_python_env(name, reader, where, warn)
 
 
@@ -132,7 +136,8 @@ def _entry_points(value: Located | None, path: str, warn: Warn) -> dict[str, Ent
 def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint:
     where = f"{path}:{value.line}, entry_points.{name}"
     if not isinstance(value.value, dict):
-        raise SpecError("an entry point is a mapping with `command`", where=where)
+        raise SpecError("an entry point is a mapping with `command`", where=where,
+                        fix=f"write `{name}: {{command: python train.py}}`")
     for key, item in value.value.items():
         if key not in _ENTRY_KEYS:
             warn(f"{path}:{item.line}: unknown key {key!r}{nearest(key, _ENTRY_KEYS)}")
@@ -180,7 +185,8 @@ def _parameter(name: str, value: Located, where: str, warn: Warn) -> Parameter:
     if default is None or default.value is None:
         return Parameter(type=kind)
     if isinstance(default.value, (dict, list)):
-        raise SpecError("a default is a single value", where=where)
+        raise SpecError("a default is a single value", where=where,
+                        fix="give one value, in quotes if it has several parts")
     text = _default_text(default.value, default.text)
     check_value(name, kind, text, where)
     return Parameter(type=kind, default=text)

@@ -46,7 +46,11 @@ class TreeReader:
     def _bytes(self, path: str) -> bytes | None:
         if self._is_plain(path):
             return self._tree.read(path)
-        target = (self._tree.root / path).resolve()
+        try:
+            target = (self._tree.root / path).resolve()
+        except (RuntimeError, ValueError) as error:  # a loop of links; a NUL character
+            raise SpecError(f"cannot be read: {error}", where=path,
+                            fix="name a file, or a link that leads to one") from None
         if not target.is_relative_to(self._root.resolve()):
             raise SpecError(f"leaves the workspace: {path}", where=path,
                             fix="keep what a project reads within the workspace")
@@ -55,4 +59,5 @@ class TreeReader:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
-            raise SpecError(f"cannot be read: {error.strerror}", where=path) from None
+            raise SpecError(f"cannot be read: {error.strerror}", where=path,
+                            fix="make it readable") from None

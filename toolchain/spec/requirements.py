@@ -15,6 +15,8 @@ from toolchain.spec import Reader
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"\s--hash[= ](\S+)")
 _OPTION = re.compile(r"--[A-Za-z-]+|-\w?")
+# A file that pip would install: for a wheel or an sdist `beta-1.0.tar.gz` is also a valid name.
+_ARCHIVE = re.compile(r"\.whl\Z|-\d[^/]*\.(?:tar\.\w+|tgz|zip)\Z", re.IGNORECASE)
 _DEEPEST = 16
 
 
@@ -26,21 +28,23 @@ class Requirements:
     constraints: set[str] = field(default_factory=set)
     hashes: dict[str, set[str]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    _read: set[tuple[str, bool]] = field(default_factory=set)  # as requirements or constraints
 
     def add_file(self, path: str, reader: Reader, *, constrain: bool = False,
                  named_at: str = "", depth: int = 0) -> None:
         """Read a requirements file and what it includes."""
-        if path in self.files:
+        if (path, constrain) in self._read:
             return
+        self._read.add((path, constrain))
         if depth > _DEEPEST:
-            raise SpecError("requirements files include each other too deeply", where=named_at)
+            raise SpecError("requirements files include each other too deeply", where=named_at,
+                            fix=f"nest them at most {_DEEPEST} deep")
         text = reader.read(path)
         if text is None:
             raise SpecError(
                 f"no such requirements file: {path}", where=named_at or path,
                 fix="make the file, or take the line out",
             )
-        self.files[path] = ""  # marks it as seen, so that a cycle ends
         lines = [
             self.add_line(line, path, number, reader, constrain=constrain, depth=depth)
             for number, line in logical_lines(text)
@@ -121,12 +125,12 @@ def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     try:
         requirement = Requirement(line)
     except InvalidRequirement as error:
-        if re.match(r"(\.|/|\w+://|git\+|hg\+|svn\+|bzr\+)", line) or line.endswith(".whl"):
+        if re.match(r"(\.|/|\w+://|git\+|hg\+|svn\+|bzr\+)", line) or _ARCHIVE.search(line):
             raise _unsupported_source(line, where) from None
         reason = str(error).split("\n")[0]
         raise SpecError("not a requirement: " + without_credentials(f"{line} ({reason})"),
                         where=where, fix="write it as in `scipy==1.11.4` (PEP 508)") from None
-    if requirement.url:
+    if requirement.url or _ARCHIVE.search(requirement.name):
         raise _unsupported_source(requirement.name, where)
     requirement.name = canonicalize_name(requirement.name)
     requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}

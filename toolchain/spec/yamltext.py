@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -31,54 +32,116 @@ class Located:
 def load(text: str, where: str) -> Located:
     """Parse one YAML document. Raises SpecError with file, line and column.
 
-    Aliases are expanded up to a bound, so that a small file cannot become a huge value.
+    Aliases and merge keys are expanded up to a bound, so that a small file cannot become a huge
+    value.
     """
     import yaml
 
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loader = loader_class(text)
+    loader = None
     try:
+        _refuse_depth(yaml.parse(text, loader_class), where)
+        loader = loader_class(text)
         node = loader.get_single_node()
         if node is None:
             raise SpecError("the file is empty", where=where,
                             fix="write what belongs there, or take the file away")
-        return _convert(loader, node, where, [_MOST_NODES], 0)
+        return _Reading(loader, where).convert(node, 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        raise SpecError(f"not valid YAML: {error.problem}", where=place) from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"not valid YAML: {error}".split("\n")[0], where=where) from None
-    except ValueError as error:  # for example 2001-99-99, which looks like a date
-        raise SpecError(f"not valid YAML: {error}", where=where) from None
+        raise SpecError(
+            f"not valid YAML: {error.problem}", where=_place(where, mark) if mark else where,
+            fix="look there and just before it, at quotes, brackets and indentation",
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"not valid YAML: {error}".split("\n")[0], where=where,
+                        fix="take the character out, or save the file as UTF-8") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
-def _convert(loader: Any, node: Any, where: str, budget: list[int], depth: int) -> Located:
+def _refuse_depth(events: Iterable[Any], where: str) -> None:
+    # The C composer calls itself for each level: enough of them overflow the stack, which no
+    # exception tells.
     import yaml
 
-    line = node.start_mark.line + 1
-    budget[0] -= 1
-    if budget[0] < 0 or depth > _DEEPEST:
-        raise SpecError("the YAML is too large or too deep", where=f"{where}:{line}")
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-        mapping: dict[str, Located] = {}
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                raise _too_large(where, event)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+class _Reading:
+    """One document on its way to a Located."""
+
+    def __init__(self, loader: Any, where: str) -> None:
+        self._loader = loader
+        self._where = where
+        self._left = _MOST_NODES
+
+    def convert(self, node: Any, depth: int) -> Located:
+        import yaml
+
+        self._spend(node, depth)
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            mapping: dict[str, Located] = {}
+            for key, value in self._pairs(node, depth):
+                if not isinstance(key, yaml.ScalarNode):
+                    raise SpecError("a key is not a scalar", where=f"{self._where}:{line}",
+                                    fix="write keys as plain words, as in `name: …`")
+                mapping[str(key.value)] = self.convert(value, depth + 1)
+            return Located(mapping, line)
+        if isinstance(node, yaml.SequenceNode):
+            return Located([self.convert(item, depth + 1) for item in node.value], line)
+        try:
+            return Located(self._loader.construct_object(node), line, node.value)
+        except (yaml.constructor.ConstructorError, ValueError, KeyError, IndexError,
+                AttributeError, TypeError):
+            # A tag or a shape that promises a number or a date, and a text that is none.
+            kind = node.tag.rpartition(":")[2]
+            raise SpecError(f"not valid YAML: no {kind}: {node.value!r}",
+                            where=_place(self._where, node.start_mark),
+                            fix="write another value, or put it in quotes if it is text") from None
+
+    def _pairs(self, node: Any, depth: int) -> Iterator[tuple[Any, Any]]:
+        """The pairs of a mapping, the stronger later: those that `<<` merges come first."""
+        import yaml
+
+        # PyYAML's own flatten_mapping makes the whole of a merge before anyone can count it.
+        own = []
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise SpecError("a key is not a scalar", where=f"{where}:{line}")
-            mapping[str(key.value)] = _convert(loader, value, where, budget, depth + 1)
-        return Located(mapping, line)
-    if isinstance(node, yaml.SequenceNode):
-        items = [_convert(loader, item, where, budget, depth + 1) for item in node.value]
-        return Located(items, line)
-    try:
-        return Located(loader.construct_object(node), line, node.value)
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
-        # A tag or a shape that promises a number or a date, and a text that is none.
-        raise SpecError(f"not valid YAML: {node.value!r} is not what its form or tag promises",
-                        where=f"{where}:{line}", fix="put it in quotes") from None
+            if key.tag != "tag:yaml.org,2002:merge":
+                own.append((key, value))
+                continue
+            several = isinstance(value, yaml.SequenceNode)
+            for merged in reversed(value.value) if several else [value]:
+                if not isinstance(merged, yaml.MappingNode):
+                    raise SpecError("`<<` merges mappings only",
+                                    where=_place(self._where, merged.start_mark),
+                                    fix="name a mapping, as in `<<: *defaults`")
+                self._spend(merged, depth + 1)
+                yield from self._pairs(merged, depth + 1)
+        yield from own
+
+    def _spend(self, node: Any, depth: int) -> None:
+        self._left -= 1
+        if self._left < 0 or depth > _DEEPEST:
+            raise _too_large(self._where, node)
+
+
+def _too_large(where: str, at: Any) -> SpecError:
+    return SpecError("the YAML is too large or too deep", where=f"{where}:{at.start_mark.line + 1}",
+                     fix="write it without aliases, or make it smaller")
+
+
+def _place(where: str, mark: Any) -> str:
+    return f"{where}:{mark.line + 1}:{mark.column + 1}"
 
 
 def canonical(value: Any) -> str:
