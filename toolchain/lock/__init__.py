@@ -19,7 +19,7 @@ from toolchain.errors import ResolveError
 from toolchain.spec import Spec
 
 FILE_NAME = "requirements.lock"
-_SCHEMA = 1
+_SCHEMA = 2
 
 _HEADER = re.compile(
     r"^# toolchain: python=(\S+) platform=(\S+) input=(sha256:[0-9a-f]{64})$", re.MULTILINE
@@ -41,10 +41,14 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be pinned. `python` is `X.Y` or `X.Y.Z`, `platform` as OCI names it."""
+    """What is to be pinned. `python` is `X.Y` or `X.Y.Z`, `platform` as OCI names it.
+
+    `glibc` is the image's C library, as in `2.36`; empty while the base is not pinned.
+    """
 
     python: str
     platform: str
+    glibc: str = ""
     requirements: tuple[str, ...]
     constraints: tuple[str, ...]
     hashes: tuple[tuple[str, tuple[str, ...]], ...]
@@ -54,6 +58,7 @@ class Request:
             "schema": _SCHEMA,
             "python": self.python,
             "platform": self.platform,
+            "glibc": self.glibc,
             "requirements": list(self.requirements),
             "constraints": list(self.constraints),
             "hashes": {name: list(values) for name, values in self.hashes},

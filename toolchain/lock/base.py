@@ -1,12 +1,14 @@
-"""base.lock: the Debian packages under every image, pinned, shared by the whole workspace.
+"""base.lock: what is under every image, pinned, shared by the whole workspace.
 
-A mirror moves on; an image must not. So the packages of a suite are chosen once, by name,
-version and sha256, and move only with `upgrade=1`. The file is TOML and names no mirror.
+A mirror moves on and a tag moves; an image must not. So the packages of a suite, the digest of a
+base image and further Debian packages (`apt`) are chosen once, and move only with `upgrade=1`.
+The file is TOML and names no mirror.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,14 @@ from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
+from toolchain.lock.image import ImagePins
 
 FILE_NAME = "base.lock"
 
 # The suite whose python3 is that minor version (https://packages.debian.org/python3).
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
+# The C library of each suite, which decides which manylinux wheels fit (PEP 600).
+_GLIBC = {"bookworm": "2.36", "trixie": "2.41"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -56,8 +61,77 @@ class BasePins:
             "packages": [package.to_json() for package in self.packages],
         }
 
+    @property
+    def name(self) -> tuple[str, ...]:
+        """What these pins answer; base.lock has one entry of a name."""
+        return "base", self.suite, self.platform
+
+    @property
+    def glibc(self) -> str:
+        return _GLIBC[self.suite]
+
+    @property
+    def installed(self) -> dict[str, str]:
+        """The Debian packages in it: name -> version."""
+        return {package.name: package.version for package in self.packages}
+
     def version(self, name: str) -> str:
-        return next(package.version for package in self.packages if package.name == name)
+        return self.installed[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AptPins:
+    """Further Debian packages on a base: those that are `wanted`, and what they need beyond it.
+
+    `base` is `suite` for the embedded base, or the base image's reference.
+    """
+
+    base: str
+    suite: str
+    platform: str
+    wanted: tuple[str, ...]
+    packages: tuple[DebianPackage, ...]
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        return "apt", self.base, self.platform, *self.wanted
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "base": self.base, "suite": self.suite, "platform": self.platform,
+            "wanted": list(self.wanted),
+            "packages": [package.to_json() for package in self.packages],
+        }
+
+
+Pins = BasePins | ImagePins | AptPins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """What a project's packages stand on: a base, and further Debian packages."""
+
+    base: BasePins | ImagePins
+    apt: AptPins | None
+
+    @property
+    def packages(self) -> int:
+        """How many Debian packages are pinned here."""
+        more = len(self.apt.packages) if self.apt else 0
+        return more + (len(self.base.packages) if isinstance(self.base, BasePins) else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides the layers under the project's packages, by content."""
+        if isinstance(self.base, BasePins):
+            found: dict[str, Any] = {
+                "suite": self.base.suite,
+                "packages": {p.name: p.sha256.hex for p in self.base.packages},
+            }
+        else:
+            found = {"image": self.base.reference, "digest": str(self.base.digest)}
+        if self.apt:
+            found["apt"] = {p.name: p.sha256.hex for p in self.apt.packages}
+        return found
 
 
 class Archive(Protocol):
@@ -69,37 +143,69 @@ class Archive(Protocol):
         Raises ResolveError: no mirror known, not reachable, signature or hash wrong.
         """
 
+    def pin_more(self, on: BasePins | ImagePins, wanted: tuple[str, ...]) -> AptPins:
+        """Choose further packages for a base: the closure of `wanted`, less what it has.
 
-def suite_for(python: str, where: str) -> str:
-    """The suite that has Python `X.Y`. Raises ResolveError where none has."""
+        Raises ResolveError as `pin`, and for a package that the suite does not have or that
+        needs another version of something the base has.
+        """
+
+
+def image_for(setting: str, python: str) -> str:
+    """The reference of the base image; empty for the embedded base, which Debian's Python decides.
+
+    `setting` is image.base, `python` is `X.Y` or `X.Y.Z`.
+    """
     minor = ".".join(python.split(".")[:2])
-    if minor not in SUITES:
-        have = ", ".join(f"{version} ({suite})" for version, suite in SUITES.items())
-        raise ResolveError(
-            f"no embedded base has Python {minor}", where=where,
-            fix=f"ask for one of: {have}",
-        )
-    return SUITES[minor]
+    if setting != "auto":
+        return setting
+    return "" if minor in SUITES else f"python:{minor}-slim"
 
 
-def to_text(pins: tuple[BasePins, ...]) -> str:
-    """The content of base.lock: a table for each suite and platform, a line for each package."""
+def suite_for(python: str) -> str:
+    """The suite that has Python `X.Y`."""
+    return SUITES[".".join(python.split(".")[:2])]
+
+
+def apt_name(on: BasePins | ImagePins) -> str:
+    """How AptPins name the base that they are for."""
+    return on.suite if isinstance(on, BasePins) else on.reference
+
+
+def to_text(pins: tuple[Pins, ...]) -> str:
+    """The content of base.lock: a table for each entry, a line for each package or layer."""
     lines = [
-        "# Debian packages under every image, pinned by `doit resolve`; commit this file.",
+        "# What is under every image, pinned by `doit resolve`; commit this file.",
         "# To move the pins: doit resolve upgrade=1",
     ]
-    for entry in sorted(pins, key=lambda entry: (entry.suite, entry.platform)):
-        lines += ["", "[[base]]", f"suite = {json.dumps(entry.suite)}",
-                  f"platform = {json.dumps(entry.platform)}", "packages = ["]
-        for package in entry.packages:
-            fields = ", ".join(f"{key} = {json.dumps(value)}"
-                               for key, value in package.to_json().items())
-            lines.append(f"  {{ {fields} }},")
-        lines.append("]")
+    kinds = ("base", "image", "apt")
+    for entry in sorted(pins, key=lambda entry: (kinds.index(entry.name[0]), entry.name)):
+        lines += ["", f"[[{entry.name[0]}]]"]
+        for field, value in entry.to_json().items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                lines += [f"{field} = [", *(f"  {_inline(item)}," for item in value), "]"]
+            elif isinstance(value, dict):
+                lines.append(f"{field} = {_inline(value)}")
+            else:
+                lines.append(f"{field} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
-def read(path: Path) -> tuple[BasePins, ...]:
+def _inline(table: dict[str, Any]) -> str:
+    fields = ", ".join(f"{_key(key)} = {_toml(value)}" for key, value in table.items())
+    return f"{{ {fields} }}" if fields else "{}"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _toml(value: Any) -> str:
+    """JSON's text and numbers are TOML's, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def read(path: Path) -> tuple[Pins, ...]:
     """The pins in a file; none if there is no file. Raises ResolveError."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -111,26 +217,29 @@ def read(path: Path) -> tuple[BasePins, ...]:
     return from_text(text, FILE_NAME)
 
 
-def from_text(text: str, where: str) -> tuple[BasePins, ...]:
+def from_text(text: str, where: str) -> tuple[Pins, ...]:
     """Read base.lock. Raises ResolveError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        return tuple(
-            BasePins(
-                suite=entry["suite"],
-                platform=entry["platform"],
-                packages=tuple(
-                    DebianPackage(**{**package, "sha256": Digest(package["sha256"])})
-                    for package in entry["packages"]
-                ),
-            )
-            for entry in tomllib.loads(text).get("base", [])
+        found = tomllib.loads(text)
+        return (
+            *(BasePins(suite=entry["suite"], platform=entry["platform"],
+                       packages=_packages(entry)) for entry in found.get("base", [])),
+            *(ImagePins.from_json(entry) for entry in found.get("image", [])),
+            *(AptPins(base=entry["base"], suite=entry["suite"], platform=entry["platform"],
+                      wanted=tuple(entry["wanted"]), packages=_packages(entry))
+              for entry in found.get("apt", [])),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise ResolveError(
             f"base.lock is damaged: {error}", where=where,
             fix="take it from version control, or delete it and run `doit resolve` to pin anew",
         ) from None
+
+
+def _packages(entry: dict[str, Any]) -> tuple[DebianPackage, ...]:
+    return tuple(DebianPackage(**{**package, "sha256": Digest(package["sha256"])})
+                 for package in entry["packages"])

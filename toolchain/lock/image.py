@@ -1,0 +1,102 @@
+"""An image as a base, pinned: its digest, its layers, and what has to be known of its inside.
+
+All of it stands in base.lock, so that the plan of an image, and with it the tag that a registry
+is asked for, is known without the base image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from toolchain.digest import Digest
+from toolchain.errors import ResolveError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseLayer:
+    """A layer that this tool did not make. `size` is of the blob, in bytes."""
+
+    digest: Digest
+    diff_id: Digest
+    size: int
+    media_type: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"digest": str(self.digest), "diff_id": str(self.diff_id), "size": self.size,
+                "media_type": self.media_type}
+
+    @classmethod
+    def from_json(cls, value: Any) -> BaseLayer:
+        return cls(digest=Digest.parse(value["digest"]), diff_id=Digest.parse(value["diff_id"]),
+                   size=value["size"], media_type=value["media_type"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePins:
+    """One image for one platform.
+
+    reference: as the setting names it. digest: of its manifest; of its config where it came out
+    of a Docker engine. pythons: `X.Y` -> path of the interpreter. glibc: `2.36`. suite: Debian's,
+    empty for another system. installed: Debian packages, name -> version. environment: `NAME=value`.
+    """
+
+    reference: str
+    platform: str
+    digest: Digest
+    glibc: str
+    suite: str
+    pythons: dict[str, str]
+    environment: tuple[str, ...]
+    labels: dict[str, str]
+    layers: tuple[BaseLayer, ...]
+    installed: dict[str, str]
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """What these pins answer; base.lock has one entry of a name."""
+        return "image", self.reference, self.platform
+
+    def python(self, version: str, where: str) -> str:
+        """The path of the interpreter `X.Y[.Z]`. Raises ResolveError where the image has none."""
+        minor = ".".join(version.split(".")[:2])
+        if minor not in self.pythons:
+            have = ", ".join(sorted(self.pythons)) or "none"
+            raise ResolveError(
+                f"the base image {self.reference} has no Python {minor} (it has: {have})",
+                where=where,
+                fix="name another image.base, or another Python in the project or as `python`",
+            )
+        return self.pythons[minor]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": self.reference, "platform": self.platform, "digest": str(self.digest),
+            "glibc": self.glibc, "suite": self.suite, "pythons": dict(sorted(self.pythons.items())),
+            "environment": list(self.environment), "labels": dict(sorted(self.labels.items())),
+            "layers": [layer.to_json() for layer in self.layers],
+            "installed": dict(sorted(self.installed.items())),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> ImagePins:
+        """Raises KeyError, TypeError or ValueError for what is no such thing."""
+        return cls(
+            reference=value["reference"], platform=value["platform"],
+            digest=Digest.parse(value["digest"]), glibc=value["glibc"], suite=value["suite"],
+            pythons=dict(value["pythons"]), environment=tuple(value["environment"]),
+            labels=dict(value["labels"]),
+            layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
+            installed=dict(value["installed"]),
+        )
+
+
+class Images(Protocol):
+    """Images that can be a base: in a registry, in an OCI layout, in a Docker engine."""
+
+    def pin(self, reference: str, platform: str) -> ImagePins:
+        """Look the image up and look into it.
+
+        Raises ResolveError for one that is not there, not for that platform, damaged, or that
+        nothing can be built on; RegistryError where it cannot be reached.
+        """
