@@ -20,6 +20,7 @@ from toolchain.digest import Digest
 from toolchain.journal import Journal
 from toolchain.lock import FILE_NAME, from_text
 from toolchain.lock.base import from_text as base_from_text
+from toolchain.lock.image import ImagePins
 from toolchain.store import Store
 from toolchain.trace import Trace
 
@@ -73,7 +74,7 @@ def debs(folder: Path) -> set[Digest]:
     """What a workspace's base.lock pins."""
     text = (folder / "base.lock").read_text(encoding="utf-8")
     return {package.sha256 for pins in base_from_text(text, "base.lock")
-            for package in pins.packages}
+            if not isinstance(pins, ImagePins) for package in pins.packages}
 
 
 def python_with_doit_alone(folder: Path) -> Path:

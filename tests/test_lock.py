@@ -206,9 +206,14 @@ def test_a_damaged_base_lock_is_named(text: str) -> None:
     assert "version control" in caught.value.fix
 
 
-def test_the_suite_is_the_one_that_has_that_python() -> None:
-    assert base.suite_for("3.11.7", "") == base.suite_for("3.11", "") == "bookworm"
-    with pytest.raises(ResolveError) as caught:
-        base.suite_for("3.12", "one: python 3.12")
-    assert str(caught.value) == ("no embedded base has Python 3.12\n  at one: python 3.12\n"
-                                 "  fix: ask for one of: 3.11 (bookworm), 3.13 (trixie)")
+def test_the_embedded_base_is_for_the_pythons_that_debian_has() -> None:
+    assert base.suite_for("3.11.7") == base.suite_for("3.11") == "bookworm"
+    assert base.image_for("auto", "3.11.7") == base.image_for("auto", "3.13") == ""
+
+
+def test_another_python_falls_back_to_the_official_image() -> None:
+    assert base.image_for("auto", "3.12") == base.image_for("auto", "3.12.4") == "python:3.12-slim"
+
+
+def test_a_base_image_that_is_named_is_taken() -> None:
+    assert base.image_for("debian:12", "3.11") == "debian:12"

@@ -6,6 +6,7 @@ not there, the stage cannot be planned yet (`NotYet`). Nothing here is slow.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
     from toolchain.layer import DebSource, WheelSource
     from toolchain.lock import Resolver
     from toolchain.lock.base import Archive
+    from toolchain.lock.image import ImagePins, Images
     from toolchain.model import Models
-    from toolchain.push import Registry
+    from toolchain.push import BlobSource, Registry
     from toolchain.run import Engine, Tracker
 
     class Tracking(Tracker, Models, Protocol):
         """An MLflow server is both."""
+
+
+def part_name(stage: str, platform: str) -> str:
+    """What a stage is on record as for one of a project's platforms."""
+    return f"{stage} {platform}"
 
 
 class NotYet(Exception):
@@ -44,11 +51,23 @@ class Made:
     words: str
 
 
+class Stage(Protocol):
+    """What a module of toolchain.stages is, for a project as a whole."""
+
+    NAME: str
+
+    def plan(self, chain: Chain, /) -> Any: ...
+    def stands(self, chain: Chain, value: Any, /) -> bool: ...
+    def make(self, chain: Chain, /) -> Made: ...
+
+
 class Tools(Protocol):
     """The adapters, made when they are first asked for."""
 
     def resolver(self) -> Resolver: ...
     def archive(self) -> Archive: ...
+    def images(self) -> Images: ...
+    def base_source(self, pins: ImagePins) -> BlobSource: ...
     def debs(self) -> DebSource: ...
     def wheels(self) -> WheelSource: ...
     def registry(self, config: Config) -> Registry: ...
@@ -70,17 +89,21 @@ class Session:
     tools: Tools
     progress: Callable[[str], Any]  # a context manager that shows progress under a title
     say: Callable[[str], None]
+    host: str  # this machine's platform, as OCI names it
     pinned: set[Digest] = field(default_factory=set)  # suites that upgrade=1 moved in this call
 
 
 class Chain:
     """One project in one call."""
 
-    def __init__(self, session: Session, project: Project, config: Config) -> None:
+    def __init__(self, session: Session, project: Project, config: Config,
+                 whole: Chain | None = None) -> None:
         self.session = session
         self.project = project
         self.config = config
         self._known: dict[str, Any] = {}
+        self._whole = whole or self
+        self._parts: dict[str, Chain] = {}
 
     @property
     def name(self) -> str:
@@ -97,7 +120,34 @@ class Chain:
     @cached_property
     def tree(self) -> Tree:
         """The project's files, looked at once in a call."""
+        if self._whole is not self:
+            return self._whole.tree
         return Tree(self.folder, self.session.journal)
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """What the image is built for, the first of them first."""
+        return tuple(self.config.image_platform.split(","))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the project as a whole, or its first platform."""
+        return self.config.image_platform == self._whole.platforms[0]
+
+    def on(self, platform: str) -> Chain:
+        """The same project for one of its platforms."""
+        if self.platforms == (platform,):
+            return self
+        if platform not in self._parts:
+            config = dataclasses.replace(self.config, image_platform=platform)
+            self._parts[platform] = Chain(self.session, self.project, config, self)
+        return self._parts[platform]
+
+    @property
+    def here(self) -> Chain:
+        """The project for the platform that this machine can run, else for its first."""
+        host = self.session.host
+        return self.on(host if host in self.platforms else self.platforms[0])
 
     def value(self, stage: str, plan: Callable[[Chain], Any]) -> Any:
         """The stage's value on record for its present plan. Raises NotYet."""
@@ -108,9 +158,40 @@ class Chain:
             self._known[stage] = value
         return self._known[stage]
 
+    def bring(self, stage: Stage) -> tuple[Any, Digest, str]:
+        """The stage's value, its key and a few words: taken from the record if it is still good,
+        else made. Whoever wants the same key waits here."""
+        trace = self.session.trace
+        key = Digest.of_json(stage.plan(self))
+
+        def waiting() -> None:
+            self.session.say(f"{stage.NAME} {self.name}: another process does the same; waiting")
+
+        with trace.holding(stage.NAME, key, waiting):
+            # Whoever held the key before may have changed what this stage reads:
+            # requirements.lock.
+            self.forget()
+            key = Digest.of_json(stage.plan(self))
+            value = trace.get(stage.NAME, key)
+            if value is not None and stage.stands(self, value):
+                words = "reused"
+            else:
+                made = stage.make(self)
+                value, words = made.value, made.words
+                self.forget()
+                plan = stage.plan(self)  # again, for the same reason
+                key = Digest.of_json(plan)
+                trace.record(stage.NAME, key, plan, value, project=self.name)
+        self.forget()
+        if self._whole is not self:
+            trace.set_current(self.name, part_name(stage.NAME, self.config.image_platform), key)
+        return value, key, words
+
     def forget(self) -> None:
         """Something was made: values may have changed."""
         self._known.clear()
+        for part in self._parts.values():
+            part.forget()
 
     def waiting(self) -> None:
         """Say that another process holds what is wanted here."""

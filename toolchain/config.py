@@ -17,8 +17,9 @@ from toolchain.errors import ConfigError, nearest
 WORKSPACE, PROJECT, CALL = "workspace", "project", "call"
 
 
-def _setting(default: Any, scope: str, doc: str, name: str = "") -> Any:
-    return field(default=default, metadata={"scope": scope, "doc": doc, "name": name})
+def _setting(default: Any, scope: str, doc: str, name: str = "", *, many: bool = False) -> Any:
+    return field(default=default,
+                 metadata={"scope": scope, "doc": doc, "name": name, "many": many})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +36,19 @@ class Config:
     )
     python: str = _setting("3.11", PROJECT, "Python for projects that name none")
     image_base: str = _setting(
-        "auto", PROJECT, "base image; `auto` is the embedded Debian base", "image.base"
+        "auto", PROJECT, "base image: a reference, `oci:PATH`, `docker-daemon:NAME`; `auto` is the "
+        "embedded Debian base", "image.base"
     )
     image_platform: str = _setting(
-        "linux/amd64", PROJECT, "operating system and architecture of the image", "image.platform"
+        "linux/amd64", PROJECT,
+        "operating system and architecture of the image; a list makes an image index",
+        "image.platform", many=True,
     )
+    image_hub: str = _setting(
+        "", WORKSPACE, "registry for base images whose name has no host; empty: Docker Hub",
+        "image.hub",
+    )
+    apt: str = _setting("", PROJECT, "Debian packages that the image has besides", many=True)
     image_mirror: str = _setting(
         "", WORKSPACE, "URL of a Debian mirror; empty: the machine's own apt mirror",
         "image.mirror",
@@ -97,6 +106,8 @@ class Config:
                     where=where,
                     fix=_WHERE_TO_GIVE[slot.metadata["scope"]],
                 )
+            if slot.metadata["many"]:
+                value = _joined(name, value, where)
             changes[slot.name] = _typed(name, value, type(slot.default), where)
         return replace(self, **changes)
 
@@ -115,6 +126,15 @@ def _admits(given: str, wanted: str) -> bool:
     if given == CALL:
         return True
     return wanted != CALL and order.index(given) >= order.index(wanted)
+
+
+def _joined(name: str, value: Any, where: str) -> Any:
+    """Several values as the one text `a,b`: what the command line can give too."""
+    parts = value if isinstance(value, list) else str(value).replace(",", " ").split()
+    if not isinstance(value, (list, str)) or not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{name} is text or a list of texts", where=where,
+                          fix=f'write it as {name} = ["…", "…"]')
+    return ",".join(dict.fromkeys(part.strip() for part in parts))
 
 
 def _typed(name: str, value: Any, kind: type, where: str) -> Any:

@@ -5,6 +5,7 @@ Source: OCI image-spec 1.1, config.md and manifest.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from toolchain.digest import Digest, canonical_json
 from toolchain.layer import PREFIX, PROJECT_FOLDER, Layer
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LABEL = "toolchain.layer"  # annotation of a layer's descriptor
 _SCHEMA = 1
@@ -47,14 +49,19 @@ def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str
     }
 
 
-def make(layers: tuple[Layer, ...], user: str, platform: str) -> Image:
-    """Assemble an image. `platform` is `os/architecture`."""
-    system, _, architecture = platform.partition("/")
+def make(layers: tuple[Layer, ...], user: str, platform: str,
+         environment: tuple[str, ...] = (), labels: Mapping[str, str] | None = None) -> Image:
+    """Assemble an image. `platform` is `os/architecture[/variant]`.
+
+    `environment` (`NAME=value`) and `labels` are those of the base image.
+    """
+    system, architecture, variant = (*platform.split("/"), "")[:3]
     config = canonical_json({
         "architecture": architecture,
         "os": system,
+        **({"variant": variant} if variant else {}),
         "created": _CREATED,
-        "config": _runtime(user),
+        "config": {**_runtime(user, environment), **({"Labels": dict(labels)} if labels else {})},
         "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]},
         "history": [{"created": _CREATED, "created_by": layer.label} for layer in layers],
     })
@@ -90,11 +97,33 @@ def from_bytes(manifest: bytes, config: bytes) -> Image:
     return Image(layers=layers, config=config, manifest=manifest)
 
 
-def _runtime(user: str) -> dict[str, Any]:
+def index(images: Mapping[str, tuple[Digest, int]]) -> bytes:
+    """An image index (image-index.md): platform -> digest and size of its manifest, in order."""
+    return canonical_json({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [
+            {"mediaType": MANIFEST, "digest": str(digest), "size": size,
+             "platform": _platform(platform)}
+            for platform, (digest, size) in images.items()
+        ],
+    })
+
+
+def _platform(platform: str) -> dict[str, str]:
+    return dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+
+
+def _runtime(user: str, environment: tuple[str, ...] = ()) -> dict[str, Any]:
+    inherited = dict(item.partition("=")[::2] for item in environment)
+    variables = {
+        **inherited, "PATH": f"/{PREFIX}/bin:{inherited.get('PATH') or _PATH}",
+        "VIRTUAL_ENV": f"/{PREFIX}", "LANG": inherited.get("LANG") or "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+    }
     return {
         "User": user,
         "WorkingDir": f"/{PROJECT_FOLDER}",
         "Cmd": ["python"],
-        "Env": [f"PATH=/{PREFIX}/bin:{_PATH}", f"VIRTUAL_ENV=/{PREFIX}", "LANG=C.UTF-8",
-                "PYTHONUNBUFFERED=1"],
+        "Env": [f"{name}={value}" for name, value in variables.items()],
     }

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import quote
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import StoreError
 
 if TYPE_CHECKING:
-    from toolchain.chain import Chain, Made
+    from toolchain.chain import Chain, Stage
+    from toolchain.stages.platforms import Module
 
 
 # The stages in order, and what each does. Each is a module of toolchain.stages.
@@ -36,19 +37,11 @@ STAGES = {
 }
 
 
-class Stage(Protocol):
-    """What a module of toolchain.stages is."""
-
-    NAME: str
-
-    def plan(self, chain: Chain, /) -> Any: ...
-    def stands(self, chain: Chain, value: Any, /) -> bool: ...
-    def make(self, chain: Chain, /) -> Made: ...
-
-
 def stage_of(name: str) -> Stage:
     """The stage's module, imported when it is first planned: a null call plans nothing."""
-    return cast("Stage", importlib.import_module(f"toolchain.stages.{name}"))
+    from toolchain.stages.platforms import of
+
+    return of(cast("Module", importlib.import_module(f"toolchain.stages.{name}")))
 
 
 class Outcome(NamedTuple):
@@ -84,39 +77,22 @@ def is_fresh(chain: Chain, stage: Stage) -> bool:
 def run(chain: Chain, stage: Stage) -> Outcome:
     """Bring the stage's value about, reuse it if it is on record, write its receipt."""
     started = time.monotonic()
-    trace = chain.session.trace
-    key = Digest.of_json(stage.plan(chain))
-
-    def waiting() -> None:
-        chain.session.say(f"{stage.NAME} {chain.name}: another process does the same; waiting")
-
-    with trace.holding(stage.NAME, key, waiting):
-        # Whoever held the key before may have changed what this stage reads: requirements.lock.
-        chain.forget()
-        key = Digest.of_json(stage.plan(chain))
-        value = trace.get(stage.NAME, key)
-        if value is not None and stage.stands(chain, value):
-            words = "reused"
-        else:
-            made = stage.make(chain)
-            value, words = made.value, made.words
-            chain.forget()
-            plan = stage.plan(chain)  # again, for the same reason
-            key = Digest.of_json(plan)
-            trace.record(stage.NAME, key, plan, value, project=chain.name)
-    chain.forget()
+    value, key, words = chain.bring(stage)
     _write_receipt(chain, stage, canonical_json(value))
-    trace.set_current(chain.name, stage.NAME, key)
+    chain.session.trace.set_current(chain.name, stage.NAME, key)
     return Outcome(words=words, seconds=time.monotonic() - started)
 
 
 def forget(chain: Chain, stage: Stage) -> None:
-    """Drop a stage's receipt and trace, so that the next run makes it anew."""
+    """Drop a stage's receipt and traces, so that the next run makes it anew."""
+    from toolchain.chain import part_name
+
     trace = chain.session.trace
-    key = trace.current(chain.name, stage.NAME)
-    if key is not None:
-        trace.forget(stage.NAME, key)
-    trace.set_current(chain.name, stage.NAME, None)
+    for name in (stage.NAME, *(part_name(stage.NAME, platform) for platform in chain.platforms)):
+        key = trace.current(chain.name, name)
+        if key is not None:
+            trace.forget(stage.NAME, key)
+        trace.set_current(chain.name, name, None)
     receipt_path(chain.session.workspace.cache, chain.name, stage.NAME).unlink(missing_ok=True)
 
 

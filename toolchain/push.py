@@ -6,11 +6,13 @@ project's files alone, can see in the registry that there is nothing to build.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
+from toolchain.errors import RegistryError
 from toolchain.image import Image, from_bytes
 from toolchain.progress import Progress
 from toolchain.store import Store
@@ -33,6 +35,20 @@ class Pushed:
     def from_json(cls, value: Any) -> Pushed:
         return cls(reference=value["reference"], tag=value["tag"],
                    digest=Digest.parse(value["digest"]))
+
+
+class BlobSource(Protocol):
+    """Where somebody else's blobs are: a repository of a registry, or an image layout."""
+
+    @property
+    def location(self) -> tuple[str, str] | None:
+        """Registry host and repository; None for what is in no registry."""
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """The blob's bytes, never more than `size`, verified before the last piece is given.
+
+        Raises RegistryError.
+        """
 
 
 class Registry(Protocol):
@@ -58,6 +74,10 @@ class Registry(Protocol):
     def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
         """Copy a blob from the store. Success means it can be pulled; twice is as once."""
 
+    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
+                  progress: Progress) -> None:
+        """Copy a blob from elsewhere, without a copy on this machine where that can be."""
+
     def put_manifest(self, manifest: bytes, tag: str) -> None:
         """Publish a manifest whose blobs are all there, under its digest and then its tag."""
 
@@ -76,20 +96,36 @@ def find(registry: Registry, tag: str) -> Image | None:
         return None  # somebody else's tag of that name
 
 
-def make(image: Image, tag: str, registry: Registry, store: Store,
-         progress: Progress) -> tuple[Pushed, int, int]:
+def manifest_size(registry: Registry, digest: Digest) -> int:
+    """The size of a manifest that is there, in bytes. Raises RegistryError if it is not."""
+    manifest = registry.manifest(str(digest))
+    if manifest is None:
+        raise RegistryError("the registry lost a manifest that was pushed",
+                            where=f"{registry.name}@{digest}", fix="run it again")
+    return len(manifest)
+
+
+def make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,
+         lent: Container[Digest] = (), source: BlobSource | None = None,
+         ) -> tuple[Pushed, int, int]:
     """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
 
+    `lent` layers that are not in the store come from `source`, the base image's home.
     Raises RegistryError, and StoreError for a blob that the store lost.
     """
+    def send(digest: Digest, size: int) -> None:
+        if source is not None and digest in lent and not store.has(digest):
+            registry.copy_blob(digest, size, source, progress)
+        else:
+            registry.put_blob(digest, size, store, progress)
+
     store.put(image.config)
     with ThreadPoolExecutor(_UPLOADS) as pool:
         there = list(pool.map(lambda layer: registry.has_blob(layer.digest), image.layers))
         missing = {layer.digest: layer.size
                    for layer, present in zip(image.layers, there, strict=True) if not present}
         progress.expect(sum(missing.values()))
-        sending = [pool.submit(registry.put_blob, digest, size, store, progress)
-                   for digest, size in missing.items()]
+        sending = [pool.submit(send, digest, size) for digest, size in missing.items()]
         for sent in sending:
             sent.result()
     if not registry.has_blob(image.config_digest):

@@ -43,7 +43,7 @@ class Machine:
             environ={"PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "*",
                      "UV_CACHE_DIR": str(folder / "uv"), "UV_PYTHON_DOWNLOADS": "never",
                      "UV_HTTP_RETRIES": "0", **where},
-            interpreter=lambda version: Path(sys.executable), glibc=lambda version: (2, 36),
+            interpreter=lambda version: Path(sys.executable),
             store=self.store, trace=self.trace,
             fetcher=Fetcher(store=self.store, progress=Progress()))
 
@@ -51,8 +51,8 @@ class Machine:
                 constraints: tuple[str, ...] = (), platform: str = PLATFORM,
                 hashes: tuple[tuple[str, tuple[str, ...]], ...] = ()) -> tuple[Package, ...]:
         return self.uv.resolve(lock.Request(
-            python=PYTHON, platform=platform, requirements=requirements, constraints=constraints,
-            hashes=hashes), preferred)
+            python=PYTHON, platform=platform, glibc="2.36", requirements=requirements,
+            constraints=constraints, hashes=hashes), preferred)
 
 
 def locked(*packages: Package) -> Lock:

@@ -11,7 +11,7 @@ import lzma
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -20,8 +20,9 @@ from pathlib import Path
 
 from toolchain.adapters.fetch import Fetcher, NotThere
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, without_credentials
-from toolchain.lock.base import SUITES, BasePins, DebianPackage
+from toolchain.errors import ResolveError, nearest, without_credentials
+from toolchain.lock.base import SUITES, AptPins, BasePins, DebianPackage, apt_name
+from toolchain.lock.image import ImagePins
 
 # What an image needs besides Python: a shell and the tools that entry points expect, C++ and
 # OpenMP for wheels, time zones and certificates.
@@ -68,6 +69,22 @@ class DebianArchive:
         self._apt = apt
 
     def pin(self, suite: str, platform: str) -> BasePins:
+        index = self._index(suite, platform)
+        return BasePins(suite=suite, platform=platform,
+                        packages=_pinned(_closure(_SEEDS, index, suite, {})))
+
+    def pin_more(self, on: BasePins | ImagePins, wanted: tuple[str, ...]) -> AptPins:
+        index = self._index(on.suite, on.platform)
+        for name in wanted:
+            if name not in index:
+                raise ResolveError(f"{on.suite} has no package {name!r}{nearest(name, index)}",
+                                   where="apt", fix="name packages as apt does, such as libgl1")
+        chosen = _closure(wanted, index, on.suite, on.installed)
+        return AptPins(base=apt_name(on), on=Digest.of_json(on.to_json()), suite=on.suite,
+                       platform=on.platform, wanted=wanted, packages=_pinned(chosen))
+
+    def _index(self, suite: str, platform: str) -> dict[str, list[_Candidate]]:
+        """Every package of a suite by name, in all its versions."""
         architecture = platform.partition("/")[2]
         index: dict[str, list[_Candidate]] = {}
         for source in self._sources(suite):
@@ -80,18 +97,9 @@ class DebianArchive:
                     name = paragraph[9 : paragraph.find("\n")]
                     index.setdefault(name, []).append(
                         _Candidate(paragraph=paragraph, archive=archive))
-        chosen = _closure(_SEEDS, index, suite)
-        return BasePins(suite=suite, platform=platform, packages=tuple(
-            DebianPackage(
-                name=name, version=found.field("Version"),
-                architecture=found.field("Architecture"), archive=found.archive,
-                path=found.field("Filename"), size=int(found.field("Size")),
-                sha256=Digest(found.field("SHA256")),
-            )
-            for name, found in sorted(chosen.items())
-        ))
+        return index
 
-    def fetch(self, pins: BasePins) -> None:
+    def fetch(self, pins: BasePins | AptPins) -> None:
         main, security = self._roots(pins.suite)
 
         def fetch(package: DebianPackage) -> None:
@@ -263,9 +271,23 @@ def _check_release(release: str, suite: str, where: str) -> None:
                                fix="set image.mirror to a mirror that is kept up")
 
 
-def _closure(seeds: Iterable[str], index: dict[str, list[_Candidate]],
-             suite: str) -> dict[str, _Candidate]:
-    """The seeds and all they depend on, each in its newest version."""
+def _pinned(chosen: dict[str, _Candidate]) -> tuple[DebianPackage, ...]:
+    return tuple(
+        DebianPackage(
+            name=name, version=found.field("Version"), architecture=found.field("Architecture"),
+            archive=found.archive, path=found.field("Filename"), size=int(found.field("Size")),
+            sha256=Digest(found.field("SHA256")),
+        )
+        for name, found in sorted(chosen.items())
+    )
+
+
+def _closure(seeds: Iterable[str], index: dict[str, list[_Candidate]], suite: str,
+             installed: Mapping[str, str]) -> dict[str, _Candidate]:
+    """The seeds and all they depend on, each in its newest version, less what is installed.
+
+    Raises ResolveError where something needs another version than the one that is installed.
+    """
     providers: dict[str, list[str]] = {}
     for name, candidates in index.items():
         for candidate in candidates:
@@ -276,7 +298,7 @@ def _closure(seeds: Iterable[str], index: dict[str, list[_Candidate]],
     wanted = list(seeds)
     while wanted:
         name = wanted.pop()
-        if name in chosen:
+        if name in chosen or name in installed:
             continue
         if name not in index:
             raise ResolveError(f"{suite} has no package {name}", where="the Debian mirror",
@@ -284,8 +306,30 @@ def _closure(seeds: Iterable[str], index: dict[str, list[_Candidate]],
         chosen[name] = _newest(index[name])
         for kind in ("Pre-Depends", "Depends"):
             for clause in filter(None, chosen[name].field(kind).split(",")):
-                wanted.append(_alternative(clause, index, providers, chosen, name, suite))
+                other = _alternative(clause, index, providers, {*chosen, *installed}, name, suite)
+                _check_installed(clause, other, installed, name)
+                wanted.append(other)
     return chosen
+
+
+def _check_installed(clause: str, name: str, installed: Mapping[str, str], needed_by: str) -> None:
+    """Raise ResolveError if the installed version is not one that the clause allows."""
+    from debian.debian_support import Version
+
+    if name not in installed:
+        return
+    for part in clause.split("|"):
+        match = re.match(r"([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*\((<<|<=|=|>=|>>)\s*([^)]+)\)",
+                         part.strip())
+        if match is None or match[1] != name:
+            continue
+        has, wants = Version(installed[name]), Version(match[3].strip())
+        allowed = {"<<": has < wants, "<=": has <= wants, "=": has == wants,
+                   ">=": has >= wants, ">>": has > wants}
+        if not allowed[match[2]]:
+            raise ResolveError(
+                f"{needed_by} needs {part.strip()}, and the base has {name} {installed[name]}",
+                where="apt", fix="pin the base anew: doit resolve upgrade=1")
 
 
 def _newest(candidates: list[_Candidate]) -> _Candidate:
@@ -295,7 +339,7 @@ def _newest(candidates: list[_Candidate]) -> _Candidate:
 
 
 def _alternative(clause: str, index: dict[str, list[_Candidate]], providers: dict[str, list[str]],
-                 chosen: dict[str, _Candidate], needed_by: str, suite: str) -> str:
+                 chosen: Container[str], needed_by: str, suite: str) -> str:
     """The package that meets `a (>= 1) | b`: one that is chosen already, else the first."""
     names = [re.split(r"[\s(:\[]", part.strip())[0] for part in clause.split("|")]
     for name in names:

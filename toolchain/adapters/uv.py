@@ -25,6 +25,7 @@ from toolchain.lock import Lock, Package, Request
 from toolchain.store import Store
 from toolchain.trace import Trace
 
+_NEWEST_GLIBC = (2, 50)
 _WHERE = "file"  # trace stage: sha256 of an index's file -> {"url", "filename"}
 _BUILT = "wheel"  # trace stage: sdist and platform -> {"sha256", "filename"}
 
@@ -39,16 +40,13 @@ def uv_program() -> str:
 class Uv:
     """Resolver, wheel source and maker of environments.
 
-    `environ` is uv's environment (see adapters.indexes); `interpreter` finds a Python by version;
-    `glibc` gives the image's C library for a Python version, as (major, minor).
+    `environ` is uv's environment (see adapters.indexes); `interpreter` finds a Python by version.
     """
 
     def __init__(self, *, environ: Mapping[str, str], interpreter: Callable[[str], Path],
-                 glibc: Callable[[str], tuple[int, int]], fetcher: Fetcher, store: Store,
-                 trace: Trace) -> None:
+                 fetcher: Fetcher, store: Store, trace: Trace) -> None:
         self._environ = dict(environ)
         self._interpreter = interpreter
-        self._glibc = glibc
         self._fetcher = fetcher
         self._store = store
         self._trace = trace
@@ -100,7 +98,7 @@ class Uv:
             command = ["pip", "compile", "--quiet", "--no-progress",
                        "--format", "pylock.toml", "--output-file", str(answer),
                        "--python-version", request.python,
-                       "--python-platform", self._platform(request.python, request.platform)]
+                       "--python-platform", _platform(request)]
             if request.constraints:
                 constraints = folder / "constraints.txt"
                 constraints.write_text("".join(f"{line}\n" for line in request.constraints))
@@ -123,8 +121,7 @@ class Uv:
         """One file for each package: the best wheel for the image, else the sdist."""
         from packaging.utils import canonicalize_name
 
-        ranks = tag_ranks(request.python, request.platform,
-                          self._glibc(request.python))
+        ranks = tag_ranks(request.python, request.platform, _glibc(request))
         insisted = dict(request.hashes)
         for entry in answer.get("packages", []):
             name = canonicalize_name(entry["name"])
@@ -301,10 +298,19 @@ class Uv:
         except EngineError:
             return None  # resolving needs one only to build sdists; uv then says so
 
-    def _platform(self, python: str, platform: str) -> str:
-        machine = machine_of(platform)
-        major, minor = self._glibc(python)
-        return f"{machine}-manylinux_{major}_{min(minor, 40)}"
+
+def _glibc(request: Request) -> tuple[int, int]:
+    """The image's C library. Where hashes are given, they decide, not what it can load."""
+    if not request.glibc:
+        return _NEWEST_GLIBC
+    major, minor = request.glibc.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _platform(request: Request) -> str:
+    """The image's platform in uv's words, which end at glibc 2.40."""
+    major, minor = _glibc(request)
+    return f"{machine_of(request.platform)}-manylinux_{major}_{min(minor, 40)}"
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.lock import Lock, Package
-from toolchain.lock.base import BasePins
+from toolchain.lock.base import AptPins, BasePins
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -24,6 +24,8 @@ LAYOUT_VERSION = 1
 PREFIX = "opt/venv"
 PROJECT_FOLDER = "project"
 USER_ID = 1000
+USER_NAME = "mlflow"
+HOME = f"home/{USER_NAME}"
 
 _LARGE = 1 << 20  # bytes of a wheel
 _BUCKETS = 16
@@ -79,21 +81,21 @@ class WheelSource(Protocol):
 class DebSource(Protocol):
     """Where .deb files come from."""
 
-    def fetch(self, pins: BasePins) -> None:
+    def fetch(self, pins: BasePins | AptPins) -> None:
         """Put every package into the store, checked. Twice is as once. Raises ResolveError."""
 
 
-def base_plan(lock: Lock, debian: Mapping[str, str]) -> dict[str, Any]:
+def base_plan(lock: Lock, base: Mapping[str, Any]) -> dict[str, Any]:
     """What the base layers are made of; its digest is their key.
 
-    `debian` maps the names of the base's packages to their sha256 in hexadecimal.
+    `base` is what `Foundation.to_json` says of what is under the packages.
     """
     return {
         "layout": LAYOUT_VERSION,
         "prefix": PREFIX,
         "python": lock.python_minor,
         "platform": lock.platform,
-        "debian": dict(debian),
+        "base": dict(base),
         "packages": {package.name: f"{package.version} {package.sha256.hex}"
                      for package in lock.packages},
     }

@@ -1,4 +1,4 @@
-"""BasePins -> the operating system and interpreter layers.
+"""Debian packages -> layers: the operating system, the interpreter, and what a project adds.
 
 What maintainer scripts would do and a container needs is done here: users, the links that merge
 /bin and /lib into /usr, the CA bundle, dpkg's status (so that scanners see the packages), and the
@@ -12,14 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 from toolchain.errors import ResolveError
-from toolchain.layer import LAYOUT_VERSION, PREFIX, USER_ID, Layer
+from toolchain.layer import HOME, LAYOUT_VERSION, PREFIX, USER_ID, USER_NAME, Layer
 from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
 from toolchain.layer.deb import Deb, unpack
-from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.layer.environment import environment
+from toolchain.lock.base import AptPins, BasePins, DebianPackage
 from toolchain.store import Store
-
-USER = "mlflow"
-_HOME = f"home/{USER}"
 
 
 def plan(pins: BasePins, python: str) -> dict[str, Any]:
@@ -39,6 +37,28 @@ def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor) ->
         _layer(f"python {version}", _python(interpreter, pins, debs, python, version), store,
                pool),
     )
+
+
+def more_plan(pins: AptPins) -> dict[str, Any]:
+    """What the layer of further packages is made of; its digest is its key for all projects."""
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "platform": pins.platform,
+            "packages": [package.sha256.hex for package in pins.packages]}
+
+
+def make_more(pins: AptPins, store: Store, pool: ThreadPoolExecutor) -> Layer:
+    """Build the layer of further packages. Raises ResolveError, StoreError.
+
+    dpkg's status is the base's own file, so these are recorded as distroless images do: a file
+    for each package in status.d, which scanners read.
+    """
+    entries: dict[str, Entry] = {}
+    for package in pins.packages:
+        deb = _unpack(package, store)
+        entries.update({entry.path: entry for entry in deb.entries})
+        _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}", _status(deb).encode()))
+        _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}.md5sums",
+                            deb.md5sums.encode()))
+    return _layer(", ".join(f"{p.name} {p.version}" for p in pins.packages), entries, store, pool)
 
 
 def _is_python(package: DebianPackage) -> bool:
@@ -70,7 +90,7 @@ def _system(packages: list[DebianPackage], debs: dict[DebianPackage, Deb]) -> di
         _put(entries, _symlink("lib64", "usr/lib64"))
     for folder, mode, user in (("tmp", 0o1777, 0), ("var/tmp", 0o1777, 0), ("run", 0o755, 0),
                                ("proc", 0o755, 0), ("sys", 0o755, 0), ("dev", 0o755, 0),
-                               ("root", 0o700, 0), ("home", 0o755, 0), (_HOME, 0o755, USER_ID)):
+                               ("root", 0o700, 0), ("home", 0o755, 0), (HOME, 0o755, USER_ID)):
         _put(entries, Entry(path=folder, mode=mode, kind=tarfile.DIRTYPE, uid=user, gid=user))
     _put(entries, _symlink("var/run", "/run"))
     _users(entries)
@@ -95,22 +115,16 @@ def _python(packages: list[DebianPackage], pins: BasePins, debs: dict[DebianPack
         raise ResolveError(f"the base has no python{python}", where="base.lock",
                            fix="delete base.lock and run `doit resolve` to pin anew")
     _dpkg_status(entries, pins, debs)
-    # PEP 405. The interpreter finds its standard library through `home`.
-    _put(entries, _file(f"{PREFIX}/pyvenv.cfg", (
-        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n"
-    ).encode()))
-    for name in ("python", "python3", f"python{python}"):
-        _put(entries, _symlink(f"{PREFIX}/bin/{name}", f"/usr/bin/python{python}"))
-    _put(entries, Entry(path=f"{PREFIX}/lib/python{python}/site-packages", mode=0o755,
-                        kind=tarfile.DIRTYPE))
+    for entry in environment(f"/usr/bin/python{python}", python, version):
+        _put(entries, entry)
     return entries
 
 
 def _users(entries: dict[str, Entry]) -> None:
     """/etc/passwd and /etc/group from base-passwd's master copies, plus one ordinary user."""
     for name, line in (
-        ("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/{_HOME}:/bin/bash\n"),
-        ("group", f"{USER}:x:{USER_ID}:\n"),
+        ("passwd", f"{USER_NAME}:x:{USER_ID}:{USER_ID}::/{HOME}:/bin/bash\n"),
+        ("group", f"{USER_NAME}:x:{USER_ID}:\n"),
     ):
         master = entries.get(f"usr/share/base-passwd/{name}.master")
         root = b"root:x:0:0:root:/root:/bin/bash\n" if name == "passwd" else b"root:x:0:\n"
@@ -135,14 +149,19 @@ def _dpkg_status(entries: dict[str, Entry], pins: BasePins,
     paragraphs = []
     for package in pins.packages:
         deb = debs[package]
-        first, _, rest = deb.control.strip().partition("\n")
-        paragraphs.append(f"{first}\nStatus: install ok installed\n{rest}\n")
+        paragraphs.append(_status(deb))
         same = f":{package.architecture}" if "Multi-Arch: same" in deb.control else ""
         info = f"var/lib/dpkg/info/{package.name}{same}"
         listing = "".join(f"/{entry.path}\n" for entry in deb.entries)
         _put(entries, _file(f"{info}.list", listing.encode()))
         _put(entries, _file(f"{info}.md5sums", deb.md5sums.encode()))
     _put(entries, _file("var/lib/dpkg/status", "\n".join(paragraphs).encode()))
+
+
+def _status(deb: Deb) -> str:
+    """A package's paragraph in dpkg's status."""
+    first, _, rest = deb.control.strip().partition("\n")
+    return f"{first}\nStatus: install ok installed\n{rest}\n"
 
 
 def _put(entries: dict[str, Entry], entry: Entry) -> None:

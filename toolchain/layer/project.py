@@ -16,7 +16,7 @@ from typing import Any
 from toolchain.digest import Digest
 from toolchain.layer import LAYOUT_VERSION, PROJECT_FOLDER, USER_ID, Layer, ignore
 from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
-from toolchain.lock import FILE_NAME as LOCK_NAME
+from toolchain.lock import is_lock
 from toolchain.store import Store
 from toolchain.tree import Tree, TreeFile, changed
 
@@ -42,7 +42,7 @@ def plan(tree: Tree, canonical: Mapping[str, str], memo: Memo) -> dict[str, Any]
 
 def included(tree: Tree, memo: Memo) -> list[str]:
     """The files that belong to the image, sorted."""
-    paths = sorted(path for path in tree.found if path != LOCK_NAME)
+    paths = sorted(path for path in tree.found if not is_lock(path))
     if IGNORE_NAME not in tree.found:
         return paths
     rules = ignore.patterns(tree.read(IGNORE_NAME).decode("utf-8", "replace"))

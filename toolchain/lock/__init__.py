@@ -19,12 +19,23 @@ from toolchain.errors import ResolveError
 from toolchain.spec import Spec
 
 FILE_NAME = "requirements.lock"
+_FILE_NAMES = re.compile(r"requirements(\.[a-z0-9]+-[a-z0-9]+)?\.lock\Z")
 _SCHEMA = 2
 
 _HEADER = re.compile(
     r"^# toolchain: python=(\S+) platform=(\S+) input=(sha256:[0-9a-f]{64})$", re.MULTILINE
 )
 _PIN = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) --hash=sha256:([0-9a-f]{64})\Z")
+
+
+def file_name(platform: str, *, is_first: bool) -> str:
+    """The lock's file: one for each platform of a project, the first's without its name."""
+    return FILE_NAME if is_first else f"requirements.{platform.replace('/', '-')}.lock"
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of a project's folder is a lock that this tool writes."""
+    return _FILE_NAMES.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

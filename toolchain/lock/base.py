@@ -83,10 +83,12 @@ class BasePins:
 class AptPins:
     """Further Debian packages on a base: those that are `wanted`, and what they need beyond it.
 
-    `base` is `suite` for the embedded base, or the base image's reference.
+    `base` is the suite for the embedded base, or the base image's reference; `on` is the digest
+    of the base's own pins.
     """
 
     base: str
+    on: Digest
     suite: str
     platform: str
     wanted: tuple[str, ...]
@@ -98,8 +100,8 @@ class AptPins:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "base": self.base, "suite": self.suite, "platform": self.platform,
-            "wanted": list(self.wanted),
+            "base": self.base, "on": str(self.on), "suite": self.suite,
+            "platform": self.platform, "wanted": list(self.wanted),
             "packages": [package.to_json() for package in self.packages],
         }
 
@@ -122,13 +124,13 @@ class Foundation:
 
     def to_json(self) -> dict[str, Any]:
         """What decides the layers under the project's packages, by content."""
+        found: dict[str, Any] = {"glibc": self.base.glibc}
         if isinstance(self.base, BasePins):
-            found: dict[str, Any] = {
-                "suite": self.base.suite,
-                "packages": {p.name: p.sha256.hex for p in self.base.packages},
-            }
+            found["suite"] = self.base.suite
+            found["packages"] = {p.name: p.sha256.hex for p in self.base.packages}
         else:
-            found = {"image": self.base.reference, "digest": str(self.base.digest)}
+            found["image"] = self.base.reference
+            found["digest"] = str(self.base.digest)
         if self.apt:
             found["apt"] = {p.name: p.sha256.hex for p in self.apt.packages}
         return found
@@ -229,8 +231,9 @@ def from_text(text: str, where: str) -> tuple[Pins, ...]:
             *(BasePins(suite=entry["suite"], platform=entry["platform"],
                        packages=_packages(entry)) for entry in found.get("base", [])),
             *(ImagePins.from_json(entry) for entry in found.get("image", [])),
-            *(AptPins(base=entry["base"], suite=entry["suite"], platform=entry["platform"],
-                      wanted=tuple(entry["wanted"]), packages=_packages(entry))
+            *(AptPins(base=entry["base"], on=Digest.parse(entry["on"]), suite=entry["suite"],
+                      platform=entry["platform"], wanted=tuple(entry["wanted"]),
+                      packages=_packages(entry))
               for entry in found.get("apt", [])),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:

@@ -37,8 +37,9 @@ class ImagePins:
     """One image for one platform.
 
     reference: as the setting names it. digest: of its manifest; of its config where it came out
-    of a Docker engine. pythons: `X.Y` -> path of the interpreter. glibc: `2.36`. suite: Debian's,
-    empty for another system. installed: Debian packages, name -> version. environment: `NAME=value`.
+    of a Docker engine. pythons: `X.Y` -> path of the interpreter. glibc: `2.36`. suite:
+    Debian's, empty for another system. installed: Debian packages, name -> version.
+    environment: `NAME=value`.
     """
 
     reference: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +11,9 @@ from toolchain import layer
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.layer import Layer
+from toolchain.lock.base import BasePins
 from toolchain.stages import count, resolve, size
-from toolchain.stages.published import are_here, base_plan, published
+from toolchain.stages.published import are_here, base_image_layers, base_plan, published
 
 NAME = "base"
 plan = base_plan
@@ -53,19 +55,45 @@ def build(chain: Chain) -> Made:
 
 
 def _system(chain: Chain, pool: ThreadPoolExecutor) -> tuple[tuple[Layer, ...], frozenset[Digest]]:
-    """The layers of system and interpreter, and which of them were made now."""
-    from toolchain.layer import debian
+    """The layers under the packages, and which of them were made now."""
+    from toolchain.layer import debian, environment
 
-    session, pins = chain.session, resolve.pins(chain)
-    python = resolve.result(chain).python_minor
-    what = debian.plan(pins, python)
-    key = Digest.of_json(what)
-    with session.trace.holding("debian", key, chain.waiting):
-        known = session.trace.get("debian", key)
+    store, debs = chain.session.store, chain.session.tools.debs
+    foundation, python = resolve.foundation(chain), resolve.result(chain).python_minor
+    base, more = foundation.base, foundation.apt
+
+    def system() -> tuple[Layer, ...]:
+        assert isinstance(base, BasePins)
+        debs().fetch(base)
+        return debian.make(base, python, store, pool)
+
+    def extra() -> tuple[Layer, ...]:
+        assert more is not None
+        debs().fetch(more)
+        return (debian.make_more(more, store, pool),)
+
+    if isinstance(base, BasePins):
+        layers, made = _once(chain, "debian", debian.plan(base, python), system)
+    else:
+        interpreter = base.python(python, chain.name)
+        own, made = _once(chain, "environment layer", environment.plan(interpreter, python),
+                          lambda: (environment.make(interpreter, python, store, pool),))
+        layers = (*base_image_layers(chain), *own)
+    if more is not None and more.packages:
+        added, new = _once(chain, "apt", debian.more_plan(more), extra)
+        layers, made = (*layers, *added), made | new
+    return layers, made
+
+
+def _once(chain: Chain, kind: str, what: Any, make: Callable[[], tuple[Layer, ...]],
+          ) -> tuple[tuple[Layer, ...], frozenset[Digest]]:
+    """Layers that all projects share, made if they are not in the store."""
+    key, trace = Digest.of_json(what), chain.session.trace
+    with trace.holding(kind, key, chain.waiting):
+        known = trace.get(kind, key)
         layers = layer.from_json(known) if known else ()
-        if layers and are_here(chain, layers):
+        if layers and all(chain.session.store.has(item.digest) for item in layers):
             return layers, frozenset()
-        session.tools.debs().fetch(pins)
-        layers = debian.make(pins, python, session.store, pool)
-        session.trace.record("debian", key, what, layer.to_json(layers), project=chain.name)
+        layers = make()
+        trace.record(kind, key, what, layer.to_json(layers), project=chain.name)
         return layers, frozenset(item.digest for item in layers)

@@ -10,13 +10,14 @@ from typing import Any
 from toolchain import image, layer, push
 from toolchain.chain import Chain
 from toolchain.digest import Digest
+from toolchain.lock.image import ImagePins
 from toolchain.stages import parse, resolve
 
 USER = str(layer.USER_ID)
 
 
 def base_plan(chain: Chain) -> Any:
-    return layer.base_plan(resolve.result(chain), resolve.debian_packages(chain))
+    return layer.base_plan(resolve.result(chain), resolve.base(chain))
 
 
 def layer_plan(chain: Chain) -> Any:
@@ -51,4 +52,19 @@ def published(chain: Chain) -> image.Image | None:
 
 
 def are_here(chain: Chain, layers: tuple[layer.Layer, ...]) -> bool:
-    return all(chain.session.store.has(item.digest) for item in layers)
+    """Whether the layers can be had without building: in the store, or out of the base image."""
+    lent = {item.digest for item in base_image_layers(chain)}
+    return all(item.digest in lent or chain.session.store.has(item.digest) for item in layers)
+
+
+def base_image_layers(chain: Chain) -> tuple[layer.Layer, ...]:
+    """The layers of the base image, if it is one; they are never built here."""
+    if "image" not in resolve.base(chain):
+        return ()
+    pins = resolve.foundation(chain).base
+    assert isinstance(pins, ImagePins)
+    return tuple(
+        layer.Layer(digest=item.digest, diff_id=item.diff_id, size=item.size,
+                    media_type=item.media_type,
+                    label=f"{pins.reference} {number}/{len(pins.layers)}")
+        for number, item in enumerate(pins.layers, 1))

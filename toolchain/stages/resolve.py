@@ -1,7 +1,8 @@
-"""Spec -> Lock, and the base's pins: requirements.lock and base.lock are this stage's results."""
+"""Spec -> Lock, and what it stands on: requirements.lock and base.lock are this stage's results."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock import base as base_lock
-from toolchain.stages import count, parse
+from toolchain.stages import count, parse, pins
 
 NAME = "resolve"
 
@@ -18,7 +19,8 @@ NAME = "resolve"
 def plan(chain: Chain) -> Any:
     """The request and the two lock files that answer it."""
     return {"request": _request(chain).plan(), "base image": chain.config.image_base,
-            "lock": _digest_of(_lock_path(chain)), "base": _digest_of(base_lock_path(chain))}
+            "apt": chain.config.apt, "lock": _digest_of(_lock_path(chain)),
+            "base": _digest_of(pins.path(chain))}
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -27,11 +29,9 @@ def stands(chain: Chain, value: Any) -> bool:
 
 def make(chain: Chain) -> Made:
     request = _request(chain)
-    if chain.config.image_base != "auto":
-        raise ResolveError(f"base image {chain.config.image_base!r} is not supported yet",
-                           where="image.base", fix='leave it at "auto", the Debian base')
-    suite = base_lock.suite_for(request.python, f"{chain.name}: python {request.python}")
-    where = f"{chain.project.folder}/{lock.FILE_NAME}"
+    foundation, moved = pins.settle(chain, request.python)
+    request = replace(request, glibc=foundation.base.glibc)
+    where = f"{chain.project.folder}/{_lock_path(chain).name}"
     locked = lock.read(_lock_path(chain), where)
     words = "lock is current"
     if (locked is None or chain.config.upgrade
@@ -42,61 +42,34 @@ def make(chain: Chain) -> Made:
             locked = lock.make(request, preferred, chain.session.tools.resolver())
         words = lock.changes(old, locked)
         lock.replace_text(_lock_path(chain), lock.to_text(locked))
-    chosen, moved = _pins(chain, suite)
     if moved:
-        words += f"; {base_lock.FILE_NAME}: {len(chosen.packages)} packages of {suite}"
-    return Made(value={**locked.to_json(), "base": {
-        "suite": suite, "packages": {p.name: p.sha256.hex for p in chosen.packages},
-    }}, words=f"{count(len(locked.packages), 'package')}, {words}")
+        words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
+    return Made(value={**locked.to_json(), "base": foundation.to_json()},
+                words=f"{count(len(locked.packages), 'package')}, {words}")
 
 
 def result(chain: Chain) -> lock.Lock:
-    return lock.Lock.from_json(chain.value(NAME, plan), Digest.of_json(_request(chain).plan()))
+    value = chain.value(NAME, plan)
+    request = replace(_request(chain), glibc=value["base"]["glibc"])
+    return lock.Lock.from_json(value, Digest.of_json(request.plan()))
 
 
-def debian_packages(chain: Chain) -> dict[str, str]:
-    """The base's packages: name -> sha256 in hexadecimal."""
-    packages: dict[str, str] = chain.value(NAME, plan)["base"]["packages"]
-    return packages
+def base(chain: Chain) -> Any:
+    """What the layers under the packages are made of, as JSON."""
+    return chain.value(NAME, plan)["base"]
 
 
-def pins(chain: Chain) -> base_lock.BasePins:
-    """The base's pins in full, from base.lock."""
-    suite = chain.value(NAME, plan)["base"]["suite"]
-    return next(entry for entry in base_lock.read(base_lock_path(chain))
-                if (entry.suite, entry.platform) == (suite, chain.config.image_platform))
-
-
-def base_lock_path(chain: Chain) -> Path:
-    return chain.root / base_lock.FILE_NAME
+def foundation(chain: Chain) -> base_lock.Foundation:
+    """The same in full, from base.lock."""
+    return pins.found(chain, base(chain))
 
 
 def _lock_path(chain: Chain) -> Path:
-    return chain.folder / lock.FILE_NAME
+    return chain.folder / lock.file_name(chain.config.image_platform, is_first=chain.is_first)
 
 
 def _request(chain: Chain) -> lock.Request:
     return lock.request(parse.result(chain), chain.config.python, chain.config.image_platform)
-
-
-def _pins(chain: Chain, suite: str) -> tuple[base_lock.BasePins, bool]:
-    """The base's pins, and whether they were chosen now. One process chooses for all."""
-    path, platform = base_lock_path(chain), chain.config.image_platform
-    question = Digest.of_json({"pin": suite, "platform": platform})
-    trace, seen = chain.session.trace, chain.session.pinned
-    with trace.holding("pin", question, chain.waiting):
-        found = [p for p in base_lock.read(path) if (p.suite, p.platform) == (suite, platform)]
-        # `upgrade=1` moves a suite once a call, not once a project.
-        if found and (not chain.config.upgrade or question in seen):
-            return found[0], False
-        seen.add(question)
-        with chain.session.progress(f"pin {suite}"):
-            chosen = chain.session.tools.archive().pin(suite, platform)
-        with trace.holding("pin", Digest.of(base_lock.FILE_NAME.encode())):
-            others = [p for p in base_lock.read(path)
-                      if (p.suite, p.platform) != (suite, platform)]
-            lock.replace_text(path, base_lock.to_text((*others, chosen)))
-        return chosen, [chosen] != found
 
 
 def _digest_of(path: Path) -> str | None:

@@ -45,6 +45,7 @@ class Call:
     @cached_property
     def session(self) -> Session:
         """What stages need; a call in which all is fresh never asks for it."""
+        from toolchain.adapters.compatible import host_platform
         from toolchain.chain import Session
         from toolchain.progress import Progress
         from toolchain.store import Store
@@ -58,7 +59,8 @@ class Call:
         counter = Progress()
         tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
         return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
-                       progress=partial(report.progress, counter), say=report.emit)
+                       progress=partial(report.progress, counter), say=report.emit,
+                       host=host_platform())
 
     @cached_property
     def projects(self) -> dict[str, Project]:
@@ -143,10 +145,10 @@ class Call:
 
     def _evidence(self, chain: Chain, stages: set[str]) -> tuple[set[str], set[Path]]:
         """Of those stages, the ones that files alone can vouch for, and those files."""
-        from toolchain.stages import base, layer, parse, push, resolve
+        from toolchain.stages import base, layer, parse, pins, push
 
         store, cache = self.session.store, self.workspace.cache
-        paths = {resolve.base_lock_path(chain)}
+        paths = {pins.path(chain)}
         database = wiring.tracking_file(chain.config, self.workspace.root)
         if database is None:
             stages = stages - {"train", "register"}
@@ -158,12 +160,13 @@ class Call:
         if "parse" in stages:
             paths |= {chain.folder / path for path in parse.plan(chain)["files"]}
         if "push" in stages:
-            built = (*base.result(chain), layer.result(chain))
-            paths |= {store.path(item.digest) for item in built}
-            if not chain.config.registry:
-                blobs = cache / "registry" / chain.config.repository / "blobs" / "sha256"
-                manifest = push.result(chain).digest
-                paths |= {blobs / item.digest.hex for item in built} | {blobs / manifest.hex}
+            for part in map(chain.on, chain.platforms):
+                built = (*base.result(part), layer.result(part))
+                paths |= {store.path(item.digest) for item in built}
+                if not chain.config.registry:
+                    blobs = cache / "registry" / chain.config.repository / "blobs" / "sha256"
+                    names = [item.digest for item in built]
+                    paths |= {blobs / name.hex for name in (*names, push.result(part).digest)}
         return stages, paths
 
 

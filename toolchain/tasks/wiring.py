@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from toolchain.errors import EngineError, nearest, without_credentials
 
 if TYPE_CHECKING:
+    from toolchain.adapters.bases import BaseImages
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.uv import Uv
     from toolchain.config import Config
     from toolchain.journal import Journal
+    from toolchain.lock.image import ImagePins
     from toolchain.progress import Progress
-    from toolchain.push import Registry
+    from toolchain.push import BlobSource, Registry
     from toolchain.run import Engine
     from toolchain.store import Store
     from toolchain.trace import Trace
 
-# The C library of each suite, which decides which manylinux wheels fit (PEP 600).
-_GLIBC = {"3.11": (2, 36), "3.13": (2, 41)}
 _ENGINES = ("local",)
 
 
@@ -78,6 +78,12 @@ class Adapters:
 
     def debs(self) -> DebianArchive:
         return self._debian
+
+    def images(self) -> BaseImages:
+        return self._images
+
+    def base_source(self, pins: ImagePins) -> BlobSource:
+        return self._images.source(pins)
 
     def registry(self, config: Config) -> Registry:
         key = (config.registry, config.pull_registry, config.repository, config.insecure)
@@ -146,8 +152,20 @@ class Adapters:
         from toolchain.adapters.uv import Uv
 
         return Uv(environ=self._uv_environment, interpreter=self._interpreter(Interpreters(
-            os.environ)), glibc=_glibc, fetcher=self._fetcher, store=self._store,
+            os.environ)), fetcher=self._fetcher, store=self._store,
             trace=self._trace)
+
+    @cached_property
+    def _images(self) -> BaseImages:
+        from toolchain.adapters.bases import BaseImages
+        from toolchain.adapters.registry import HttpRegistry
+
+        def repository(host: str, name: str) -> HttpRegistry:
+            insecure = self._config.insecure and host == self._config.registry
+            return HttpRegistry(host, host, name, insecure=insecure)
+
+        return BaseImages(root=self._root, hub=self._config.image_hub, store=self._store,
+                          progress=self._progress, repository=repository)
 
     def _interpreter(self, interpreters: Any) -> Callable[[str], Path]:
         found: dict[str, Path] = {}
@@ -166,7 +184,3 @@ class Adapters:
         return DebianArchive(mirror=self._config.image_mirror,
                              keyring=self._config.image_keyring,
                              updates=self._config.image_updates, fetcher=self._fetcher)
-
-
-def _glibc(python: str) -> tuple[int, int]:
-    return _GLIBC.get(".".join(python.split(".")[:2]), (2, 36))

@@ -1,0 +1,44 @@
+"""The virtual environment that package layers fill, on whatever base there is (PEP 405)."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from toolchain.layer import HOME, LAYOUT_VERSION, PREFIX, USER_ID, Layer
+from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.store import Store
+
+
+def environment(interpreter: str, python: str, version: str) -> Iterator[Entry]:
+    """Its entries. `interpreter` is a path in the image, `python` is `X.Y`.
+
+    The interpreter finds its standard library through `home`.
+    """
+    yield Entry(path=f"{PREFIX}/pyvenv.cfg", mode=0o644, data=(
+        f"home = {posixpath.dirname(interpreter)}\ninclude-system-site-packages = false\n"
+        f"version = {version}\n").encode())
+    for name in ("python", "python3", f"python{python}"):
+        yield Entry(path=f"{PREFIX}/bin/{name}", mode=0o777, kind=tarfile.SYMTYPE,
+                    link=interpreter)
+    yield Entry(path=f"{PREFIX}/lib/python{python}/site-packages", mode=0o755,
+                kind=tarfile.DIRTYPE)
+
+
+def plan(interpreter: str, python: str) -> dict[str, Any]:
+    """What the layer on a base image is made of; its digest is its key for all projects."""
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "interpreter": interpreter,
+            "python": python, "prefix": PREFIX}
+
+
+def make(interpreter: str, python: str, store: Store, pool: ThreadPoolExecutor) -> Layer:
+    """Build the layer: the empty environment, and a home for the ordinary user."""
+    with LayerWriter(store, f"virtual environment of python {python}", pool) as writer:
+        writer.add(Entry(path=HOME, mode=0o755, kind=tarfile.DIRTYPE, uid=USER_ID, gid=USER_ID))
+        for entry in environment(interpreter, python, python):
+            writer.add(entry)
+    assert writer.layer is not None
+    return writer.layer

@@ -1,0 +1,114 @@
+"""Layers of somebody else's image -> what has to be known of its inside to build on it.
+
+Nothing is unpacked: the tars are read once, in order, and what a later layer removes (image-spec,
+layer.md, "Whiteouts") is forgotten.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tarfile
+from dataclasses import dataclass, field
+from typing import IO
+
+_OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
+_STATUS = "var/lib/dpkg/status"
+_STATUS_FOLDER = "var/lib/dpkg/status.d/"  # as distroless images have it
+_LIBC = re.compile(r"(usr/)?lib(64)?/([^/]+-linux-gnu/)?libc(\.so\.6|-2\.\d+\.so)\Z")
+_MUSL = re.compile(r"(usr/)?lib/ld-musl-[^/]+\.so\.1\Z")
+_PYTHON = re.compile(r"(.+/)?bin/python(3\.\d+)\Z")
+_RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
+_LARGEST_FILE = 64 << 20
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was seen so far: path -> content, a link's target for a link, of files that matter."""
+
+    _files: dict[str, bytes] = field(default_factory=dict)
+
+    def layer(self, stream: IO[bytes]) -> None:
+        """Look through one layer's uncompressed tar. Raises tarfile.TarError, ValueError."""
+        hidden: list[str] = []
+        seen: dict[str, bytes] = {}
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                path = posixpath.normpath(member.name.lstrip("/"))
+                folder, _, name = path.rpartition("/")
+                if name == ".wh..wh..opq":
+                    hidden.append(f"{folder}/")
+                elif name.startswith(".wh."):
+                    hidden.append(posixpath.join(folder, name.removeprefix(".wh.")))
+                elif _matters(path):
+                    seen[path] = self._content(member, archive, seen)
+        for path in list(self._files):  # a whiteout hides what lower layers have, not its own
+            if any(path == gone or path.startswith(f"{gone.rstrip('/')}/") for gone in hidden):
+                del self._files[path]
+        self._files.update(seen)
+
+    def _content(self, member: tarfile.TarInfo, archive: tarfile.TarFile,
+                 seen: dict[str, bytes]) -> bytes:
+        if member.issym():
+            return member.linkname.encode()
+        if member.islnk():
+            target = posixpath.normpath(member.linkname.lstrip("/"))
+            return seen.get(target, self._files.get(target, b""))
+        if not member.isreg() or _PYTHON.match(member.name):
+            return b""
+        if member.size > _LARGEST_FILE:
+            raise ValueError(f"{member.name} is too large to be what it seems")
+        data = archive.extractfile(member)
+        return data.read() if data else b""
+
+    def suite(self) -> str:
+        """Debian's codename; empty for another system."""
+        for path in _OS_RELEASE:
+            text = self._files.get(path, b"").decode("utf-8", "replace")
+            values = dict(line.partition("=")[::2] for line in text.splitlines())
+            if values.get("ID", "").strip('"') == "debian":
+                return values.get("VERSION_CODENAME", "").strip('"')
+        return ""
+
+    def installed(self) -> dict[str, str]:
+        """Debian packages: name -> version."""
+        paragraphs = [
+            paragraph
+            for path, data in self._files.items()
+            if path == _STATUS or path.startswith(_STATUS_FOLDER)
+            for paragraph in data.decode("utf-8", "replace").split("\n\n")
+        ]
+        found = {}
+        for paragraph in paragraphs:
+            fields = dict(re.findall(r"^(Package|Version|Status): (.*)$", paragraph,
+                                     re.MULTILINE))
+            if "Package" in fields and "Version" in fields and (
+                    fields.get("Status", "install ok installed").endswith(" installed")):
+                found[fields["Package"]] = fields["Version"]
+        return found
+
+    def glibc(self) -> str:
+        """The version of the GNU C library, as in `2.36`; empty where there is none."""
+        for path, data in self._files.items():
+            if _LIBC.match(path) and (match := _RELEASE.search(data)):
+                return match[1].decode()
+        return ""
+
+    def is_musl(self) -> bool:
+        return any(map(_MUSL.match, self._files))
+
+    def pythons(self, search: str) -> dict[str, str]:
+        """Interpreters on the search path `a:b`: `X.Y` -> absolute path, the first on it."""
+        found: dict[str, str] = {}
+        for folder in filter(None, search.split(":")):
+            for path in self._files:
+                match = _PYTHON.match(path)
+                if match and f"/{posixpath.dirname(path)}" == posixpath.normpath(folder):
+                    found.setdefault(match[2], f"/{path}")
+        return found
+
+
+def _matters(path: str) -> bool:
+    return (path in _OS_RELEASE or path == _STATUS
+            or (path.startswith(_STATUS_FOLDER) and not path.endswith(".md5sums"))
+            or any(pattern.match(path) for pattern in (_LIBC, _MUSL, _PYTHON)))

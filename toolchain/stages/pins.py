@@ -1,0 +1,94 @@
+"""base.lock for a project: what its packages stand on, found there or chosen now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from toolchain import lock
+from toolchain.chain import Chain
+from toolchain.digest import Digest
+from toolchain.errors import ResolveError
+from toolchain.lock import base as base_lock
+from toolchain.lock.base import AptPins, BasePins, Foundation
+from toolchain.lock.image import ImagePins
+
+_Chosen = TypeVar("_Chosen", BasePins, ImagePins, AptPins)
+
+
+def path(chain: Chain) -> Path:
+    return chain.root / base_lock.FILE_NAME
+
+
+def found(chain: Chain, value: Any) -> Foundation:
+    """The foundation in full. `value` is what `Foundation.to_json` made of it."""
+    platform, known = chain.config.image_platform, _read(chain)
+    name = (("image", value["image"], platform) if "image" in value
+            else ("base", value["suite"], platform))
+    base = known[name]
+    assert isinstance(base, (BasePins, ImagePins))
+    apt = ("apt", base_lock.apt_name(base), platform, *_wanted(chain))
+    more = known[apt] if "apt" in value else None
+    assert more is None or isinstance(more, AptPins)
+    return Foundation(base=base, apt=more)
+
+
+def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
+    """The foundation for Python `X.Y[.Z]`, and the names of what was chosen now."""
+    platform, tools = chain.config.image_platform, chain.session.tools
+    reference = base_lock.image_for(chain.config.image_base, python)
+    moved: list[str] = []
+    base: BasePins | ImagePins
+    if reference:
+        base = _settle(chain, ("image", reference, platform), ImagePins,
+                       lambda: tools.images().pin(reference, platform), moved)
+        base.python(python, f"{chain.name}: python {python}")
+    else:
+        suite = base_lock.suite_for(python)
+        base = _settle(chain, ("base", suite, platform), BasePins,
+                       lambda: tools.archive().pin(suite, platform), moved)
+    wanted = _wanted(chain)
+    if not wanted:
+        return Foundation(base=base, apt=None), moved
+    if not base.suite:
+        raise ResolveError(
+            f"the base image {reference} is no Debian, so it cannot be given Debian packages",
+            where=f"{chain.name}: apt", fix="name a Debian-based image.base, or leave out `apt`")
+    on = Digest.of_json(base.to_json())
+    more = _settle(chain, ("apt", base_lock.apt_name(base), platform, *wanted), AptPins,
+                   lambda: tools.archive().pin_more(base, wanted), moved,
+                   still=lambda pins: pins.on == on)
+    return Foundation(base=base, apt=more), moved
+
+
+def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
+            choose: Callable[[], _Chosen], moved: list[str],
+            still: Callable[[_Chosen], bool] = lambda _: True) -> _Chosen:
+    """The entry of base.lock, chosen now if it is not there. One process chooses for all."""
+    question = Digest.of_json({"pin": list(name)})
+    trace, seen = chain.session.trace, chain.session.pinned
+    with trace.holding("pin", question, chain.waiting):
+        known = _read(chain).get(name)
+        # `upgrade=1` moves an entry once a call, not once a project.
+        if (isinstance(known, kind) and still(known)
+                and (not chain.config.upgrade or question in seen)):
+            return known
+        seen.add(question)
+        with chain.session.progress(f"pin {' '.join(name[1:])}"):
+            chosen = choose()
+        with trace.holding("pin", Digest.of(base_lock.FILE_NAME.encode())):
+            others = {**_read(chain), name: chosen}
+            lock.replace_text(path(chain), base_lock.to_text(tuple(others.values())))
+        if chosen != known:
+            moved.append(name[1] if kind is not AptPins else ", ".join(name[3:]))
+        return chosen
+
+
+def _wanted(chain: Chain) -> tuple[str, ...]:
+    """The Debian packages that the project asks for."""
+    return tuple(sorted(filter(None, chain.config.apt.split(","))))
+
+
+def _read(chain: Chain) -> dict[tuple[str, ...], base_lock.Pins]:
+    return {entry.name: entry for entry in base_lock.read(path(chain))}
