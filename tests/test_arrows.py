@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
-    ("errors",), ("digest", "progress"), ("journal", "config", "reference"), ("store", "tree"), ("trace",),
-    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
+    ("errors",), ("digest", "progress"), ("journal", "config", "reference"), ("store", "tree"),
+    ("trace",), ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
     ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from toolchain.adapters.registry import HttpRegistry
 
 _DOWNLOADS = 4
+_HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
+_SLACK = 1 << 20
 _LARGEST_DOCUMENT = 8 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -141,7 +143,7 @@ class Layout:
                                fix="write it as oci:PATH[:TAG], relative to the workspace"
                                ) from None
         found = index.get("manifests")
-        if not isinstance(found, list):
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise _bad(self._shown, "its index.json names no manifests")
         if not reference and len(found) > 1:
             index["mediaType"] = INDEX
@@ -149,7 +151,7 @@ class Layout:
         for item in found:
             name = (item.get("annotations") or {}).get(_REF_NAME, "")
             if not reference or name == reference or name.endswith(f":{reference}"):
-                return self.document(str(item.get("digest")))
+                return self.document(str(_digest(item, self._shown)))
         return None
 
     def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
@@ -177,7 +179,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream = stream
-        self._left = (1 << 30) + 1040 * size
+        self._left = _SLACK + _HIGHEST_RATIO * size
         self._sha = hashlib.sha256()
 
     def readable(self) -> bool:

@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -205,18 +204,6 @@ def _key(key: str) -> str:
 def _toml(value: Any) -> str:
     """JSON's text and numbers are TOML's, but for DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def read(path: Path) -> tuple[Pins, ...]:
-    """The pins in a file; none if there is no file. Raises ResolveError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResolveError(f"cannot be read: {error}", where=FILE_NAME,
-                           fix="take it from version control") from None
-    return from_text(text, FILE_NAME)
 
 
 def from_text(text: str, where: str) -> tuple[Pins, ...]:

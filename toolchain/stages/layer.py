@@ -10,14 +10,15 @@ from toolchain import layer
 from toolchain.chain import Chain, Made
 from toolchain.layer import Layer
 from toolchain.stages import count, parse, size
-from toolchain.stages.published import are_here, layer_plan, published
+from toolchain.stages.published import layer_plan, published
 
 NAME = "layer"
 plan = layer_plan
 
 
 def stands(chain: Chain, value: Any) -> bool:
-    return are_here(chain, layer.from_json(value)) or published(chain) is not None
+    (built,) = layer.from_json(value)
+    return chain.session.store.has(built.digest) or published(chain) is not None
 
 
 def make(chain: Chain) -> Made:

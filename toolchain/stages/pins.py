@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,18 @@ def path(chain: Chain) -> Path:
     return chain.root / base_lock.FILE_NAME
 
 
+def plan(chain: Chain, python: str) -> Any:
+    """The entries of base.lock that Python `X.Y[.Z]` stands on, as digests; None where one is not
+    there yet. Other projects' entries are no concern of this one."""
+    known, platform = _read(chain), chain.config.image_platform
+    reference = base_lock.image_for(chain.config.image_base, python)
+    base = known.get(("image", reference, platform) if reference
+                     else ("base", base_lock.suite_for(python), platform))
+    wanted = _wanted(chain)
+    more = None if base is None or not wanted else known.get(_apt(base, platform, wanted))
+    return [entry and _digest(entry).hex for entry in (base, more)]
+
+
 def found(chain: Chain, value: Any) -> Foundation:
     """The foundation in full. `value` is what `Foundation.to_json` made of it."""
     platform, known = chain.config.image_platform, _read(chain)
@@ -28,8 +41,7 @@ def found(chain: Chain, value: Any) -> Foundation:
             else ("base", value["suite"], platform))
     base = known[name]
     assert isinstance(base, (BasePins, ImagePins))
-    apt = ("apt", base_lock.apt_name(base), platform, *_wanted(chain))
-    more = known[apt] if "apt" in value else None
+    more = known[_apt(base, platform, _wanted(chain))] if "apt" in value else None
     assert more is None or isinstance(more, AptPins)
     return Foundation(base=base, apt=more)
 
@@ -55,8 +67,8 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
         raise ResolveError(
             f"the base image {reference} is no Debian, so it cannot be given Debian packages",
             where=f"{chain.name}: apt", fix="name a Debian-based image.base, or leave out `apt`")
-    on = Digest.of_json(base.to_json())
-    more = _settle(chain, ("apt", base_lock.apt_name(base), platform, *wanted), AptPins,
+    on = _digest(base)
+    more = _settle(chain, _apt(base, platform, wanted), AptPins,
                    lambda: tools.archive().pin_more(base, wanted), moved,
                    still=lambda pins: pins.on == on)
     return Foundation(base=base, apt=more), moved
@@ -90,5 +102,27 @@ def _wanted(chain: Chain) -> tuple[str, ...]:
     return tuple(sorted(filter(None, chain.config.apt.split(","))))
 
 
+def _apt(base: base_lock.Pins, platform: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    assert isinstance(base, (BasePins, ImagePins))
+    return "apt", base_lock.apt_name(base), platform, *wanted
+
+
 def _read(chain: Chain) -> dict[tuple[str, ...], base_lock.Pins]:
-    return {entry.name: entry for entry in base_lock.read(path(chain))}
+    """Every entry of base.lock; of a thousand projects, the first to ask parses it."""
+    try:
+        text = path(chain).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResolveError(f"cannot be read: {error}", where=base_lock.FILE_NAME,
+                           fix="take it from version control") from None
+    return _entries(text)
+
+
+@lru_cache(maxsize=4)
+def _entries(text: str) -> dict[tuple[str, ...], base_lock.Pins]:
+    return {entry.name: entry for entry in base_lock.from_text(text, base_lock.FILE_NAME)}
+
+
+def _digest(entry: base_lock.Pins) -> Digest:
+    return Digest.of_json(entry.to_json())

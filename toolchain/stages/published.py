@@ -45,7 +45,11 @@ def tag(chain: Chain) -> str:
 
 
 def published(chain: Chain) -> image.Image | None:
-    """The image, if the registry has it whole; then its layers need not be here."""
+    """The image, if the registry has it whole; then its layers need not be here.
+
+    Of a project for several platforms, the image for the first.
+    """
+    chain = chain.on(chain.platforms[0])
     registry = chain.session.tools.registry(chain.config)
     found = push.find(registry, tag(chain))
     return found if found is not None and registry.still_has(found.digest) else None

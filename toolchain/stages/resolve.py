@@ -17,10 +17,11 @@ NAME = "resolve"
 
 
 def plan(chain: Chain) -> Any:
-    """The request and the two lock files that answer it."""
-    return {"request": _request(chain).plan(), "base image": chain.config.image_base,
+    """The request, and what answers it: the lock, and its entries of base.lock."""
+    request = _request(chain)
+    return {"request": request.plan(), "base image": chain.config.image_base,
             "apt": chain.config.apt, "lock": _digest_of(_lock_path(chain)),
-            "base": _digest_of(pins.path(chain))}
+            "base": pins.plan(chain, request.python)}
 
 
 def stands(chain: Chain, value: Any) -> bool:

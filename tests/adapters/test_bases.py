@@ -1,0 +1,160 @@
+"""Images that others made: found, pinned, looked into, and refused where they are not right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import ImageLayout, debian
+from toolchain.adapters.bases import BaseImages
+from toolchain.adapters.registry import HttpRegistry
+from toolchain.digest import Digest
+from toolchain.errors import ConfigError, ResolveError, ToolchainError
+from toolchain.lock.image import ImagePins
+from toolchain.progress import Progress
+from toolchain.store import Store
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> ImageLayout:
+    return ImageLayout(tmp_path / "base")
+
+
+@pytest.fixture
+def images(tmp_path: Path, store: Store) -> BaseImages:
+    return BaseImages(
+        root=tmp_path, hub="", store=store, progress=Progress(),
+        repository=lambda host, name: HttpRegistry(host, host, name, insecure=False))
+
+
+def test_an_image_of_a_layout_is_pinned(layout: ImageLayout, images: BaseImages,
+                                        store: Store) -> None:
+    made = layout.manifest(debian(), labels={"vendor": "acme"})
+    layout.tag(made, "latest")
+    pins = images.pin("oci:base", "linux/amd64")
+    assert str(pins.digest) == made["digest"]
+    assert (pins.glibc, pins.suite) == ("2.36", "bookworm")
+    assert pins.pythons == {"3.11": "/usr/local/bin/python3.11"}
+    assert "GREETING=hello" in pins.environment
+    assert pins.labels == {"vendor": "acme"}
+    assert [str(layer.diff_id) for layer in pins.layers] == [
+        str(Digest.of(data)) for data in debian()]
+    assert all(store.has(layer.digest) for layer in pins.layers)
+    assert ImagePins.from_json(json.loads(json.dumps(pins.to_json()))) == pins
+
+
+def test_the_platform_of_an_index_is_chosen(layout: ImageLayout, images: BaseImages) -> None:
+    amd = layout.manifest(debian())
+    arm = layout.manifest(debian("3.12"), platform="linux/arm64")
+    noise = {**amd, "platform": {"os": "unknown", "architecture": "unknown"}}
+    layout.tag(layout.index(noise, arm, amd))
+    assert str(images.pin("oci:base", "linux/amd64").digest) == amd["digest"]
+    assert str(images.pin("oci:base", "linux/arm64").digest) == arm["digest"]
+
+
+def test_a_tag_of_a_layout_with_several(layout: ImageLayout, images: BaseImages) -> None:
+    layout.tag(layout.manifest(debian("3.12")), "other")
+    layout.tag(layout.manifest(debian("3.13")), "example.invalid/python:wanted")
+    assert "3.13" in images.pin("oci:base:wanted", "linux/amd64").pythons
+    with pytest.raises(ResolveError, match="no such base image"):
+        images.pin("oci:base:missing", "linux/amd64")
+
+
+def test_the_source_gives_what_was_pinned(layout: ImageLayout, images: BaseImages) -> None:
+    layout.tag(layout.manifest(debian()))
+    pins = images.pin("oci:base", "linux/amd64")
+    source = images.source(pins)
+    assert source.location is None
+    for layer in pins.layers:
+        data = b"".join(source.stream(layer.digest, layer.size))
+        assert (Digest.of(data), len(data)) == (layer.digest, layer.size)
+
+
+def test_another_platform_is_named(layout: ImageLayout, images: BaseImages) -> None:
+    layout.tag(layout.index(layout.manifest(debian(), platform="linux/arm64")))
+    with pytest.raises(ResolveError) as caught:
+        images.pin("oci:base", "linux/amd64")
+    assert caught.value.what == "the base image is not for linux/amd64, only for: linux/arm64"
+    layout.tag(layout.manifest(debian(), platform="linux/arm64"))
+    with pytest.raises(ResolveError, match="is for linux/arm64, not for linux/amd64"):
+        images.pin("oci:base", "linux/amd64")
+
+
+def test_an_image_without_glibc_is_refused(layout: ImageLayout, images: BaseImages) -> None:
+    layout.tag(layout.manifest(debian(libc=b"something else")))
+    with pytest.raises(ResolveError) as caught:
+        images.pin("oci:base", "linux/amd64")
+    assert "glibc" in caught.value.what
+    assert "python:3.11-slim" in caught.value.fix
+
+
+def test_layers_that_are_not_what_the_config_names(layout: ImageLayout,
+                                                   images: BaseImages) -> None:
+    tars = debian()
+    layout.tag(layout.manifest(tars, diff_ids=[str(Digest.of(b"x"))] * len(tars)))
+    with pytest.raises(ResolveError, match="does not hold what the image's config names"):
+        images.pin("oci:base", "linux/amd64")
+
+
+@pytest.mark.parametrize("damage", [b"", b"other bytes", b"\x1f\x8b\x08\x00"])
+def test_a_damaged_layer_is_refused(layout: ImageLayout, images: BaseImages, store: Store,
+                                    damage: bytes) -> None:
+    made = layout.manifest(debian())
+    layout.tag(made)
+    manifest = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    layer = manifest["layers"][0]["digest"][7:]
+    (layout.folder / "blobs/sha256" / layer).write_bytes(damage)
+    with pytest.raises(ToolchainError, match=r"damaged|cut short|does not match"):
+        images.pin("oci:base", "linux/amd64")
+    assert not store.has(Digest(layer))
+
+
+def test_a_size_that_lies_is_noticed(layout: ImageLayout, images: BaseImages) -> None:
+    made = layout.manifest([bytes(64 << 20)])
+    manifest = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    layer = manifest["layers"][0]
+    layer["size"] //= 4  # lies about its size
+    layout.tag({**made, **layout.blob(json.dumps(manifest).encode())})
+    with pytest.raises(ResolveError, match="damaged"):
+        images.pin("oci:base", "linux/amd64")
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda m: m["config"].update(size=1 << 40), "no sensible size"),
+    (lambda m: m["config"].update(digest=7), "no sha256"),
+    (lambda m: m.update(mediaType="text/plain"), "kind that is not known"),
+    (lambda m: m["layers"][0].update(mediaType="application/x-foreign"), "cannot be copied"),
+    (lambda m: m["layers"].pop(), "do not fit"),
+    (lambda m: m["layers"][0].update(digest="sha256:../../etc/passwd"), "no sha256"),
+])
+def test_a_manifest_that_lies(layout: ImageLayout, images: BaseImages, change: object,
+                              says: str) -> None:
+    made = layout.manifest(debian())
+    manifest = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    assert callable(change)
+    change(manifest)
+    layout.tag({**made, **layout.blob(json.dumps(manifest).encode())})
+    with pytest.raises(ResolveError, match=says):
+        images.pin("oci:base", "linux/amd64")
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"manifests": 7}', "\0"])
+def test_what_is_no_layout_is_named(layout: ImageLayout, images: BaseImages, index: str) -> None:
+    (layout.folder / "index.json").write_text(index)
+    with pytest.raises(ResolveError, match="cannot be used"):
+        images.pin("oci:base", "linux/amd64")
+
+
+def test_a_folder_that_is_not_there(images: BaseImages) -> None:
+    with pytest.raises(ResolveError) as caught:
+        images.pin("oci:nowhere", "linux/amd64")
+    assert "not an OCI image layout" in caught.value.what
+    assert "oci:PATH" in caught.value.fix
+
+
+@pytest.mark.parametrize("reference", ["a/UPPER", "a b", "", "x:y:z", "python@sha256:12"])
+def test_a_reference_that_is_none(images: BaseImages, reference: str) -> None:
+    with pytest.raises(ConfigError):
+        images.pin(reference, "linux/amd64")

@@ -1,0 +1,292 @@
+"""Projects on images that others made, with further Debian packages, for several platforms."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.debs import Mirror, deb, default_packages, member
+from tests.support.images import ImageLayout, debian
+from tests.support.monorepo import Monorepo, ran
+from tests.support.registry import need
+from tests.support.services import running_registry
+from toolchain.digest import Digest
+from toolchain.lock.base import from_text
+
+
+class Pushed:
+    """An image in a workspace's own layout, read as anybody could."""
+
+    def __init__(self, monorepo: Monorepo, digest: str) -> None:
+        self._blobs = monorepo.folder / "cache/registry/mlflow/trainer/blobs/sha256"
+        self.manifest = json.loads(self.blob(digest))
+
+    @classmethod
+    def of(cls, monorepo: Monorepo, project: str) -> Pushed:
+        return cls(monorepo, monorepo.receipt(project, "push")["digest"])
+
+    def blob(self, digest: str) -> bytes:
+        data = (self._blobs / digest.removeprefix("sha256:")).read_bytes()
+        assert str(Digest.of(data)) == digest
+        return data
+
+    @property
+    def config(self) -> Any:
+        return json.loads(self.blob(self.manifest["config"]["digest"]))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(item.split("=", 1) for item in self.config["config"]["Env"])
+
+    @property
+    def layers(self) -> list[str]:
+        return [item["digest"] for item in self.manifest["layers"]]
+
+    def files(self) -> dict[str, tarfile.TarInfo]:
+        """The files of all layers, as they end up."""
+        found: dict[str, tarfile.TarInfo] = {}
+        for digest in self.layers:
+            with tarfile.open(fileobj=io.BytesIO(self.blob(digest))) as archive:
+                found |= {item.name: item for item in archive}
+        return found
+
+
+def set_base(monorepo: Monorepo, mirror: Mirror, *lines: str) -> None:
+    monorepo.settings(f'image.mirror = "{mirror.url}"', f'image.keyring = "{mirror.keyring}"',
+                      *lines)
+
+
+@pytest.fixture
+def base(monorepo: Monorepo) -> ImageLayout:
+    """A Python image in a layout beside the workspace's projects."""
+    layout = ImageLayout(monorepo.folder / "base")
+    layout.tag(layout.manifest(debian(), labels={"vendor": "acme"}))
+    return layout
+
+
+def test_packages_stand_on_the_image(monorepo: Monorepo, mirror: Mirror,
+                                     base: ImageLayout) -> None:
+    monorepo.add("one")
+    monorepo.add("two", requirements="alpha\nbeta\n")
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    monorepo.doit("push")
+    image, other = Pushed.of(monorepo, "one"), Pushed.of(monorepo, "two")
+    pinned = monorepo.receipt("one", "resolve")["base"]
+    assert (pinned["image"], pinned["glibc"]) == ("oci:base", "2.36")
+    below = json.loads((base.folder / "blobs/sha256" / pinned["digest"][7:]).read_bytes())
+    assert image.layers[:2] == [item["digest"] for item in below["layers"]]
+    assert image.config["rootfs"]["diff_ids"][:2] == [str(Digest.of(tar)) for tar in debian()]
+    assert image.environment["PATH"] == "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"
+    assert image.environment["GREETING"] == "hello"
+    assert image.config["config"]["Labels"]["vendor"] == "acme"
+    assert image.config["config"]["User"] == "1000"
+    files = image.files()
+    assert files["opt/venv/bin/python"].linkname == "/usr/local/bin/python3.11"
+    assert "opt/venv/lib/python3.11/site-packages/alpha.py" in files
+    assert files[image.environment["HOME"].lstrip("/")].uid == 1000
+    assert other.layers[:3] == image.layers[:3]  # image and environment are shared
+
+
+def test_a_package_layer_is_the_same_on_every_base(monorepo: Monorepo, mirror: Mirror,
+                                                   base: ImageLayout) -> None:
+    monorepo.add("one")
+    monorepo.doit("base")
+    embedded = monorepo.receipt("one", "base")["layers"]
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    output = monorepo.doit("base")
+    assert [item for item in monorepo.receipt("one", "base")["layers"]
+            if item["label"].startswith("alpha")] == [
+        item for item in embedded if item["label"].startswith("alpha")]
+    assert "built 1 " in output  # the empty environment
+
+
+def test_the_digest_is_pinned_until_upgrade(monorepo: Monorepo, mirror: Mirror,
+                                            base: ImageLayout) -> None:
+    monorepo.add("one")
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    monorepo.doit("push")
+    first = monorepo.receipt("one", "push")["digest"]
+    lock = (monorepo.folder / "base.lock").read_text()
+    moved = base.manifest([*debian(), debian()[0]])
+    base.tag(moved)
+    assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    shutil.rmtree(monorepo.folder / "cache")
+    monorepo.doit("push")
+    assert monorepo.receipt("one", "push")["digest"] == first
+    assert (monorepo.folder / "base.lock").read_text() == lock
+    monorepo.doit("push", "upgrade=1")
+    assert monorepo.receipt("one", "resolve")["base"]["digest"] == moved["digest"]
+    assert monorepo.receipt("one", "push")["digest"] != first
+
+
+def test_another_projects_base_is_no_concern_of_this_one(
+        monorepo: Monorepo, mirror: Mirror, base: ImageLayout) -> None:
+    monorepo.add("one")
+    monorepo.doit("push")
+    two = monorepo.add("two")
+    (two / "pyproject.toml").write_text('[tool.toolchain]\nimage.base = "oci:base"\n')
+    monorepo.doit("push", "project=two")
+    assert set(ran(monorepo.doit("push", "project=one"), "one").values()) == {"fresh"}
+    assert {entry.name[0] for entry in from_text(
+        (monorepo.folder / "base.lock").read_text(), "")} == {"base", "image"}
+
+
+def test_a_base_without_the_projects_python(monorepo: Monorepo, mirror: Mirror,
+                                            base: ImageLayout) -> None:
+    monorepo.add("one")
+    base.tag(base.manifest(debian("3.12")))
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    output = monorepo.doit("push", expect=1)
+    assert "the base image oci:base has no Python 3.11 (it has: 3.12)" in output
+    assert "fix: " in output
+
+
+# Further Debian packages
+
+
+@pytest.fixture
+def full_mirror(mirror: Mirror) -> Iterator[Mirror]:
+    """The mirror with a library that needs another one, and something the base has."""
+    mirror.publish({
+        **default_packages(),
+        "libgl1": deb("libgl1", depends="libglx0 (>= 0.5), libc6 (>= 0.5)"),
+        "libglx0": deb("libglx0", members=[member("./lib/x86_64-linux-gnu/libGLX.so.0", b"glx")]),
+        "choosy": deb("choosy", depends="libc6 (>= 7)"),
+    })
+    yield mirror
+    mirror.publish()
+
+
+def test_packages_that_a_project_asks_for(monorepo: Monorepo, full_mirror: Mirror) -> None:
+    folder = monorepo.add("one")
+    monorepo.add("plain")
+    (folder / "pyproject.toml").write_text('[tool.toolchain]\napt = ["libgl1"]\n')
+    monorepo.doit("push")
+    files = Pushed.of(monorepo, "one").files()
+    assert "usr/share/libgl1" in files
+    assert "usr/lib/x86_64-linux-gnu/libGLX.so.0" in files
+    assert {"var/lib/dpkg/status.d/libgl1", "var/lib/dpkg/status.d/libglx0"} <= set(files)
+    assert set(monorepo.receipt("one", "resolve")["base"]["apt"]) == {"libgl1", "libglx0"}
+    assert "usr/share/libgl1" not in Pushed.of(monorepo, "plain").files()
+    assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+
+
+def test_packages_on_an_image_of_the_same_suite(monorepo: Monorepo, full_mirror: Mirror,
+                                                base: ImageLayout) -> None:
+    monorepo.add("one")
+    set_base(monorepo, full_mirror, 'image.base = "oci:base"', 'apt = ["libgl1"]')
+    monorepo.doit("push")
+    assert set(monorepo.receipt("one", "resolve")["base"]["apt"]) == {"libgl1", "libglx0"}
+    assert "usr/share/libgl1" in Pushed.of(monorepo, "one").files()
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("libgll1", "did you mean 'libgl1'?"),
+    ("choosy", "choosy needs libc6 (>= 7), and the base has libc6 1.0-1"),
+])
+def test_packages_that_cannot_be_had(monorepo: Monorepo, full_mirror: Mirror, name: str,
+                                     says: str) -> None:
+    monorepo.add("one")
+    output = monorepo.doit("push", f"apt={name}", expect=1)
+    assert says in output
+    assert "fix: " in output
+
+
+# Several platforms
+
+
+def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
+                                         base: ImageLayout) -> None:
+    folder = monorepo.add("one")
+    arm = base.manifest(debian(), platform="linux/arm64", labels={"vendor": "acme"})
+    amd = base.manifest(debian(), labels={"vendor": "acme"})
+    base.tag(base.index(amd, arm))
+    set_base(monorepo, mirror, 'image.base = "oci:base"',
+             'image.platform = ["linux/amd64", "linux/arm64"]')
+    monorepo.doit("push")
+    assert (folder / "requirements.linux-arm64.lock").exists()
+    receipt = monorepo.receipt("one", "push")
+    index = Pushed(monorepo, receipt["digest"]).manifest
+    assert [item["platform"]["architecture"] for item in index["manifests"]] == ["amd64", "arm64"]
+    for item in index["manifests"]:
+        image = Pushed(monorepo, item["digest"])
+        assert image.config["architecture"] == item["platform"]["architecture"]
+        assert "requirements.linux-arm64.lock" not in " ".join(image.files())
+    assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    monorepo.doit("forget", "push:one")
+    assert ran(monorepo.doit("push"), "one")["push"] == "made"
+    assert monorepo.receipt("one", "push") == receipt
+    monorepo.doit("train")  # on the platform of this machine
+    (folder / "train.py").write_text((folder / "train.py").read_text() + "# more\n")
+    assert ran(monorepo.doit("push"), "one") == {
+        "parse": "fresh", "resolve": "fresh", "base": "fresh", "layer": "made", "push": "made"}
+
+
+def test_the_first_of_several_platforms_is_as_that_one_alone(
+        monorepo: Monorepo, base: ImageLayout, mirror: Mirror,
+        another_monorepo: Callable[[str], Monorepo]) -> None:
+    base.tag(base.index(base.manifest(debian()), base.manifest(debian(), platform="linux/arm64")))
+    set_base(monorepo, mirror, 'image.base = "oci:base"',
+             'image.platform = "linux/amd64,linux/arm64"')
+    monorepo.add("one")
+    monorepo.doit("push")
+    alone = another_monorepo("alone")
+    alone.add("one")
+    shutil.copytree(base.folder, alone.folder / "base")
+    set_base(alone, mirror, 'image.base = "oci:base"')
+    alone.doit("push")
+    assert (monorepo.receipt("one", "push")["platforms"]["linux/amd64"]
+            == alone.receipt("one", "push"))
+
+
+# A base in a registry
+
+
+def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
+                              tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    with running_registry(tmp_path / "registry") as host:
+        subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
+                        f"oci:{base.folder}:latest", f"docker://{host}/library/python:3.12-slim"],
+                       check=True, timeout=60)
+        base.tag(base.manifest(debian("3.12")))
+        subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
+                        f"oci:{base.folder}:latest", f"docker://{host}/library/python:3.12-slim"],
+                       check=True, timeout=60)
+        monorepo.add("one")
+        # The fallback of `auto`, from a mirror of Docker Hub, to a registry that has it already.
+        set_base(monorepo, mirror, 'python = "3.12"', f'image.hub = "{host}"',
+                 f'registry = "{host}"')
+        output = monorepo.doit("push")
+        assert monorepo.receipt("one", "resolve")["base"]["image"] == "python:3.12-slim"
+        digest = monorepo.receipt("one", "push")["reference"]
+        shutil.rmtree(monorepo.folder / "cache")
+        again = monorepo.doit("push")
+        assert "in the registry" in again
+        assert monorepo.receipt("one", "push")["reference"] == digest
+        assert not list((monorepo.folder / "cache").glob("blobs/sha256/*")) or output
+        # Another repository of the same registry: the base's layers are mounted, not sent.
+        shutil.rmtree(monorepo.folder / "cache")
+        monorepo.doit("push", "repository=another/place")
+        check = subprocess.run(
+            [need("skopeo"), "inspect", "--tls-verify=false",
+             f"docker://{monorepo.receipt('one', 'push')['reference']}"],
+            capture_output=True, text=True, timeout=60)
+        assert check.returncode == 0, check.stderr
+
+
+def test_a_registry_that_is_not_there(monorepo: Monorepo, mirror: Mirror) -> None:
+    monorepo.add("one")
+    set_base(monorepo, mirror, 'image.base = "localhost:1/python:3.11"')
+    output = monorepo.doit("push", expect=1)
+    assert "the registry cannot be reached" in output
+    assert "fix: " in output
