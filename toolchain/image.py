@@ -127,3 +127,14 @@ def _runtime(user: str, environment: tuple[str, ...] = ()) -> dict[str, Any]:
         "Cmd": ["python"],
         "Env": [f"{name}={value}" for name, value in variables.items()],
     }
+
+
+def media_type(manifest: bytes) -> str:
+    """What a manifest or index says that it is. Raises ValueError if it does not."""
+    import json
+
+    parsed = json.loads(manifest)
+    own = parsed.get("mediaType") if isinstance(parsed, dict) else None
+    if not isinstance(own, str) or not own:
+        raise ValueError("a manifest that does not say its media type")
+    return own

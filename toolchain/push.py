@@ -38,16 +38,18 @@ class Pushed:
 
 
 class BlobSource(Protocol):
-    """Where somebody else's blobs are: a repository of a registry, or an image layout."""
+    """Where blobs can be had that are not in the store."""
 
     @property
     def location(self) -> tuple[str, str] | None:
-        """Registry host and repository; None for what is in no registry."""
+        """The registry's `host[:port]` and the repository, for a registry that can be asked to
+        take a blob over from another of its repositories; None for anything else."""
 
     def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
-        """The blob's bytes, never more than `size`, verified before the last piece is given.
+        """The blob's bytes, verified while they are read; asked again, from the start again.
 
-        Raises RegistryError.
+        Raises RegistryError for another digest or size before the last piece is handed out, and
+        never hands out more than `size` bytes.
         """
 
 
@@ -76,10 +78,23 @@ class Registry(Protocol):
 
     def copy_blob(self, digest: Digest, size: int, source: BlobSource,
                   progress: Progress) -> None:
-        """Copy a blob from elsewhere, without a copy on this machine where that can be."""
+        """Copy a blob from elsewhere, without the store: taken over by the registry itself where
+        the source is another of its repositories, else streamed. As `put_blob` otherwise."""
 
-    def put_manifest(self, manifest: bytes, tag: str) -> None:
-        """Publish a manifest whose blobs are all there, under its digest and then its tag."""
+    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
+        """Publish a manifest or index under its digest, and then under its tag if there is one.
+
+        What it names is all there. Its own `mediaType` says what it is.
+        """
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        """Publish a manifest with that `subject`, so that `referrers` lists it; twice is as once.
+
+        Its blobs are all there; the subject need not be.
+        """
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        """Descriptors of the manifests whose subject this is, of one artifact type or of all."""
 
 
 def find(registry: Registry, tag: str) -> Image | None:
@@ -118,13 +133,15 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
             registry.copy_blob(digest, size, source, progress)
         else:
             registry.put_blob(digest, size, store, progress)
+        progress.advance(0, layers=1)
 
     store.put(image.config)
     with ThreadPoolExecutor(_UPLOADS) as pool:
         there = list(pool.map(lambda layer: registry.has_blob(layer.digest), image.layers))
         missing = {layer.digest: layer.size
                    for layer, present in zip(image.layers, there, strict=True) if not present}
-        progress.expect(sum(missing.values()))
+        progress.expect(sum(missing.values()), layers=len(missing))
+
         sending = [pool.submit(send, digest, size) for digest, size in missing.items()]
         for sent in sending:
             sent.result()
