@@ -5,6 +5,7 @@ Source: OCI image-spec 1.1, config.md and manifest.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LABEL = "toolchain.layer"  # annotation of a layer's descriptor
 _SCHEMA = 1
-_CREATED = "1980-01-02T00:00:00Z"  # as the files in the layers
+CREATED = "1980-01-02T00:00:00Z"  # as the files in the layers
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -47,16 +48,17 @@ def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str
     }
 
 
-def make(layers: tuple[Layer, ...], user: str, platform: str) -> Image:
-    """Assemble an image. `platform` is `os/architecture`."""
+def make(layers: tuple[Layer, ...], user: str, platform: str,
+         annotations: Mapping[str, str] | None = None) -> Image:
+    """Assemble an image. `platform` is `os/architecture`; `annotations` are the manifest's."""
     system, _, architecture = platform.partition("/")
     config = canonical_json({
         "architecture": architecture,
         "os": system,
-        "created": _CREATED,
+        "created": CREATED,
         "config": _runtime(user),
         "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]},
-        "history": [{"created": _CREATED, "created_by": layer.label} for layer in layers],
+        "history": [{"created": CREATED, "created_by": layer.label} for layer in layers],
     })
     manifest = canonical_json({
         "schemaVersion": 2,
@@ -67,6 +69,7 @@ def make(layers: tuple[Layer, ...], user: str, platform: str) -> Image:
              "annotations": {LABEL: layer.label}}
             for layer in layers
         ],
+        **({"annotations": dict(annotations)} if annotations else {}),
     })
     return Image(layers=layers, config=config, manifest=manifest)
 

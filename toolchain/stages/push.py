@@ -11,10 +11,11 @@ from toolchain.stages import base, layer, size
 from toolchain.stages.published import USER, are_here, image_plan, tag
 
 NAME = "push"
+_SCHEMA = 2
 
 
 def plan(chain: Chain) -> Any:
-    return {"image": image_plan(chain),
+    return {"schema": _SCHEMA, "image": image_plan(chain),
             "to": chain.session.tools.registry_name(chain.config)}
 
 
@@ -26,18 +27,28 @@ def stands(chain: Chain, value: Any) -> bool:
 def make(chain: Chain) -> Made:
     registry = chain.session.tools.registry(chain.config)
     platform = chain.config.image_platform
-    built = image.make((*base.result(chain), layer.result(chain)), USER, platform)
-    if registry.manifest(tag(chain)) == built.manifest and registry.still_has(built.digest):
-        there = push.Pushed(reference=f"{registry.name}@{built.digest}", tag=tag(chain),
-                            digest=built.digest)
-        return Made(value=there.to_json(), words=f"already at {there.reference}")
-    if not are_here(chain, built.layers):
+    layers = (*base.result(chain), layer.result(chain))
+    there = push.find(registry, tag(chain))
+    if (there is not None and there.layers == layers
+            and there.config == image.make(layers, USER, platform).config
+            and registry.still_has(there.digest)):
+        # Whoever pushed it first annotated it; the content is the same.
+        found = push.pushed(there, tag(chain), registry)
+        return Made(value=found.to_json(), words=f"already at {found.reference}")
+    if not are_here(chain, layers):
         # What a registry had is gone from there, or another registry is meant now.
-        built = image.make((*from_json(base.build(chain).value),
-                            *from_json(layer.build(chain).value)), USER, platform)
-    with chain.session.progress(f"{NAME} {chain.name}") as progress:
-        pushed, number, sent = push.make(built, tag(chain), registry, chain.session.store,
-                                         progress)
+        layers = (*from_json(base.build(chain).value), *from_json(layer.build(chain).value))
+    from toolchain import attest
+    from toolchain.stages import attested
+
+    source = attested.source(chain)
+    built = image.make(layers, USER, platform, attested.annotate(chain, source))
+    session = chain.session
+    with session.progress(f"{NAME} {chain.name}") as progress:
+        if chain.config.image_attest:
+            attest.attach(attested.documents(chain, source, built), built, source.created,
+                          registry, session.store, progress)
+        pushed, number, sent = push.make(built, tag(chain), registry, session.store, progress)
     return Made(value=pushed.to_json(), words=f"sent {number} of {len(built.layers)} layers "
                                               f"({size(sent)}) to {pushed.reference}")
 

@@ -60,11 +60,17 @@ def debian_packages(chain: Chain) -> dict[str, str]:
     return packages
 
 
+def suite(chain: Chain) -> str:
+    """The base's Debian suite."""
+    name: str = chain.value(NAME, plan)["base"]["suite"]
+    return name
+
+
 def pins(chain: Chain) -> base_lock.BasePins:
     """The base's pins in full, from base.lock."""
-    suite = chain.value(NAME, plan)["base"]["suite"]
+    wanted = (suite(chain), chain.config.image_platform)
     return next(entry for entry in base_lock.read(base_lock_path(chain))
-                if (entry.suite, entry.platform) == (suite, chain.config.image_platform))
+                if (entry.suite, entry.platform) == wanted)
 
 
 def base_lock_path(chain: Chain) -> Path:
