@@ -56,6 +56,12 @@ class Memory:
         self.tags[tag] = manifest
         self.events.append(tag)
 
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        return ()
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        self.events.append(f"{subject} has {Digest.of(manifest)}")
+
 
 def test_the_same_layers_give_the_same_bytes() -> None:
     """Golden digests: a change here is a new image for every user, so it must be meant."""

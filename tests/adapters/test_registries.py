@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,12 @@ class Recorder:
 
     def put_manifest(self, manifest: bytes, tag: str) -> None:
         self.given.append(tag)
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        return ()
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        self.given.append(str(Digest.of(manifest)))
 
 
 def test_blobs_go_before_the_config_and_that_before_the_manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from collections.abc import Iterable
@@ -30,10 +31,10 @@ def source(folder: Path, files: Iterable[str], epoch: str) -> Source:
     if _is_dirty(folder, prefix, frozenset(files)):
         return Source(repository=repository, **given)
     revision, _, seconds = _ask(folder, "log", "-1", "--format=%H %ct", "--", ".").partition(" ")
-    if not revision:
-        return Source(repository=repository, **given)
-    return Source(repository=repository, revision=revision,
-                  **(given or {"created": moment(int(seconds))}))
+    if revision and not given:
+        with contextlib.suppress(ValueError):  # a commit's time may be any number
+            given = {"created": moment(int(seconds))}
+    return Source(repository=repository, revision=revision, **given)
 
 
 def _given(epoch: str) -> dict[str, str]:
@@ -65,7 +66,10 @@ def _is_dirty(folder: Path, prefix: str, files: frozenset[str]) -> bool:
 def _public(url: str) -> str:
     """A remote's address as others may use it; empty for a path of this machine."""
     scp = None if "://" in url else _SCP.fullmatch(url)
-    parts = urlsplit(f"ssh://{scp[1]}/{scp[2]}" if scp else url)
+    try:
+        parts = urlsplit(f"ssh://{scp[1]}/{scp[2]}" if scp else url)
+    except ValueError:
+        return ""
     if parts.scheme not in ("https", "http", "ssh", "git") or not parts.hostname:
         return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -22,11 +22,13 @@ from toolchain.progress import Progress
 from toolchain.push import Registry
 from toolchain.store import Store
 
+VERSION = "0.1.0"  # of this package, as in pyproject.toml
 CYCLONEDX = "application/vnd.cyclonedx+json"
 IN_TOTO = "application/vnd.in-toto+json"
 _ANNOTATION = "org.opencontainers.image."
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _EMPTY = b"{}"
+_LAST = 253402300799  # seconds since 1970 at the end of 9999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +45,10 @@ class Source:
 
 
 def moment(seconds: int) -> str:
-    """Seconds since 1970 as RFC 3339. Raises ValueError where there is no such date."""
-    try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-    except (OverflowError, OSError):
-        raise ValueError(f"not a date: {seconds}") from None
+    """Seconds since 1970 as RFC 3339, which ends with the year 9999. Raises ValueError."""
+    if not 0 <= seconds <= _LAST:
+        raise ValueError(f"not a date: {seconds}")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

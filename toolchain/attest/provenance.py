@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from toolchain import VERSION
-from toolchain.attest import IN_TOTO, BaseImage, Document, Source
+from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source
 from toolchain.digest import Digest, canonical_json
 from toolchain.lock import Package
 

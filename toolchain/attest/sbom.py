@@ -12,8 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from toolchain import VERSION
-from toolchain.attest import CYCLONEDX, Document
+from toolchain.attest import CYCLONEDX, VERSION, Document
 from toolchain.digest import Digest, canonical_json
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins
