@@ -67,13 +67,6 @@ class Registry(Protocol):
     def put_manifest(self, manifest: bytes, tag: str) -> None:
         """Publish a manifest whose blobs are all there, under its digest and then its tag."""
 
-    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
-        """Descriptors of what is attached to the manifest of that digest, of one type or all."""
-
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        """Publish a manifest whose `subject` is that one, which need not be there yet. Success
-        means that `referrers` finds it; twice is as once."""
-
 
 def find(registry: Registry, tag: str) -> Image | None:
     """The image of that tag, if it is there and was made by this tool."""

@@ -9,12 +9,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolchain.adapters.referrers import INDEX, entries, with_manifest
-from toolchain.adapters.referrers import tag as referrers_tag
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError, StoreError
 from toolchain.image import MANIFEST
@@ -22,6 +19,7 @@ from toolchain.journal import Journal
 from toolchain.progress import Progress
 from toolchain.store import Store
 
+_INDEX = "application/vnd.oci.image.index.v1+json"
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -72,47 +70,17 @@ class Layout:
         progress.advance(size)
 
     def put_manifest(self, manifest: bytes, tag: str) -> None:
-        self._publish(tag, MANIFEST, lambda _: manifest)
-
-    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
-        return self._entries(self.manifest(referrers_tag(digest)), artifact_type)
-
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        self._blobs.put(manifest)
-
-        def listed(known: bytes | None) -> bytes | None:
-            self._entries(known)
-            return with_manifest(known, manifest)
-
-        self._publish(referrers_tag(subject), INDEX, listed)
-
-    def _entries(self, index: bytes | None,
-                 artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        digest = self._blobs.put(manifest)
         try:
-            return entries(index, artifact_type)
-        except ValueError:
-            raise RegistryError("a list of referrers is no image index", where=str(self._folder),
-                                fix="delete the layout; `doit push` writes it anew") from None
-
-    def _publish(self, tag: str, media_type: str,
-                 make: Callable[[bytes | None], bytes | None]) -> None:
-        """Put a manifest under its digest and a tag; `make` is given what the tag names now, and
-        may return None to leave it so."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             with open(self._folder / "lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                manifest = make(self.manifest(tag))
-                if manifest is None:
-                    return
-                digest = self._blobs.put(manifest)
                 index = self._index()
                 index["manifests"] = [
                     item for item in index["manifests"]
                     if _tag(item) != tag
                 ]
                 index["manifests"].append({
-                    "mediaType": media_type, "digest": str(digest), "size": len(manifest),
+                    "mediaType": MANIFEST, "digest": str(digest), "size": len(manifest),
                     "annotations": {_REF_NAME: tag},
                 })
                 self._replace("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
@@ -130,7 +98,7 @@ class Layout:
                 Digest.parse(item["digest"])
                 _tag(item)
         except FileNotFoundError:
-            return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+            return {"schemaVersion": 2, "mediaType": _INDEX, "manifests": []}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RegistryError("not an image layout", where=str(path),
                                 fix="delete the file; `doit push` writes it anew") from None

@@ -12,10 +12,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urljoin, urlsplit
 
-from toolchain.adapters.referrers import INDEX, entries, tag, with_manifest
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, RegistryError, without_credentials
 from toolchain.image import MANIFEST
@@ -134,51 +133,10 @@ class HttpRegistry:
 
     def put_manifest(self, manifest: bytes, tag: str) -> None:
         for reference in (str(Digest.of(manifest)), tag):
-            self._put_manifest(manifest, reference, MANIFEST)
-
-    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
-        path = f"referrers/{digest}"
-        answer = self._ask("GET", path, headers={"Accept": INDEX})
-        if answer.status == 404:
-            return self._entries(self._list(digest), digest, artifact_type)
-        self._expect(answer, (200,), "GET", path)
-        return self._entries(answer.body, digest, artifact_type)
-
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        digest = Digest.of(manifest)
-        answer = self._put_manifest(manifest, str(digest), MANIFEST)
-        if "oci-subject" in answer.headers:
-            return  # the registry keeps the list
-        known = self._list(subject)
-        self._entries(known, subject)
-        index = with_manifest(known, manifest)
-        if index is not None:
-            self._put_manifest(index, tag(subject), INDEX)
-
-    def _list(self, subject: Digest) -> bytes | None:
-        """The list of referrers that clients keep under a tag."""
-        path = f"manifests/{tag(subject)}"
-        answer = self._ask("GET", path, headers={"Accept": INDEX})
-        if answer.status == 404:
-            return None
-        self._expect(answer, (200,), "GET", path)
-        return answer.body
-
-    def _entries(self, index: bytes | None, subject: Digest,
-                 artifact_type: str = "") -> tuple[dict[str, Any], ...]:
-        try:
-            return entries(index, artifact_type)
-        except ValueError:
-            raise RegistryError("the list of referrers is no image index",
-                                where=self._url(f"manifests/{tag(subject)}"),
-                                fix="delete that tag; it is written anew") from None
-
-    def _put_manifest(self, manifest: bytes, reference: str, media_type: str) -> _Answer:
-        answer = self._ask("PUT", f"manifests/{reference}", [manifest], {
-            "Content-Type": media_type, "Content-Length": str(len(manifest)),
-        })
-        self._expect(answer, (201,), "PUT", f"manifests/{reference}")
-        return answer
+            answer = self._ask("PUT", f"manifests/{reference}", [manifest], {
+                "Content-Type": MANIFEST, "Content-Length": str(len(manifest)),
+            })
+            self._expect(answer, (201,), "PUT", f"manifests/{reference}")
 
     def _url(self, path: str) -> str:
         return f"{self._root}/v2/{self._repository}/{path}"
