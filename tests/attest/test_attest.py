@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,11 @@ from tests.attest.conftest import SOURCE
 from toolchain import attest, image
 from toolchain.attest import BaseImage, Document, Source
 from toolchain.digest import Digest
+from toolchain.errors import RegistryError
 from toolchain.image import Image
+from toolchain.progress import Progress
+from toolchain.push import BlobSource
+from toolchain.store import Store
 
 _PREFIX = "org.opencontainers.image."
 
@@ -44,6 +50,84 @@ def test_the_manifest_of_a_document_names_its_image(made: Image) -> None:
                                 "digest": str(Digest.of(document.data))}]
     assert value["config"] == {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2,
                                "digest": str(Digest.of(b"{}"))}
+
+
+class Memory:
+    """A repository in memory; implements push.Registry. It may take nothing that is attached."""
+
+    name = "host.invalid/one"
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.events: list[str] = []
+        self._refuses = refuses
+
+    @property
+    def location(self) -> tuple[str, str] | None:
+        return None
+
+    def manifest(self, reference: str) -> bytes | None:
+        return None
+
+    def still_has(self, digest: Digest) -> bool:
+        return False
+
+    def config(self, digest: Digest) -> bytes:
+        raise RegistryError("not there")
+
+    def read_blob(self, digest: Digest, size: int, offset: int = 0) -> Iterator[bytes]:
+        raise RegistryError("not there")
+
+    def has_blob(self, digest: Digest) -> bool:
+        return str(digest) in self.events
+
+    def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
+        assert len(store.read(digest)) == size
+        self.events.append(str(digest))
+
+    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
+                  progress: Progress) -> None:
+        raise RegistryError("nothing is copied here")
+
+    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
+        raise RegistryError("no manifest is to be put here")
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        if self._refuses:
+            raise RegistryError("the registry answered 400 (MANIFEST_INVALID)",
+                                where="PUT /v2/", fix="see its log")
+        value = json.loads(manifest)
+        assert value["subject"]["digest"] == str(subject)
+        for item in [value["config"], *value["layers"]]:
+            assert item["digest"] in self.events
+        self.events.append(value["artifactType"])
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        return ()
+
+
+DOCUMENTS = (Document(media_type=attest.CYCLONEDX, data=b'{"b":2}'),
+             Document(media_type=attest.IN_TOTO, data=b'{"a":1}'))
+
+
+def test_a_document_is_attached_after_its_blobs(made: Image, store: Store) -> None:
+    registry, progress = Memory(), Progress()
+    attest.attach(DOCUMENTS, made, SOURCE.created, registry, store, progress)
+    blobs = sorted(str(Digest.of(data)) for data in (b"{}", b'{"b":2}', b'{"a":1}'))
+    assert sorted(registry.events[:3]) == blobs
+    assert registry.events[3:] == [attest.CYCLONEDX, attest.IN_TOTO]
+    assert progress.expected == 16
+    attest.attach(DOCUMENTS, made, SOURCE.created, registry, store, progress)
+    assert progress.expected == 16  # no blob goes twice
+
+
+def test_a_registry_that_takes_no_documents_can_be_used_without(
+    made: Image, store: Store
+) -> None:
+    with pytest.raises(RegistryError, match="MANIFEST_INVALID") as caught:
+        attest.attach(DOCUMENTS, made, SOURCE.created, Memory(refuses=True), store, Progress())
+    assert caught.value.where == "PUT /v2/"
+    assert caught.value.fix.startswith("see its log; ")
+    assert "image.attest = false" in caught.value.fix
 
 
 def test_a_moment_is_utc_and_bounded() -> None:

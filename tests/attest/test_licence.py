@@ -21,6 +21,7 @@ def wheel(metadata: str, path: str = "one-1.0.dist-info/METADATA") -> io.BytesIO
 
 @pytest.mark.parametrize(("metadata", "licence"), [
     ("License-Expression: MIT OR Apache-2.0\nLicense: other\n", "MIT OR Apache-2.0"),
+    ("License: mit\nClassifier: License :: OSI Approved :: MIT License\n", "mit"),
     ("License: BSD\nClassifier: License :: OSI Approved :: MIT License\n", "MIT License"),
     ("Classifier: License :: OSI Approved :: MIT License\n"
      "Classifier: License :: OSI Approved :: Apache Software License\n",

@@ -173,6 +173,11 @@ def test_a_layout_holds_the_image_and_what_is_said_of_it(monorepo: Monorepo) -> 
     revision = commit(monorepo)
     monorepo.doit("push")
     check(Layout(monorepo), monorepo, revision)
+    folder = monorepo.folder / "cache/registry/mlflow/trainer"
+    tags = [item["annotations"]["org.opencontainers.image.ref.name"]
+            for item in json.loads((folder / "index.json").read_bytes())["manifests"]]
+    receipt = monorepo.receipt("one", "push")  # the image came last, so it is never without them
+    assert tags == [receipt["digest"].replace(":", "-"), receipt["tag"]]
 
 
 def test_a_registry_without_the_referrers_api_has_it_under_the_fallback_tag(

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from toolchain.digest import Digest, canonical_json
+from toolchain.errors import RegistryError
 from toolchain.image import CREATED, MANIFEST, Image
 from toolchain.progress import Progress
 from toolchain.push import Registry
@@ -99,6 +100,7 @@ def attach(documents: tuple[Document, ...], image: Image, created: str, registry
     def put(data: bytes) -> None:
         digest = store.put(data)
         if not registry.has_blob(digest):
+            progress.expect(len(data))
             registry.put_blob(digest, len(data), store, progress)
 
     blobs = [_EMPTY, *(document.data for document in documents)]
@@ -106,7 +108,12 @@ def attach(documents: tuple[Document, ...], image: Image, created: str, registry
         for done in [pool.submit(put, blob) for blob in blobs]:
             done.result()
     for document in documents:
-        registry.attach(manifest(document, image, created), image.digest)
+        try:
+            registry.attach(manifest(document, image, created), image.digest)
+        except RegistryError as error:
+            raise RegistryError(error.what, where=error.where, fix=f"{error.fix}; "
+                                "for a registry that takes no attached documents, set "
+                                "image.attest = false") from None
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:

@@ -18,8 +18,8 @@ _LONGEST = 100  # characters; a longer `License` is the licence's whole text
 def declared(wheel: IO[bytes]) -> str:
     """An SPDX expression or a name; empty if the wheel declares none or cannot be read.
 
-    The first of License-Expression, classifiers, License: the second is a closed list, the
-    last may be any text.
+    License-Expression if there is one. The older License may be any text, so classifiers, which
+    are a closed list, go before it unless it is in SPDX's terms.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -32,15 +32,21 @@ def declared(wheel: IO[bytes]) -> str:
         return ""  # what is wrong with a wheel is said when its layer is built
     headers = HeaderParser().parsestr(text)
     expression = _line(headers.get("License-Expression"))
-    if expression:
-        return expression
+    licence = _line(headers.get("License"))
+    if expression or _is_spdx(licence):
+        return expression or licence
     names = sorted({str(value).rpartition(" :: ")[2].strip()
                     for value in headers.get_all("Classifier", [])
                     if str(value).startswith(_CLASSIFIER) and str(value).count(" :: ") > 1})
     if names:
         return ", ".join(names)
-    licence = _line(headers.get("License"))
     return "" if licence.upper() in ("UNKNOWN", "NONE") else licence
+
+
+def _is_spdx(text: str) -> bool:
+    from cyclonedx.spdx import fixup_id, is_expression
+
+    return bool(text) and (fixup_id(text) is not None or is_expression(text))
 
 
 def _line(value: object) -> str:

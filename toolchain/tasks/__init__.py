@@ -62,7 +62,7 @@ def _explain(name: str) -> TaskFailed | None:
 
 def _sbom(name: str) -> TaskFailed | None:
     try:
-        report.emit(_call.sbom(name))
+        _call.print_sbom(name)
     except ToolchainError as error:
         return TaskFailed(str(error))
     return None

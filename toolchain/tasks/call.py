@@ -14,6 +14,7 @@ from doit import doit_cmd
 
 from toolchain import pipeline, report
 from toolchain.config import Config, reference
+from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ToolchainError, nearest
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
@@ -118,9 +119,9 @@ class Call:
             self._check_parameters(name)
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
 
-    def sbom(self, name: str) -> str:
-        """The project's bill of materials, made from its locks. What people are told meanwhile
-        goes beside it."""
+    def print_sbom(self, name: str) -> None:
+        """Print the project's bill of materials, made from its locks. What people are told
+        meanwhile goes beside it."""
         from toolchain.chain import Chain
         from toolchain.stages import attested
 
@@ -131,7 +132,10 @@ class Call:
             if not pipeline.is_fresh(chain, stage):
                 outcome = pipeline.run(chain, stage)
                 report.aside(report.line(stage.NAME, name, outcome.words, outcome.seconds))
-        return attested.bill_of_materials(chain, attested.source(chain)).data.decode()
+        document = attested.bill_of_materials(chain, attested.source(chain))
+        # A document is longer than what a pipe takes at once.
+        with chain.session.trace.holding("print", Digest.of(b"sbom")):
+            report.emit(document.data.decode())
 
     def _check_parameters(self, name: str) -> None:
         """A wrong parameter or engine is to be named before anything is built for it."""
