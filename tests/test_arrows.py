@@ -15,14 +15,16 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
-    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
-    ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
+    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("attest",),
+    ("run",), ("model",), ("chain",), ("stages",), ("pipeline",), ("fresh", "report"),
+    ("doit_plugins",), ("tasks",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # What only these may import, whatever their rank.
 OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters"}, "requests": {"adapters"},
+    "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer"}, "installer": {"layer"}, "deflate": {"layer"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
@@ -31,7 +33,7 @@ OUTSIDE = {
 PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
-         "deflate", "sqlalchemy", "numpy"}
+         "cyclonedx", "packageurl", "deflate", "sqlalchemy", "numpy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

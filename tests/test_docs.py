@@ -151,7 +151,7 @@ def test_commands_in_the_text_are_known(page: str) -> None:
             elif word.isupper() or ":" in word or "…" in word:
                 assert re.match(r"[A-Za-z]+(:[\w]+)?", word), f"{page}: {code}"
             else:
-                assert word in {*STAGES, "explain", *COMMANDS_OF_DOIT}, f"{page}: {code}"
+                assert word in {*STAGES, "explain", "sbom", *COMMANDS_OF_DOIT}, f"{page}: {code}"
 
 
 # What is listed is what there is

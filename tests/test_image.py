@@ -174,12 +174,13 @@ def test_a_push_sends_what_is_missing_then_config_then_manifest(store: Store) ->
     assert registry.events[2:] == [str(made.config_digest), "tag"]
     assert (sent, size, progress.expected) == (2, 8, 8)
     assert pushed == Pushed(reference=f"host.invalid/one@{made.digest}", tag="tag",
-                            digest=made.digest)
+                            digest=made.digest, config=made.config_digest)
     assert push.find(registry, "tag") == made
     assert push.make(made, "tag", registry, store, progress)[1:] == (0, 0)
 
 
 def test_a_receipt_of_a_push_is_read_back() -> None:
-    pushed = Pushed(reference=f"r@{MADE.digest}", tag="t", digest=MADE.digest)
+    pushed = Pushed(reference=f"r@{MADE.digest}", tag="t", digest=MADE.digest,
+                    config=MADE.config_digest)
     assert Pushed.from_json(pushed.to_json()) == pushed
     assert Layer.from_json(MADE.layers[0].to_json()) == MADE.layers[0]

@@ -7,7 +7,7 @@ not there, the stage cannot be planned yet (`NotYet`). Nothing here is slow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from toolchain.tree import Tree
 from toolchain.workspace import Project, Workspace
 
 if TYPE_CHECKING:
+    from toolchain.attest import Source
     from toolchain.config import Config
     from toolchain.layer import DebSource, WheelSource
     from toolchain.lock import Resolver
@@ -76,6 +77,9 @@ class Tools(Protocol):
     def tracking(self, config: Config) -> Tracking: ...
     def tracking_identity(self, config: Config) -> str: ...
     def experiment(self, config: Config) -> str: ...
+
+    def source(self, folder: Path, files: Iterable[str]) -> Source:
+        """Where the project in `folder` comes from; `files` in it are those that count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,10 @@ class Config:
         True, WORKSPACE, "pin from the security and updates suites too, where apt knows them",
         "image.updates",
     )
+    image_attest: bool = _setting(
+        True, PROJECT, "attach a bill of materials and a provenance to what is pushed",
+        "image.attest",
+    )
     registry: str = _setting(
         "", PROJECT, "`host[:port]` to push to; empty: an OCI layout under the cache"
     )

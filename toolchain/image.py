@@ -17,7 +17,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LABEL = "toolchain.layer"  # annotation of a layer's descriptor
 _SCHEMA = 1
-_CREATED = "1980-01-02T00:00:00Z"  # as the files in the layers
+CREATED = "1980-01-02T00:00:00Z"  # as the files in the layers
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -50,20 +50,22 @@ def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str
 
 
 def make(layers: tuple[Layer, ...], user: str, platform: str,
+         annotations: Mapping[str, str] | None = None, *,
          environment: tuple[str, ...] = (), labels: Mapping[str, str] | None = None) -> Image:
     """Assemble an image. `platform` is `os/architecture[/variant]`.
 
-    `environment` (`NAME=value`) and `labels` are those of the base image.
+    `annotations` are the manifest's. `environment` (`NAME=value`) and `labels` are those of the
+    base image.
     """
     system, architecture, variant = (*platform.split("/"), "")[:3]
     config = canonical_json({
         "architecture": architecture,
         "os": system,
         **({"variant": variant} if variant else {}),
-        "created": _CREATED,
+        "created": CREATED,
         "config": {**_runtime(user, environment), **({"Labels": dict(labels)} if labels else {})},
         "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]},
-        "history": [{"created": _CREATED, "created_by": layer.label} for layer in layers],
+        "history": [{"created": CREATED, "created_by": layer.label} for layer in layers],
     })
     manifest = canonical_json({
         "schemaVersion": 2,
@@ -74,6 +76,7 @@ def make(layers: tuple[Layer, ...], user: str, platform: str,
              "annotations": {LABEL: layer.label}}
             for layer in layers
         ],
+        **({"annotations": dict(annotations)} if annotations else {}),
     })
     return Image(layers=layers, config=config, manifest=manifest)
 

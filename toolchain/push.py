@@ -22,19 +22,25 @@ _UPLOADS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """Where an image can be pulled: `reference` is `name@sha256:…`."""
+    """Where an image can be pulled: `reference` is `name@sha256:…`.
+
+    digest: of the manifest; config: of the image's config, which names its content alone.
+    """
 
     reference: str
     tag: str
     digest: Digest
+    config: Digest
 
     def to_json(self) -> dict[str, Any]:
-        return {"reference": self.reference, "tag": self.tag, "digest": str(self.digest)}
+        return {"reference": self.reference, "tag": self.tag, "digest": str(self.digest),
+                "config": str(self.config)}
 
     @classmethod
     def from_json(cls, value: Any) -> Pushed:
         return cls(reference=value["reference"], tag=value["tag"],
-                   digest=Digest.parse(value["digest"]))
+                   digest=Digest.parse(value["digest"]),
+                   config=Digest.parse(value["config"]))
 
 
 class BlobSource(Protocol):
@@ -148,5 +154,10 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
     if not registry.has_blob(image.config_digest):
         registry.put_blob(image.config_digest, len(image.config), store, progress)
     registry.put_manifest(image.manifest, tag)
-    pushed = Pushed(reference=f"{registry.name}@{image.digest}", tag=tag, digest=image.digest)
-    return pushed, len(missing), sum(missing.values())
+    return pushed(image, tag, registry), len(missing), sum(missing.values())
+
+
+def pushed(image: Image, tag: str, registry: Registry) -> Pushed:
+    """Where an image is that the registry has."""
+    return Pushed(reference=f"{registry.name}@{image.digest}", tag=tag, digest=image.digest,
+                  config=image.config_digest)

@@ -20,6 +20,12 @@ def emit(text: str) -> None:
     sys.stdout.flush()
 
 
+def aside(text: str) -> None:
+    """Write one line where it does not mix with a document on standard output."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def line(stage: str, project: str, words: str, seconds: float) -> str:
     """`base elasticnet  reused 41 layers, built 2 (3.4 MB)  1.2 s`"""
     return f"{stage} {project}  {words}  {seconds:.1f} s"

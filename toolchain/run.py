@@ -1,8 +1,8 @@
 """Pushed -> Run: train once for each training key, and find the run again by that key.
 
-The key is the image's digest, the entry point, its parameters as they were settled, and the
-content of local files that parameters point to. Engine, tracking store and machine are not in it:
-wherever the same training finished, it need not be done again.
+The key is the digest of the image's config, the entry point, its parameters as they were settled,
+and the content of local files that parameters point to. Engine, tracking store and machine are not
+in it: wherever the same training finished, it need not be done again.
 """
 
 from __future__ import annotations
@@ -116,12 +116,14 @@ class Tracker(Protocol):
         """The run with its parameters, metrics and model."""
 
 
-def plan(pushed: Digest, entry_point: str, call: Call,
+def plan(image: Digest, entry_point: str, call: Call,
          inputs: Mapping[str, Digest]) -> dict[str, Any]:
-    """What decides a training. `inputs`: parameter -> digest of the local file or folder."""
+    """What decides a training. `image` is the digest of the config, since annotations are no
+    content; `inputs`: parameter -> digest of the local file or folder.
+    """
     return {
         "schema": _SCHEMA,
-        "image": str(pushed),
+        "image": str(image),
         "entry_point": entry_point,
         "command": call.entry_point.command,
         "params": {name: value for name, value in call.identity().items() if name not in inputs},

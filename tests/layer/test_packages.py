@@ -129,6 +129,9 @@ class Folder:
         self._store.put(data)
         return Wheel(digest=package.sha256, filename=path.name)
 
+    def here(self, package: Package, python: str, platform: str) -> Wheel | None:
+        return None
+
 
 class Workshop:
     """Wheels in a folder, and the layers that are made of them."""

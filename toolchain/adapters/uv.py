@@ -191,6 +191,20 @@ class Uv:
             return Wheel(digest=package.sha256, filename=hint["filename"])
         return self._build(package, hint["filename"], python, platform)
 
+    def here(self, package: Package, python: str, platform: str) -> Wheel | None:
+        """The package's wheel if it is in the store; nothing is fetched or built."""
+        hint = self._trace.get(_WHERE, package.sha256)
+        if hint is None:
+            return None
+        if hint["filename"].endswith(".whl"):
+            found = Wheel(digest=package.sha256, filename=hint["filename"])
+        else:
+            built = self._trace.get(_BUILT, Digest.of_json(_build_plan(package, python, platform)))
+            if built is None:
+                return None
+            found = Wheel(digest=Digest(built["sha256"]), filename=built["filename"])
+        return found if self._store.has(found.digest) else None
+
     def stored(self, lock: Lock) -> tuple[Wheel, ...]:
         """The lock's wheels if all of them are in the store already, else nothing."""
         wheels = []
@@ -210,8 +224,7 @@ class Uv:
                 "only be built on that platform", where="requirements.lock",
                 fix="pin a version that has a wheel, or build on that platform",
             )
-        minor = ".".join(python.split(".")[:2])
-        plan = {"sdist": package.sha256.hex, "python": minor, "platform": platform}
+        plan = _build_plan(package, python, platform)
         key = Digest.of_json(plan)
         with self._trace.holding(_BUILT, key):
             built = self._trace.get(_BUILT, key)
@@ -311,6 +324,11 @@ def _platform(request: Request) -> str:
     """The image's platform in uv's words, which end at glibc 2.40."""
     major, minor = _glibc(request)
     return f"{machine_of(request.platform)}-manylinux_{major}_{min(minor, 40)}"
+
+
+def _build_plan(package: Package, python: str, platform: str) -> dict[str, str]:
+    minor = ".".join(python.split(".")[:2])
+    return {"sdist": package.sha256.hex, "python": minor, "platform": platform}
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -77,6 +77,9 @@ class WheelSource(Protocol):
         Raises ResolveError.
         """
 
+    def here(self, package: Package, python: str, platform: str) -> Any:
+        """The package's wheel if it is in the store already, else None."""
+
 
 class DebSource(Protocol):
     """Where .deb files come from."""

@@ -61,13 +61,19 @@ def are_here(chain: Chain, layers: tuple[layer.Layer, ...]) -> bool:
     return all(item.digest in lent or chain.session.store.has(item.digest) for item in layers)
 
 
-def base_image_layers(chain: Chain) -> tuple[layer.Layer, ...]:
-    """The layers of the base image, if it is one; they are never built here."""
+def base_image(chain: Chain) -> ImagePins | None:
+    """The image that somebody else made and this one stands on, if it does."""
     if "image" not in resolve.base(chain):
-        return ()
+        return None
     pins = resolve.foundation(chain).base
     assert isinstance(pins, ImagePins)
-    return tuple(
+    return pins
+
+
+def base_image_layers(chain: Chain) -> tuple[layer.Layer, ...]:
+    """The layers of the base image, if it is one; they are never built here."""
+    pins = base_image(chain)
+    return () if pins is None else tuple(
         layer.Layer(digest=item.digest, diff_id=item.diff_id, size=item.size,
                     media_type=item.media_type,
                     label=f"{pins.reference} {number}/{len(pins.layers)}")

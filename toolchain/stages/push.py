@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from toolchain import image, push
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.layer import HOME, USER_NAME, Layer, from_json
-from toolchain.lock.image import ImagePins
-from toolchain.stages import base, layer, resolve, size
-from toolchain.stages.published import USER, are_here, base_image_layers, image_plan, tag
+from toolchain.stages import base, layer, size
+from toolchain.stages.published import (
+    USER,
+    are_here,
+    base_image,
+    base_image_layers,
+    image_plan,
+    tag,
+)
 
 NAME = "push"
+_SCHEMA = 2
 
 
 def plan(chain: Chain) -> Any:
-    return {"image": image_plan(chain),
+    return {"schema": _SCHEMA, "image": image_plan(chain),
             "to": chain.session.tools.registry_name(chain.config)}
 
 
@@ -27,20 +35,31 @@ def stands(chain: Chain, value: Any) -> bool:
 
 def make(chain: Chain) -> Made:
     registry = chain.session.tools.registry(chain.config)
-    built = _assemble(chain, (*base.result(chain), layer.result(chain)))
-    if registry.manifest(tag(chain)) == built.manifest and registry.still_has(built.digest):
-        there = push.Pushed(reference=f"{registry.name}@{built.digest}", tag=tag(chain),
-                            digest=built.digest)
-        return Made(value=there.to_json(), words=f"already at {there.reference}")
-    if not are_here(chain, built.layers):
+    layers = (*base.result(chain), layer.result(chain))
+    there = push.find(registry, tag(chain))
+    if (there is not None and there.layers == layers
+            and there.config == _assemble(chain, layers).config
+            and registry.still_has(there.digest)):
+        # Whoever pushed it first annotated it; the content is the same.
+        found = push.pushed(there, tag(chain), registry)
+        return Made(value=found.to_json(), words=f"already at {found.reference}")
+    if not are_here(chain, layers):
         # What a registry had is gone from there, or another registry is meant now.
-        built = _assemble(chain, (*from_json(base.build(chain).value),
-                                  *from_json(layer.build(chain).value)))
+        layers = (*from_json(base.build(chain).value), *from_json(layer.build(chain).value))
+    from toolchain import attest
+    from toolchain.stages import attested
+
+    origin = attested.source(chain)
+    built = _assemble(chain, layers, attested.annotate(chain, origin))
+    session, lender = chain.session, base_image(chain)
+    source = session.tools.base_source(lender) if lender else None
     lent = {item.digest for item in base_image_layers(chain)}
-    source = chain.session.tools.base_source(_base_image(chain)) if lent else None
-    with chain.session.progress(f"{NAME} {chain.name}") as progress:
-        pushed, number, sent = push.make(built, tag(chain), registry, chain.session.store,
-                                         progress, lent, source)
+    with session.progress(f"{NAME} {chain.name}") as progress:
+        if chain.config.image_attest:
+            attest.attach(attested.documents(chain, origin, built), built, origin.created,
+                          registry, session.store, progress)
+        pushed, number, sent = push.make(built, tag(chain), registry, session.store, progress,
+                                         lent, source)
     return Made(value=pushed.to_json(), words=f"sent {number} of {len(built.layers)} layers "
                                               f"({size(sent)}) to {pushed.reference}")
 
@@ -56,23 +75,20 @@ def join(chain: Chain, values: dict[str, Any]) -> Any:
     name = Digest.of_json({platform: tag(chain.on(platform)) for platform in values}).hex
     registry.put_manifest(index, name)
     digest = Digest.of(index)
-    return push.Pushed(reference=f"{registry.name}@{digest}", tag=name, digest=digest).to_json()
+    first = push.Pushed.from_json(values[chain.platforms[0]])
+    return push.Pushed(reference=f"{registry.name}@{digest}", tag=name, digest=digest,
+                       config=first.config).to_json()
 
 
-def _assemble(chain: Chain, layers: tuple[Layer, ...]) -> image.Image:
-    platform = chain.config.image_platform
-    if not base_image_layers(chain):
-        return image.make(layers, USER, platform)
-    pins = _base_image(chain)
+def _assemble(chain: Chain, layers: tuple[Layer, ...],
+              annotations: Mapping[str, str] | None = None) -> image.Image:
+    platform, pins = chain.config.image_platform, base_image(chain)
+    if pins is None:
+        return image.make(layers, USER, platform, annotations)
     # The ordinary user is in no /etc/passwd there.
     user = (f"HOME=/{HOME}", f"LOGNAME={USER_NAME}")
-    return image.make(layers, USER, platform, (*pins.environment, *user), pins.labels)
-
-
-def _base_image(chain: Chain) -> ImagePins:
-    pins = resolve.foundation(chain).base
-    assert isinstance(pins, ImagePins)
-    return pins
+    return image.make(layers, USER, platform, annotations,
+                      environment=(*pins.environment, *user), labels=pins.labels)
 
 
 def result(chain: Chain) -> push.Pushed:

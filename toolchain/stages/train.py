@@ -21,7 +21,7 @@ def plan(chain: Chain) -> Any:
     settled = call(chain)
     inputs = {name: digest for name, (digest, _) in _inputs(chain, settled).items()}
     return {
-        "run": run.plan(push.result(chain).digest, chain.config.entry_point, settled, inputs),
+        "run": run.plan(push.result(chain).config, chain.config.entry_point, settled, inputs),
         "tracking": chain.session.tools.tracking_identity(chain.config),
     }
 

@@ -24,7 +24,7 @@ from toolchain.workspace import Project
 
 __all__ = [
     "DOIT_CONFIG", "task_base", "task_explain", "task_layer", "task_parse", "task_push",
-    "task_register", "task_resolve", "task_train",
+    "task_register", "task_resolve", "task_sbom", "task_train",
 ]
 
 # Commands of doit that look at tasks without asking whether they are up to date.
@@ -55,6 +55,14 @@ def _explain(name: str) -> TaskFailed | None:
     try:
         for stage, words in pipeline.explain(_call.chain(name)):
             report.emit(f"{stage} {name}  {words}")
+    except ToolchainError as error:
+        return TaskFailed(str(error))
+    return None
+
+
+def _sbom(name: str) -> TaskFailed | None:
+    try:
+        _call.print_sbom(name)
     except ToolchainError as error:
         return TaskFailed(str(error))
     return None
@@ -175,6 +183,14 @@ def task_explain() -> Iterator[dict[str, Any]]:
     for name in _projects():
         yield {"name": name, "actions": [(_explain, [name])], "uptodate": [False],
                "verbosity": 2, "meta": {"toolchain": ("explain", name)}}
+
+
+def task_sbom() -> Iterator[dict[str, Any]]:
+    """print the bill of materials of a project's image (CycloneDX), a line of JSON each"""
+    yield {"name": None, "doc": "print the bill of materials of a project's image (CycloneDX)"}
+    for name in _projects():
+        yield {"name": name, "actions": [(_sbom, [name])], "uptodate": [False],
+               "verbosity": 2, "meta": {"toolchain": ("sbom", name)}}
 
 
 def _group(stage: str) -> Iterator[dict[str, Any]]:

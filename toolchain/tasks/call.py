@@ -14,6 +14,7 @@ from doit import doit_cmd
 
 from toolchain import pipeline, report
 from toolchain.config import Config, reference
+from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ToolchainError, nearest
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
@@ -69,7 +70,7 @@ class Call:
         names = self._names
         if names is None:
             named = [word.partition(":")[2] for word in sys.argv[1:]
-                     if word.partition(":")[0] in (*_ORDER, "explain") and ":" in word]
+                     if word.partition(":")[0] in (*_ORDER, "explain", "sbom") and ":" in word]
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
             if not named or len(named) != len([w for w in words if "=" not in w]):
                 return known
@@ -119,6 +120,24 @@ class Call:
         if stage == "parse":
             self._check_parameters(name)
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
+
+    def print_sbom(self, name: str) -> None:
+        """Print the project's bill of materials, made from its locks. What people are told
+        meanwhile goes beside it."""
+        from toolchain.chain import Chain
+        from toolchain.stages import attested
+
+        chain = self.chain(name)
+        chain = Chain(dataclasses.replace(chain.session, say=report.aside), chain.project,
+                      chain.config)
+        for stage in map(pipeline.stage_of, ("parse", "resolve")):
+            if not pipeline.is_fresh(chain, stage):
+                outcome = pipeline.run(chain, stage)
+                report.aside(report.line(stage.NAME, name, outcome.words, outcome.seconds))
+        document = attested.bill_of_materials(chain, attested.source(chain))
+        # A document is longer than what a pipe takes at once.
+        with chain.session.trace.holding("print", Digest.of(b"sbom")):
+            report.emit(document.data.decode())
 
     def _check_parameters(self, name: str) -> None:
         """A wrong parameter or engine is to be named before anything is built for it."""

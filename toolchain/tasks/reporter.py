@@ -58,7 +58,11 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
         elif fail.report and fail.get_name() == "UnmetDependency":
             self.write(f"{stage} {project}  not run: an earlier stage failed\n")
         elif fail.report:
-            self.write(f"{stage} {project}  failed\n{fail.message}\n")
+            failed = f"{stage} {project}  failed\n{fail.message}"
+            if stage == "sbom":  # whose output is a document or nothing
+                report.aside(failed)
+            else:
+                self.write(f"{failed}\n")
 
     def complete_run(self) -> None:
         super().complete_run()

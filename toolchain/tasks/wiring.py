@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.uv import Uv
+    from toolchain.attest import Source
     from toolchain.config import Config
     from toolchain.journal import Journal
     from toolchain.lock.image import ImagePins
@@ -117,6 +118,11 @@ class Adapters:
 
     def experiment(self, config: Config) -> str:
         return experiment(config)
+
+    def source(self, folder: Path, files: Iterable[str]) -> Source:
+        from toolchain.adapters import git
+
+        return git.source(folder, files, os.environ.get("SOURCE_DATE_EPOCH", ""))
 
     def _make_registry(self, config: Config) -> Registry:
         if config.registry:

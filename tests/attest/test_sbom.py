@@ -1,0 +1,75 @@
+"""A bill of materials is valid CycloneDX, names every package, and follows from the pins."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packageurl import PackageURL
+
+from tests.attest.conftest import BASE, LICENCES, PACKAGES, by_name
+from toolchain.attest import sbom
+from toolchain.lock import Package
+from toolchain.lock.base import BasePins, DebianPackage, Foundation
+
+ON = Foundation(base=BASE, apt=None)
+PARTS = sbom.components(PACKAGES, LICENCES, ON)
+NOTHING = Foundation(
+    base=BasePins(suite="bookworm", platform="linux/amd64", packages=()), apt=None)
+
+
+def error(text: str) -> object:
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+
+
+@pytest.mark.parametrize("parts", [PARTS, sbom.components(PACKAGES, {}, ON),
+                                   sbom.components((), {}, NOTHING)])
+def test_it_is_valid_by_the_schema(parts: list[object]) -> None:
+    text = sbom.document("one", "a" * 64, "2026-01-02T03:04:05Z", parts).data.decode()
+    assert error(text) is None
+    assert error(text.replace("urn:uuid:", "")) is not None  # the check can fail
+
+
+def test_every_package_is_in_it_with_address_version_and_hash() -> None:
+    parts = by_name(PARTS)
+    every: tuple[Package | DebianPackage, ...] = (*PACKAGES, *BASE.packages)
+    for pinned in every:
+        part = parts[pinned.name]
+        purl = PackageURL.from_string(part["purl"])
+        assert (purl.name, purl.version) == (pinned.name, pinned.version)
+        assert part["version"] == pinned.version
+        assert part["hashes"] == [{"alg": "SHA-256", "content": pinned.sha256.hex}]
+    assert len(parts) == len(PARTS) == len(PACKAGES) + len(BASE.packages)
+    assert parts["beta"]["purl"] == "pkg:pypi/beta@2.0%2Bcu12"
+    assert parts["tzdata"]["purl"] == "pkg:deb/debian/tzdata@2024a-0?arch=all&distro=bookworm"
+
+
+def test_licences_are_ids_expressions_or_names() -> None:
+    parts = by_name(PARTS)
+    assert parts["alpha"]["licenses"][0]["license"]["id"] == "Apache-2.0"
+    assert parts["beta"]["licenses"][0]["expression"] == "MIT OR Apache-2.0"
+    assert parts["gamma"]["licenses"][0]["license"]["name"] == "Gamma's own licence"
+    assert "licenses" not in parts["tzdata"]
+
+
+def test_the_same_pins_give_the_same_bytes() -> None:
+    again = sbom.components(PACKAGES[::-1], dict(reversed(LICENCES.items())),
+                            Foundation(apt=None, base=BasePins(
+                                suite=BASE.suite, platform=BASE.platform,
+                                packages=BASE.packages[::-1])))
+    assert again == PARTS
+    one = sbom.document("one", "a" * 64, "2026-01-02T03:04:05Z", PARTS)
+    assert sbom.document("one", "a" * 64, "2026-01-02T03:04:05Z", again) == one
+
+
+def test_another_content_has_another_serial_number() -> None:
+    numbers = {json.loads(sbom.document(name, tag, created, parts).data)["serialNumber"]
+               for name, tag, created, parts in [
+                   ("one", "a" * 64, "2026-01-02T03:04:05Z", PARTS),
+                   ("two", "a" * 64, "2026-01-02T03:04:05Z", PARTS),
+                   ("one", "b" * 64, "2026-01-02T03:04:05Z", PARTS),
+                   ("one", "a" * 64, "2026-01-02T03:04:06Z", PARTS),
+                   ("one", "a" * 64, "2026-01-02T03:04:05Z", PARTS[1:])]}
+    assert len(numbers) == 5

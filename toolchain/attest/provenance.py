@@ -1,0 +1,89 @@
+"""Image -> a statement of what it was made from.
+
+Source: in-toto Statement v1, https://in-toto.io/Statement/v1; SLSA provenance v1,
+https://slsa.dev/provenance/v1. What the build type means is in docs/guides/supply-chain.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source
+from toolchain.digest import Digest, canonical_json
+from toolchain.lock import Package
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+_TOOL = "pkg:pypi/mlproject-toolchain"
+BUILD_TYPE = f"{_TOOL}#image/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What an image was made from. `lock` is the digest of the file; `base_lock` is that of the
+    digests of the entries of base.lock that the image stands on.
+
+    project: its folder, relative to the workspace; plan: the key of the image's plan, which is
+    its tag; files: the digest of the plan of the project's layer; base: the Debian suite, or
+    the image that stands in its place.
+    """
+
+    project: str
+    platform: str
+    python: str
+    plan: Digest
+    files: Digest
+    lock: Digest
+    base: str | BaseImage
+    base_lock: Digest
+    packages: tuple[Package, ...]
+
+
+def statement(name: str, image: Digest, made_from: Materials, source: Source) -> Document:
+    """The provenance of the image `name@image`."""
+    return Document(media_type=IN_TOTO, data=canonical_json({
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": _sha256(image)}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {"project": made_from.project,
+                                       "platform": made_from.platform,
+                                       "python": made_from.python},
+                "internalParameters": {"plan": str(made_from.plan)},
+                "resolvedDependencies": [*_dependencies(made_from, source)],
+            },
+            "runDetails": {
+                "builder": {"id": f"{_TOOL}@{VERSION}",
+                            "version": {"mlproject-toolchain": VERSION}},
+            },
+        },
+    }))
+
+
+def _dependencies(made_from: Materials, source: Source) -> Iterable[dict[str, Any]]:
+    if source.revision:
+        item: dict[str, Any] = {"name": "source", "digest": {"gitCommit": source.revision}}
+        if source.repository:
+            item["uri"] = f"git+{source.repository}@{source.revision}"
+        yield item
+    yield {"name": "project files", "digest": _sha256(made_from.files)}
+    yield {"name": "requirements.lock", "digest": _sha256(made_from.lock)}
+    if isinstance(made_from.base, BaseImage):
+        yield {"name": "base image", "uri": f"docker://{made_from.base.name}",
+               "digest": _sha256(made_from.base.digest)}
+        suite: dict[str, Any] = {}
+    else:
+        suite = {"annotations": {"suite": made_from.base}}
+    yield {"name": "base.lock", "digest": _sha256(made_from.base_lock), **suite}
+    for package in made_from.packages:
+        yield {"uri": f"pkg:pypi/{package.name}@{quote(package.version, safe='')}",
+               "digest": _sha256(package.sha256)}
+
+
+def _sha256(digest: Digest) -> dict[str, str]:
+    return {"sha256": digest.hex}

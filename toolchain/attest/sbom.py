@@ -1,0 +1,106 @@
+"""Lock and base -> a CycloneDX bill of materials.
+
+Its components follow from the lock and the base's pins alone, so they are made once for all
+projects that share those; what is a project's own is written around them.
+Source: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/; package URLs,
+https://github.com/package-url/purl-spec.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from toolchain.attest import CYCLONEDX, VERSION, Document
+from toolchain.digest import Digest, canonical_json
+from toolchain.lock import Package
+from toolchain.lock.base import BasePins, Foundation
+from toolchain.lock.image import ImagePins
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+
+SCHEMA = 2  # raise when `components` writes something else for the same packages
+
+
+def components(packages: Iterable[Package], licences: Mapping[str, str],
+               base: Foundation) -> list[Any]:
+    """The packages of an image, Debian's first. `licences` maps names of Python packages."""
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.output.json import JsonV1Dot6
+
+    bom = Bom(components=[*_debian(base), *_python(packages, licences)])
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    return sorted(document.get("components", []), key=lambda item: str(item["purl"]))
+
+
+def document(name: str, tag: str, created: str, parts: list[Any]) -> Document:
+    """The bill of materials of the project image `name` with that tag."""
+    value: dict[str, Any] = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {
+            "timestamp": created,
+            "component": {"type": "container", "bom-ref": "image", "name": name, "version": tag},
+            "tools": {"components": [
+                {"type": "application", "name": "mlproject-toolchain", "version": VERSION}]},
+        },
+        "components": parts,
+    }
+    value["serialNumber"] = f"urn:uuid:{_uuid(Digest.of_json(value))}"
+    return Document(media_type=CYCLONEDX, data=canonical_json(value))
+
+
+def _python(packages: Iterable[Package], licences: Mapping[str, str]) -> Iterable[Component]:
+    from cyclonedx.contrib.license.factories import LicenseFactory
+    from cyclonedx.model.component import Component
+    from cyclonedx.model.license import LicenseAcknowledgement
+    from packageurl import PackageURL
+
+    factory = LicenseFactory()
+    for package in packages:
+        purl = PackageURL("pypi", name=package.name, version=package.version)
+        text = licences.get(package.name, "")
+        yield Component(name=package.name, version=package.version, purl=purl,
+                        bom_ref=purl.to_string(), hashes=[_sha256(package.sha256)],
+                        licenses=[factory.make_from_string(
+                            text, license_acknowledgement=LicenseAcknowledgement.DECLARED,
+                        )] if text else ())
+
+
+def _debian(foundation: Foundation) -> Iterable[Component]:
+    base, more = foundation.base, foundation.apt
+    pinned = [*(base.packages if isinstance(base, BasePins) else ()),
+              *(more.packages if more else ())]
+    for package in pinned:
+        yield _deb(package.name, package.version, {"arch": package.architecture}, base.suite,
+                   [_sha256(package.sha256)])
+    if isinstance(base, ImagePins):  # an image says what is installed, not from which file
+        for name, version in base.installed.items():
+            yield _deb(name, version, {}, base.suite, [])
+
+
+def _deb(name: str, version: str, more: dict[str, str], suite: str,
+         hashes: list[Any]) -> Component:
+    from cyclonedx.model.component import Component
+    from packageurl import PackageURL
+
+    distro = {"distro": suite} if suite else {}
+    purl = PackageURL("deb", "debian", name, version, {**more, **distro})
+    return Component(name=name, version=version, purl=purl, bom_ref=purl.to_string(),
+                     hashes=hashes)
+
+
+def _sha256(digest: Digest) -> Any:
+    from cyclonedx.model import HashAlgorithm, HashType
+
+    return HashType(alg=HashAlgorithm.SHA_256, content=digest.hex)
+
+
+def _uuid(digest: Digest) -> str:
+    """A UUID that names content (RFC 9562, version 8: bits of the maker's choice)."""
+    text = digest.hex
+    return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-a{text[17:20]}-{text[20:32]}"
