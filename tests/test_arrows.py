@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config"), ("store", "tree"), ("trace",),
-    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
-    ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
+    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("bundle",),
+    ("push", "load", "export"), ("run",), ("model",), ("chain",), ("stages",), ("commands",),
+    ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
@@ -23,7 +24,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters"}, "requests": {"adapters"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
-    "docker": {"layer"}, "installer": {"layer"}, "deflate": {"layer"},
+    "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)

@@ -88,7 +88,7 @@ class Forget(DoitForget):  # type: ignore[misc]
         if tasks is not None:
             for task in self.task_list:
                 meta = getattr(task, "meta", None) or {}
-                stage, project = meta.get("toolchain", ("explain", ""))
-                if stage != "explain" and (forget_all or task.name in forgotten):
+                stage, project = meta.get("toolchain", ("", ""))
+                if forget_all or task.name in forgotten:
                     tasks.forget(stage, project)
         return result

@@ -6,6 +6,7 @@ project's files alone, can see in the registry that there is nothing to build.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -51,6 +52,9 @@ class Registry(Protocol):
 
     def config(self, digest: Digest) -> bytes:
         """A small blob, verified."""
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """A blob of that size, in pieces. The last piece comes only if all of them are right."""
 
     def has_blob(self, digest: Digest) -> bool:
         """Whether the blob is there. Never true for one that cannot be pulled."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from toolchain.progress import Progress
 from toolchain.store import Store
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
+_CHUNK = 1 << 20
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -56,6 +58,14 @@ class Layout:
     def config(self, digest: Digest) -> bytes:
         try:
             return self._blobs.read(digest)
+        except StoreError as error:
+            raise RegistryError(error.what, where=error.where, fix=error.fix) from None
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        try:
+            with self._blobs.open(digest) as stream:
+                while piece := stream.read(_CHUNK):
+                    yield piece
         except StoreError as error:
             raise RegistryError(error.what, where=error.where, fix=error.fix) from None
 

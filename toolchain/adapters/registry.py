@@ -98,6 +98,27 @@ class HttpRegistry:
                                 fix="do not trust this registry")
         return answer.body
 
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        import hashlib
+        import urllib.error
+        import urllib.request
+
+        where = self._url(f"blobs/{digest}")
+        sha, left = hashlib.sha256(), size
+        try:
+            with urllib.request.urlopen(where, timeout=_TIMEOUT) as response:
+                while left >= 0 and (piece := response.read(_PIECE)):
+                    sha.update(piece)
+                    left -= len(piece)
+                    yield piece
+        except urllib.error.HTTPError as error:
+            self._expect(_Answer(error.code, {}, b""), (200,), "GET", f"blobs/{digest}")
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        if left or Digest(sha.hexdigest()) != digest:
+            raise RegistryError("the registry sent other bytes than asked for", where=where,
+                                fix="do not trust this registry")
+
     def has_blob(self, digest: Digest) -> bool:
         answer = self._ask("HEAD", f"blobs/{digest}")
         if answer.status == 404:
