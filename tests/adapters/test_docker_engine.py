@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
+from tests.support.registry import need
 from tests.support.services import docker_client, lacking
 from toolchain import bundle, load
 from toolchain.adapters.docker_engine import DockerEngine, EngineImage
@@ -194,6 +196,50 @@ class SmallEngine:
         subprocess.run(["umount", "-l", self.folder], check=False)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start containerd")
+def test_containerd_takes_the_whole_file_and_not_a_part_of_it(
+    tmp_path: Path, made: Image, fetch: bundle.Fetch,
+) -> None:
+    """What decides in an engine that keeps its images in containerd's store."""
+    name = "mlflow/trainer:one"
+    for kind, without in (("part", frozenset({made.layers[0].digest})), ("whole", frozenset())):
+        what = bundle.make(made, (name,), without)
+        (tmp_path / f"{kind}.tar").write_bytes(b"".join(bundle.pieces(what, fetch)))
+    with containerd(tmp_path) as ctr:
+        part = subprocess.run([*ctr, "images", "import", tmp_path / "part.tar"],
+                              capture_output=True, text=True)
+        assert part.returncode != 0
+        assert f"{made.layers[0].digest}: not found" in part.stderr
+        subprocess.run([*ctr, "images", "import", tmp_path / "whole.tar"], check=True,
+                       capture_output=True)
+        listed = subprocess.run([*ctr, "images", "list"], capture_output=True, text=True,
+                                check=True)
+    assert f"docker.io/{name} " in listed.stdout
+    assert str(made.digest) in listed.stdout
+
+
+@contextlib.contextmanager
+def containerd(folder: Path) -> Iterator[list[str]]:
+    """A containerd of the test's own; the command that speaks to it."""
+    (folder / "containerd.toml").write_text(
+        f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
+        'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[grpc]\naddress = "{folder}/c.sock"\n')
+    ctr = [need("ctr"), "--address", f"{folder}/c.sock"]
+    with open(folder / "containerd.log", "w") as log:
+        process = subprocess.Popen([need("containerd"), "--config", folder / "containerd.toml"],
+                                   stdout=log, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 30
+        while subprocess.run([*ctr, "version"], capture_output=True).returncode:
+            assert time.monotonic() < end, (folder / "containerd.log").read_text()[-2000:]
+            time.sleep(0.1)
+        yield ctr
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 # engines that are not as this machine's
 
 
@@ -300,6 +346,13 @@ def test_dockers_current_context_names_the_engine(tmp_path: Path, monkeypatch: A
     monkeypatch.setenv("DOCKER_CONFIG", str(folder))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     assert DockerEngine(os.environ).shared(image_make((), "0", "linux/amd64")) == 0
+
+
+def test_a_context_that_is_not_there_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with pytest.raises(EngineError, match="the current Docker context does not exist") as caught:
+        DockerEngine({"DOCKER_CONTEXT": "nowhere"}).inspect("x")
+    assert "docker context ls" in caught.value.fix
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")

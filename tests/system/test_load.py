@@ -174,7 +174,7 @@ def test_without_an_engine_it_says_how_to_get_one(monorepo: Monorepo, tmp_path: 
     output = monorepo.doit("load", "project=one", expect=1)
     assert ran(output, "one")["push"] == "made"
     assert f"""load one  failed
-no Docker engine answers
+no Docker engine answers: No such file or directory
   at unix://{tmp_path}/nowhere.sock
   fix: start Docker, or name an engine with DOCKER_HOST or `docker context use`; \
 `doit export` needs none

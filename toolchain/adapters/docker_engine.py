@@ -162,7 +162,14 @@ class DockerEngine:
     @cached_property
     def _api(self) -> Any:
         import docker
+        from docker.context import ContextAPI
 
+        if (not self._environ.get("DOCKER_HOST")
+                and ContextAPI.get_context(self._environ.get("DOCKER_CONTEXT")) is None):
+            # The SDK would take another engine than the one that was meant.
+            raise EngineError("the current Docker context does not exist", where=self._where,
+                              fix="`docker context ls` lists what there is; set DOCKER_CONTEXT, "
+                              "or choose with `docker context use`")
         client = docker.from_env(timeout=_TIMEOUT, environment=dict(self._environ))
         return client.api
 
@@ -201,14 +208,15 @@ class DockerEngine:
                                fix="add your user to the group that owns the socket (`docker`), "
                                    "or name another engine with DOCKER_HOST; `doit export` needs "
                                    "none")
-        if "_api" in self.__dict__ and not any(
-                isinstance(cause, ConnectionRefusedError) for cause in causes):
-            reason = next((c.strerror for c in causes if isinstance(c, OSError) and c.strerror),
-                          str(error))
-            return EngineError(f"the Docker engine broke off: {without_credentials(reason)}",
+        reason = without_credentials(next(
+            (cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror),
+            str(error)))
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+        if "_api" in self.__dict__ and not refused:
+            return EngineError(f"the Docker engine broke off: {reason}",
                                where=f"{request} at {self._where}",
                                fix="see the engine's log; its disk may be full: `docker system df`")
-        return EngineError("no Docker engine answers", where=self._where,
+        return EngineError(f"no Docker engine answers: {reason}", where=self._where,
                            fix="start Docker, or name an engine with DOCKER_HOST or "
                                "`docker context use`; `doit export` needs none")
 
