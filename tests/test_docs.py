@@ -362,7 +362,7 @@ def _load(repo: Monorepo, arguments: list[str]) -> str:
         return repo.doit(*arguments, f"repository={name}").replace(name, "mlflow/trainer")
     finally:
         for image in client.images.list(name):
-            client.images.remove(image.id, force=True)
+            client.images.remove(str(image.id), force=True)
 
 
 def _shape(output: str) -> list[str]:
