@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from toolchain.digest import Digest, canonical_json
-from toolchain.image import MANIFEST, Image
+from toolchain.image import INDEX, MANIFEST, Image
 from toolchain.layer.archive import TIME
 
-INDEX = "application/vnd.oci.image.index.v1+json"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 _BLOCK = 512
