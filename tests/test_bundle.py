@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from toolchain import bundle, image
-from toolchain.digest import Digest
+from toolchain.digest import Digest, canonical_json
 from toolchain.image import Image
 from toolchain.layer import GZIP, Layer
 
@@ -33,8 +33,8 @@ def fetch(digest: Digest, size: int) -> Iterator[bytes]:
         yield BLOBS[digest][start:start + 7]
 
 
-def written(made: Image, **options: frozenset[Digest]) -> bytes:
-    return b"".join(bundle.pieces(bundle.make(made, NAMES, **options), fetch))
+def written(made: Image, without: frozenset[Digest] = frozenset()) -> bytes:
+    return b"".join(bundle.pieces(bundle.make(made, NAMES, without), fetch))
 
 
 def content(data: bytes) -> dict[str, bytes]:
@@ -92,6 +92,31 @@ def test_layers_that_are_left_out_are_still_named(made: Image) -> None:
 
 def test_the_size_is_that_of_the_blobs(made: Image) -> None:
     assert bundle.make(made, NAMES).size == sum(map(len, BLOBS.values()))
+
+
+def test_what_is_attached_goes_along_and_has_no_name(made: Image) -> None:
+    """Engines take whatever has a name in the index for an image."""
+    blob = b"second"
+    item = {"mediaType": "x/y", "digest": str(Digest.of(blob)), "size": len(blob)}
+    manifest = canonical_json({
+        "config": item, "layers": [item],
+        "annotations": {"org.opencontainers.image.ref.name": "one"}})
+    attached = bundle.Attached.of(manifest)
+    files = content(b"".join(bundle.pieces(
+        bundle.make(made, NAMES, attached=(attached,)), fetch)))
+    first, second = json.loads(files["index.json"])["manifests"]
+    assert first["digest"] == str(made.digest)
+    assert second == {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": "x/y",
+        "digest": str(Digest.of(manifest)), "size": len(manifest)}
+    assert files[f"blobs/sha256/{Digest.of(manifest).hex}"] == manifest
+    assert len([name for name in files if name.endswith(Digest.of(blob).hex)]) == 1
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b'{"config": 1, "layers": []}'])
+def test_what_is_no_manifest_cannot_be_attached(manifest: bytes) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        bundle.Attached.of(manifest)
 
 
 @pytest.mark.parametrize(("name", "full"), [

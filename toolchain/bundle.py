@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import INDEX, MANIFEST, Image
@@ -37,14 +38,38 @@ class Bundle:
         return sum(size for _, size in self.blobs)
 
 
-def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = frozenset()) -> Bundle:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A manifest whose subject is an image, as a bill of materials has; `blobs` are what it names.
+
+    kind: what it is, a media type.
+    """
+
+    manifest: bytes
+    kind: str
+    blobs: tuple[tuple[Digest, int], ...]
+
+    @classmethod
+    def of(cls, manifest: bytes) -> Attached:
+        """Raises ValueError, KeyError or TypeError for what is no manifest."""
+        parsed = json.loads(manifest)
+        return cls(
+            manifest=manifest,
+            kind=str(parsed.get("artifactType") or parsed["config"]["mediaType"]),
+            blobs=tuple((Digest.parse(item["digest"]), int(item["size"]))
+                        for item in [parsed["config"], *parsed["layers"]]))
+
+
+def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = frozenset(),
+         attached: tuple[Attached, ...] = ()) -> Bundle:
     """Plan a bundle of an image that is called `names`, each `repository:tag`.
 
-    The first name is the one in the layout's index, which names the image once, so that readers
-    need no name to find it. Layers in `without` are named, but not in the file.
+    The first name is the one in the layout's index, which names the image once. What is attached
+    is in the index without a name, since engines take whatever has one for an image. Layers in
+    `without` are named, but not in the file.
     """
     platform = json.loads(image.config)
-    index = {
+    index: dict[str, Any] = {
         "schemaVersion": 2, "mediaType": INDEX,
         "manifests": [{
             "mediaType": MANIFEST, "digest": str(image.digest), "size": len(image.manifest),
@@ -52,12 +77,19 @@ def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = froz
             "annotations": {_REF_NAME: names[0].rpartition(":")[2], _FULL_NAME: _full(names[0])},
         }],
     }
+    small = {image.digest: image.manifest, image.config_digest: image.config}
+    blobs = {layer.digest: layer.size for layer in image.layers if layer.digest not in without}
+    for one in sorted(attached, key=lambda item: Digest.of(item.manifest)):
+        digest = Digest.of(one.manifest)
+        # Nothing of what the registry said of it: an annotation could take the image's name.
+        index["manifests"].append({"mediaType": MANIFEST, "digest": str(digest),
+                                   "size": len(one.manifest), "artifactType": one.kind})
+        small[digest] = one.manifest
+        blobs.update(one.blobs)
     archive = [{
         "Config": _path(image.config_digest), "RepoTags": list(names),
         "Layers": [_path(layer.digest) for layer in image.layers],
     }]
-    small = {image.digest: image.manifest, image.config_digest: image.config}
-    layers = {layer.digest: layer.size for layer in image.layers if layer.digest not in without}
     return Bundle(
         documents=(
             ("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"})),
@@ -65,7 +97,7 @@ def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = froz
             ("manifest.json", canonical_json(archive)),
             *((_path(digest), small[digest]) for digest in sorted(small)),
         ),
-        blobs=tuple(sorted(layers.items())),
+        blobs=tuple(sorted(blobs.items())),
     )
 
 

@@ -43,12 +43,13 @@ def check(to: str, projects: tuple[str, ...], folder: Path) -> None:
 
 
 def make(image: Image, names: tuple[str, ...], target: Path, fetch: bundle.Fetch,
-         progress: Progress) -> int:
-    """Write the bundle of an image; the number of bytes. The file is there whole or not at all.
+         progress: Progress, attached: tuple[bundle.Attached, ...] = ()) -> int:
+    """Write the bundle of an image and of what is attached to it; the number of bytes.
 
-    Raises StoreError for what cannot be written, and what `fetch` raises.
+    The file is there whole or not at all. Raises StoreError for what cannot be written, and what
+    `fetch` raises.
     """
-    planned = bundle.make(image, names)
+    planned = bundle.make(image, names, attached=attached)
     progress.expect(planned.size)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     written = 0

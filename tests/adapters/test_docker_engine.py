@@ -25,9 +25,9 @@ from tests.support.services import docker_client, lacking
 from toolchain import bundle, load
 from toolchain.adapters.docker_engine import DockerEngine, EngineImage
 from toolchain.adapters.docker_save import SavedImage
-from toolchain.digest import Digest
+from toolchain.digest import Digest, canonical_json
 from toolchain.errors import EngineError, RegistryError
-from toolchain.image import Image
+from toolchain.image import MANIFEST, Image
 from toolchain.image import make as image_make
 from toolchain.layer import Layer
 from toolchain.progress import Progress
@@ -198,12 +198,13 @@ class SmallEngine:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start containerd")
 def test_containerd_takes_the_whole_file_and_not_a_part_of_it(
-    tmp_path: Path, made: Image, fetch: bundle.Fetch,
+    tmp_path: Path, made: Image, store: Store, fetch: bundle.Fetch,
 ) -> None:
     """What decides in an engine that keeps its images in containerd's store."""
     name = "mlflow/trainer:one"
+    attached = _note(made, store)
     for kind, without in (("part", frozenset({made.layers[0].digest})), ("whole", frozenset())):
-        what = bundle.make(made, (name,), without)
+        what = bundle.make(made, (name,), without, (attached,) if kind == "whole" else ())
         (tmp_path / f"{kind}.tar").write_bytes(b"".join(bundle.pieces(what, fetch)))
     with containerd(tmp_path) as ctr:
         part = subprocess.run([*ctr, "images", "import", tmp_path / "part.tar"],
@@ -216,6 +217,20 @@ def test_containerd_takes_the_whole_file_and_not_a_part_of_it(
                                 check=True)
     assert f"docker.io/{name} " in listed.stdout
     assert str(made.digest) in listed.stdout
+
+
+def _note(image: Image, store: Store) -> bundle.Attached:
+    """Something that is attached to an image, its blobs in the store."""
+    empty, note = b"{}", b'{"bomFormat": "CycloneDX"}'
+    manifest = canonical_json({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.cyclonedx+json",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json",
+                   "digest": str(store.put(empty)), "size": len(empty)},
+        "layers": [{"mediaType": "application/vnd.cyclonedx+json",
+                    "digest": str(store.put(note)), "size": len(note)}],
+        "subject": {"mediaType": MANIFEST, "digest": str(image.digest),
+                    "size": len(image.manifest)}})
+    return bundle.Attached.of(manifest)
 
 
 @contextlib.contextmanager

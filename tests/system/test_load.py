@@ -17,7 +17,12 @@ import pytest
 from tests.support.monorepo import Monorepo, ran
 from tests.support.registry import RegistryServer, need
 from tests.support.services import docker_client
-from toolchain.digest import Digest
+from toolchain.adapters.layout import Layout
+from toolchain.digest import Digest, canonical_json
+from toolchain.image import MANIFEST
+from toolchain.journal import Journal
+from toolchain.progress import Progress
+from toolchain.store import Store
 
 
 @pytest.fixture
@@ -241,6 +246,41 @@ def test_skopeo_and_umoci_and_docker_take_the_file(
         image = docker.images.load(stream)[0]  # by each of its names
     assert image.id == config_digest(monorepo, "one")
     assert f"{repository(monorepo)}:one" in image.tags
+
+
+def test_what_is_attached_to_the_image_goes_along(
+    monorepo: Monorepo, docker: Any, journal: Journal, store: Store, tmp_path: Path,
+) -> None:
+    monorepo.add("one")
+    monorepo.doit("export", "project=one", f"to={tmp_path}/before.tar")
+    subject = Digest.parse(monorepo.receipt("one", "push")["digest"])
+    layout = Layout(monorepo.folder / "cache/registry" / repository(monorepo), "x",
+                    tmp_path / "quarantine", journal)
+    empty, note = b"{}", b'{"bomFormat": "CycloneDX"}'
+    for data in (empty, note):
+        layout.put_blob(store.put(data), len(data), store, Progress())
+    image = layout.manifest(str(subject))
+    assert image is not None
+    manifest = canonical_json({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.cyclonedx+json",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json",
+                   "digest": str(Digest.of(empty)), "size": len(empty)},
+        "layers": [{"mediaType": "application/vnd.cyclonedx+json",
+                    "digest": str(Digest.of(note)), "size": len(note)}],
+        "subject": {"mediaType": MANIFEST, "digest": str(subject), "size": len(image)}})
+    layout.attach(manifest, subject)
+    monorepo.doit("export", "project=one", f"to={tmp_path}/one.tar")
+    with tarfile.open(tmp_path / "before.tar") as old, tarfile.open(tmp_path / "one.tar") as new:
+        added = set(new.getnames()) - set(old.getnames())
+        index = new.extractfile("index.json")
+        assert index is not None
+        assert json.loads(index.read())["manifests"][1]["digest"] == str(Digest.of(manifest))
+    assert {f"blobs/sha256/{Digest.of(data).hex}" for data in (empty, note, manifest)} == added
+    inspected = subprocess.run([need("skopeo"), "inspect", f"oci-archive:{tmp_path}/one.tar:one"],
+                               capture_output=True, check=True)
+    assert json.loads(inspected.stdout)["Digest"] == str(subject)
+    with open(tmp_path / "one.tar", "rb") as stream:
+        assert docker.images.load(stream)[0].id == config_digest(monorepo, "one")
 
 
 def test_each_project_gets_a_file_of_its_own(monorepo: Monorepo) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolchain import export
 from toolchain.chain import Chain
-from toolchain.commands.pushed import fetcher, image_of, names_of
+from toolchain.commands.pushed import attached_to, fetcher, image_of, names_of
 from toolchain.errors import ConfigError
 from toolchain.stages import size
 
@@ -18,7 +18,8 @@ def run(chain: Chain, folder: Path) -> str:
     target = destination(chain, folder)
     image = image_of(chain)
     with chain.session.progress(f"{NAME} {chain.name}") as progress:
-        written = export.make(image, names_of(chain), target, fetcher(chain, progress), progress)
+        written = export.make(image, names_of(chain), target, fetcher(chain, progress), progress,
+                              attached_to(chain, image))
     return f"{size(written)} to {target}"
 
 

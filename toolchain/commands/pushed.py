@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from toolchain import push as pushing
-from toolchain.bundle import Fetch
+from toolchain.bundle import Attached, Fetch
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
@@ -27,6 +27,21 @@ def image_of(chain: Chain) -> Image:
         raise RegistryError("the image is no longer where it was pushed", where=done.reference,
                             fix=f"`doit forget push:{chain.name}`, then run this again")
     return found
+
+
+def attached_to(chain: Chain, image: Image) -> tuple[Attached, ...]:
+    """What the registry has that refers to the image: a bill of materials, signatures."""
+    registry = chain.session.tools.registry(chain.config)
+    found = []
+    for descriptor in registry.referrers(image.digest):
+        manifest = registry.manifest(descriptor["digest"])
+        try:
+            found.append(Attached.of(manifest or b""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RegistryError("what is attached to the image is gone or no manifest",
+                                where=f"{registry.name}@{descriptor['digest']}",
+                                fix="delete it, or what lists it, from the registry") from None
+    return tuple(found)
 
 
 def names_of(chain: Chain) -> tuple[str, ...]:
