@@ -410,7 +410,8 @@ def test_a_built_image_comes_out_whole(
     (tmp_path / "b").write_bytes(os.urandom(3_000_000))
     (tmp_path / "Dockerfile").write_text(
         "FROM scratch\nCOPY a /\nCOPY b /\nENV GREETING=hello\nWORKDIR /work\nUSER 7\n")
-    client.images.build(path=str(tmp_path), tag=f"{name}:built", network_mode="none")
+    client.images.build(path=str(tmp_path), tag=f"{name}:built", network_mode="none",
+                        rm=True, forcerm=True)
     described = engine.inspect(f"{name}:built")
     assert described.platform == "linux/amd64"
     assert "GREETING=hello" in described.config["Env"]
