@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
-    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("attest",),
-    ("run",), ("model",), ("chain",), ("stages",), ("pipeline",), ("fresh", "report"),
-    ("doit_plugins",), ("tasks",),
+    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("bundle",),
+    ("push", "load", "export"), ("attest",), ("run",), ("model",), ("chain",), ("stages",),
+    ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
@@ -26,7 +26,7 @@ OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters"}, "requests": {"adapters"},
     "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
-    "docker": {"layer"}, "installer": {"layer"}, "deflate": {"layer"},
+    "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)

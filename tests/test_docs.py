@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +33,16 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CHANGELOG.md", *sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 LANGUAGES = {"sh", "console", "toml", "yaml", "python", "json", "text"}
+COMMANDS = {"explain", "sbom", "load", "export"}
 COMMANDS_OF_DOIT = {"list", "info", "clean", "forget", "help"}
 
 # Pages whose commands are run, in this order, and the workspace that each begins with. What a page
 # shows in a `console` block depends on what was run before it.
 RUN = {
     "README.md": "examples", "docs/configuration.md": "examples",
-    "docs/guides/from-mlflow-run.md": "examples", "docs/guides/from-fuseml.md": "examples",
-    "docs/guides/from-dvc.md": "examples", "docs/quickstart.md": "examples again",
+    "docs/guides/run-the-image.md": "examples", "docs/guides/from-mlflow-run.md": "examples",
+    "docs/guides/from-fuseml.md": "examples", "docs/guides/from-dvc.md": "examples",
+    "docs/quickstart.md": "examples again",
 }
 
 
@@ -151,7 +154,7 @@ def test_commands_in_the_text_are_known(page: str) -> None:
             elif word.isupper() or ":" in word or "…" in word:
                 assert re.match(r"[A-Za-z]+(:[\w]+)?", word), f"{page}: {code}"
             else:
-                assert word in {*STAGES, "explain", "sbom", *COMMANDS_OF_DOIT}, f"{page}: {code}"
+                assert word in {*STAGES, *COMMANDS, *COMMANDS_OF_DOIT}, f"{page}: {code}"
 
 
 # What is listed is what there is
@@ -341,7 +344,25 @@ def _run(command: str, repo: Monorepo, registry: str) -> str:
         if not registry:
             return ""
         arguments = [argument.replace("localhost:5000", registry) for argument in arguments]
+    if arguments[:1] == ["load"]:
+        return _load(repo, arguments)
     return repo.doit(*arguments)
+
+
+def _load(repo: Monorepo, arguments: list[str]) -> str:
+    """Into the engine of this machine, if there is one, under names that nobody else has."""
+    import docker
+
+    name = f"toolchain-test/{uuid.uuid4().hex[:12]}"
+    try:
+        client = docker.from_env()
+    except docker.errors.DockerException:
+        return ""
+    try:
+        return repo.doit(*arguments, f"repository={name}").replace(name, "mlflow/trainer")
+    finally:
+        for image in client.images.list(name):
+            client.images.remove(str(image.id), force=True)
 
 
 def _shape(output: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,9 @@ class Memory:
 
     def config(self, digest: Digest) -> bytes:
         return self.blobs[digest]
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        yield self.blobs[digest]
 
     def has_blob(self, digest: Digest) -> bool:
         return digest in self.blobs

@@ -86,6 +86,9 @@ class Config:
     alias: str = _setting("candidate", PROJECT, "alias that `register` moves to the new version")
     entry_point: str = _setting("main", CALL, "entry point of MLproject to run")
     params: str = _setting("", CALL, "`name=value` pairs for the entry point, by blank or comma")
+    to: str = _setting(
+        "", CALL, "file that `export` writes; `{project}` in it is the name, a last `/` a folder"
+    )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")
 

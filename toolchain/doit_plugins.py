@@ -89,6 +89,6 @@ class Forget(DoitForget):  # type: ignore[misc]
             for task in self.task_list:
                 meta = getattr(task, "meta", None) or {}
                 stage, project = meta.get("toolchain", ("", ""))
-                if stage not in ("", "explain", "sbom") and (forget_all or task.name in forgotten):
+                if forget_all or task.name in forgotten:
                     tasks.forget(stage, project)
         return result

@@ -76,6 +76,9 @@ class Registry(Protocol):
     def config(self, digest: Digest) -> bytes:
         """A small blob, verified."""
 
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """A blob of that size, in pieces. The last piece comes only if all of them are right."""
+
     def has_blob(self, digest: Digest) -> bool:
         """Whether the blob is there. Never true for one that cannot be pulled."""
 

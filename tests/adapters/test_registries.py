@@ -81,6 +81,21 @@ def test_a_blob_that_was_put_can_be_had(registry: Registry, made: Image, store: 
     assert progress.done == len(made.config)
 
 
+def test_a_blob_is_streamed_whole(registry: Registry, store: Store) -> None:
+    data = b"blob " * 500_000
+    registry.put_blob(store.put(data), len(data), store, Progress())
+    pieces = list(registry.stream(Digest.of(data), len(data)))
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) <= 1 << 20
+
+
+def test_a_blob_that_is_not_there_is_not_streamed(registry: Registry) -> None:
+    with pytest.raises(RegistryError) as caught:
+        list(registry.stream(Digest.of(b"nothing"), 7))
+    assert caught.value.where
+    assert caught.value.fix
+
+
 def test_putting_a_blob_twice_is_as_once(
     registry: Registry, made: Image, store: Store, tmp_path: Path
 ) -> None:
@@ -386,6 +401,9 @@ class Recorder:
         return False
 
     def config(self, digest: Digest) -> bytes:
+        raise RegistryError("not there")
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
         raise RegistryError("not there")
 
     def has_blob(self, digest: Digest) -> bool:

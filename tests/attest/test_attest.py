@@ -74,7 +74,7 @@ class Memory:
     def config(self, digest: Digest) -> bytes:
         raise RegistryError("not there")
 
-    def read_blob(self, digest: Digest, size: int, offset: int = 0) -> Iterator[bytes]:
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
         raise RegistryError("not there")
 
     def has_blob(self, digest: Digest) -> bool:

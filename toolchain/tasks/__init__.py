@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from doit import create_after
 from doit.exceptions import InvalidDodoFile, TaskFailed
 
 from toolchain import pipeline, report
@@ -23,8 +24,8 @@ from toolchain.tasks.reporter import StageReporter
 from toolchain.workspace import Project
 
 __all__ = [
-    "DOIT_CONFIG", "task_base", "task_explain", "task_layer", "task_parse", "task_push",
-    "task_register", "task_resolve", "task_sbom", "task_train",
+    "DOIT_CONFIG", "task_base", "task_explain", "task_export", "task_layer", "task_load",
+    "task_parse", "task_push", "task_register", "task_resolve", "task_sbom", "task_train",
 ]
 
 # Commands of doit that look at tasks without asking whether they are up to date.
@@ -35,7 +36,9 @@ _ORDER = tuple(pipeline.STAGES)
 
 def _open() -> Call:
     try:
-        return Call(Path.cwd())
+        call = Call(Path.cwd())
+        call.check_commands()
+        return call
     except ToolchainError as error:
         raise InvalidDodoFile(str(error)) from None
 
@@ -65,6 +68,17 @@ def _sbom(name: str) -> TaskFailed | None:
         _call.print_sbom(name)
     except ToolchainError as error:
         return TaskFailed(str(error))
+    return None
+
+
+def _command(what: str, name: str) -> TaskFailed | None:
+    try:
+        _call.command(what, name)
+    except ToolchainError as error:
+        return TaskFailed(str(error))
+    except KeyboardInterrupt:
+        report.emit(f"{what} {name}  interrupted")
+        raise SystemExit(130) from None
     return None
 
 
@@ -118,8 +132,9 @@ def _projects() -> dict[str, Project]:
 
 
 def forget(stage: str, name: str) -> None:
-    """What `doit forget` does beyond doit's own state."""
-    pipeline.forget(_call.chain(name), pipeline.stage_of(stage))
+    """What `doit forget` does beyond doit's own state; a command has none to forget."""
+    if stage in pipeline.STAGES:
+        pipeline.forget(_call.chain(name), pipeline.stage_of(stage))
 
 
 def results(name: str, asked: str) -> list[str]:
@@ -185,12 +200,34 @@ def task_explain() -> Iterator[dict[str, Any]]:
                "verbosity": 2, "meta": {"toolchain": ("explain", name)}}
 
 
+# Made when they are asked for: a call that is about stages is not to pay for their tasks.
+@create_after()  # type: ignore[untyped-decorator]
 def task_sbom() -> Iterator[dict[str, Any]]:
     """print the bill of materials of a project's image (CycloneDX), a line of JSON each"""
     yield {"name": None, "doc": "print the bill of materials of a project's image (CycloneDX)"}
     for name in _projects():
         yield {"name": name, "actions": [(_sbom, [name])], "uptodate": [False],
                "verbosity": 2, "meta": {"toolchain": ("sbom", name)}}
+
+
+@create_after()  # type: ignore[untyped-decorator]
+def task_load() -> Iterator[dict[str, Any]]:
+    """load the image into the Docker engine of this machine, which keeps what it has"""
+    yield from _commands("load", "load the image into the Docker engine of this machine")
+
+
+@create_after()  # type: ignore[untyped-decorator]
+def task_export() -> Iterator[dict[str, Any]]:
+    """write the image into a file (to=FILE), an OCI archive"""
+    yield from _commands("export", "write the image into a file (to=FILE), an OCI archive")
+
+
+def _commands(what: str, doc: str) -> Iterator[dict[str, Any]]:
+    """The subtasks of a command on a pushed image; it has no result that could be up to date."""
+    yield {"name": None, "doc": doc}
+    for name in _projects():
+        yield {"name": name, "actions": [(_command, [what, name])], "task_dep": [f"push:{name}"],
+               "uptodate": [False], "verbosity": 2, "meta": {"toolchain": (what, name)}}
 
 
 def _group(stage: str) -> Iterator[dict[str, Any]]:

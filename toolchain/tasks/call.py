@@ -6,11 +6,12 @@ import atexit
 import dataclasses
 import os
 import sys
+import time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doit import doit_cmd
+from doit import doit_cmd, get_initial_workdir
 
 from toolchain import pipeline, report
 from toolchain.config import Config, reference
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from toolchain.chain import Chain, Session
 
 _ORDER = tuple(pipeline.STAGES)
+_NAMES = (*_ORDER, "explain", "sbom", "load", "export")  # what a project follows, as in `load:name`
 
 
 class Call:
@@ -70,7 +72,7 @@ class Call:
         names = self._names
         if names is None:
             named = [word.partition(":")[2] for word in sys.argv[1:]
-                     if word.partition(":")[0] in (*_ORDER, "explain", "sbom") and ":" in word]
+                     if word.partition(":")[0] in _NAMES and ":" in word]
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
             if not named or len(named) != len([w for w in words if "=" not in w]):
                 return known
@@ -138,6 +140,31 @@ class Call:
         # A document is longer than what a pipe takes at once.
         with chain.session.trace.holding("print", Digest.of(b"sbom")):
             report.emit(document.data.decode())
+    def check_commands(self) -> None:
+        """A file that cannot be written is to be named before anything is built for it."""
+        if sys.argv[1:2] != ["help"] and any(
+                word.partition(":")[0] == "export" for word in sys.argv[1:]):
+            from toolchain import export
+
+            export.check(self.workspace.config.to, tuple(self.projects), self._caller)
+
+    def command(self, what: str, name: str) -> None:
+        """Do what is no stage, with what push left."""
+        from toolchain.commands import export, load
+
+        started = time.monotonic()
+        if what == "load":
+            words, hint = load.run(self.chain(name))
+        else:
+            words, hint = export.run(self.chain(name), self._caller), ""
+        report.emit(report.line(what, name, words, time.monotonic() - started))
+        if hint:
+            report.emit(f"{name}: {hint}")
+
+    @property
+    def _caller(self) -> Path:
+        """Where doit was called; the workspace may be another folder (`doit -k`, `doit -f`)."""
+        return Path(get_initial_workdir() or Path.cwd())
 
     def _check_parameters(self, name: str) -> None:
         """A wrong parameter or engine is to be named before anything is built for it."""

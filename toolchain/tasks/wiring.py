@@ -13,6 +13,7 @@ from toolchain.errors import EngineError, nearest, without_credentials
 if TYPE_CHECKING:
     from toolchain.adapters.bases import BaseImages
     from toolchain.adapters.debian import DebianArchive
+    from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.uv import Uv
@@ -105,6 +106,9 @@ class Adapters:
         return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
                            environ=os.environ)
 
+    def image_engine(self) -> DockerEngine:
+        return self._docker
+
     def tracking(self, config: Config) -> Mlflow:
         from toolchain.adapters.mlflow import Mlflow
 
@@ -183,6 +187,12 @@ class Adapters:
             return found[version]
 
         return find
+
+    @cached_property
+    def _docker(self) -> DockerEngine:
+        from toolchain.adapters.docker_engine import DockerEngine
+
+        return DockerEngine(os.environ)
 
     @cached_property
     def _debian(self) -> DebianArchive:

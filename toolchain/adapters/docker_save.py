@@ -1,0 +1,325 @@
+"""What `docker save` writes -> layers: streamed once, distrusted.
+
+Rule 1: nothing is believed by name. Every layer is hashed, uncompressed, while it is read, and
+must be one of the image's diff_ids; the config is hashed and must lead back to the image's ID.
+Rule 2: nothing is unpacked. Members are read in order and only files count; names that leave the
+archive, and links out of it, are refused; links within it are passed over, as they bring nothing.
+Rule 3: what is held in memory, and what a layer may come to, is bounded.
+
+Two forms are known: Docker's own (`<id>/layer.tar`, `<config>.json`) and the OCI layout of Docker
+25 and later (`blobs/sha256/…`), whose layers may be compressed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from toolchain.digest import Digest
+from toolchain.errors import EngineError
+
+LARGEST_IMAGE = 64 << 30  # bytes of all layers, uncompressed
+_LARGEST_DOCUMENT = 8 << 20
+_ALL_DOCUMENTS = 32 << 20
+_MOST_HEADERS = 1 << 20  # bytes between two members; more than any name needs
+_CHUNK = 1 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BLOBS = "blobs/sha256/"
+
+
+class SavedImage:
+    """One image out of an engine. Every method raises EngineError for what is not as it should be.
+
+    `archive` are the bytes of `docker save`; `image_id` and `diff_ids` are what was asked for.
+    """
+
+    def __init__(self, archive: Iterator[bytes], image_id: Digest, diff_ids: tuple[Digest, ...],
+                 where: str, *, largest: int = LARGEST_IMAGE) -> None:
+        self._source = _Source(archive, where)
+        self._image_id = image_id
+        self._diff_ids = diff_ids
+        self._where = where
+        self._left = largest
+        self._seen: set[Digest] = set()
+        self._documents: dict[Digest, bytes] = {}
+        self._config: bytes | None = None
+
+    @property
+    def config(self) -> bytes:
+        """The image's config, verified; there once all layers were gone through."""
+        if self._config is None:
+            raise ValueError("the layers were not gone through yet")
+        return self._config
+
+    def layers(self) -> Iterator[LayerStream]:
+        """Every layer once, in the archive's order, which is not the image's.
+
+        A stream is good until the next one is asked for; what was not read of it is then read.
+        When the last is done, every diff_id of the image was seen and the config is verified.
+        """
+        try:
+            with contextlib.ExitStack() as stack:
+                with self._source.at_most(_MOST_HEADERS):  # it reads the first header at once
+                    outer = stack.enter_context(tarfile.open(
+                        fileobj=cast("IO[bytes]", self._source), mode="r|", bufsize=_CHUNK))
+                while (member := self._next(outer)) is not None:
+                    stream = self._layer(outer, member)
+                    if stream is not None:
+                        yield stream
+                        stream.finish()
+        except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+            raise self._bad(f"is not an archive of an image: {error}") from None
+        finally:
+            self._source.close()
+        missing = set(self._diff_ids) - self._seen
+        if missing:
+            raise self._bad(f"lacks {len(missing)} layers, the first of them {min(missing)}")
+        self._config = self._find_config()
+
+    def _next(self, outer: tarfile.TarFile) -> tarfile.TarInfo | None:
+        with self._source.at_most(_MOST_HEADERS):
+            member = outer.next()
+        outer.members = []  # type: ignore[attr-defined]  # it would keep every header
+        if member is not None:
+            self._check_name(member)
+        return member
+
+    def _check_name(self, member: tarfile.TarInfo) -> None:
+        names = [member.name]
+        if member.issym():
+            names.append(posixpath.join(posixpath.dirname(member.name), member.linkname))
+        elif member.islnk():
+            names.append(member.linkname)
+        for name in names:
+            if name.startswith("/") or posixpath.normpath(name).split("/")[0] == "..":
+                raise self._bad(f"has a member that leaves it: {member.name!r}")
+        if ".." in member.name.split("/"):
+            raise self._bad(f"has a member that leaves it: {member.name!r}")
+        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+            raise self._bad(f"has a member that is no file: {member.name!r}")
+
+    def _layer(self, outer: tarfile.TarFile, member: tarfile.TarInfo) -> LayerStream | None:
+        """The stream of a member that is a layer; other members are dealt with here."""
+        if not member.isreg():
+            return None
+        name = posixpath.normpath(member.name)
+        file = outer.extractfile(member)
+        assert file is not None
+        if name.endswith("/layer.tar"):
+            return LayerStream(self, file, b"", None)
+        claimed = _claimed(name)
+        if claimed is None:
+            self._read_document(file, member)  # manifest.json and such: nothing rests on it
+            return None
+        start = file.read(512)
+        if claimed in self._diff_ids or _is_layer(start):
+            return LayerStream(self, file, start, claimed)
+        data = start + self._read_document(file, member, len(start))
+        if Digest.of(data) != claimed:
+            raise self._bad(f"has a file that is not what its name says: {member.name}")
+        if sum(map(len, self._documents.values())) + len(data) > _ALL_DOCUMENTS:
+            raise self._bad("has too many documents")
+        self._documents[claimed] = data
+        return None
+
+    def _read_document(self, file: IO[bytes], member: tarfile.TarInfo, before: int = 0) -> bytes:
+        if member.size > _LARGEST_DOCUMENT:
+            raise self._bad(f"has a document that is too large: {member.name!r}")
+        return file.read(member.size - before)
+
+    def _find_config(self) -> bytes:
+        """From the image's ID to its config: the very one, or by manifest and index."""
+        wanted = [str(diff_id) for diff_id in self._diff_ids]
+        ids = [self._image_id]
+        for digest in ids:
+            data = self._documents.get(digest)
+            parsed = _parsed(data)
+            if data is None or parsed is None:
+                continue
+            if (parsed.get("rootfs") or {}).get("diff_ids") == wanted:
+                return data
+            below = [parsed.get("config"), *(parsed.get("manifests") or [])]
+            ids += [found for found in map(_digest_of, below)
+                    if found is not None and found not in ids]
+        raise self._bad("has no config that fits its ID and its layers")
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise self._bad("is larger than an image may be")
+
+    def _done(self, diff_id: Digest) -> None:
+        if diff_id not in self._diff_ids:
+            raise self._bad(f"has a layer that is not the image's: {diff_id}")
+        self._seen.add(diff_id)
+
+    def _bad(self, reason: str) -> EngineError:
+        return EngineError(f"what the Docker engine sent {reason}", where=self._where,
+                           fix="do not trust this image; pull or build it again")
+
+
+class LayerStream:
+    """One layer's uncompressed tar, to be read once. `diff_id` is known at its end, verified."""
+
+    def __init__(self, image: SavedImage, file: IO[bytes], start: bytes,
+                 claimed: Digest | None) -> None:
+        self._image = image
+        self._sha = hashlib.sha256()
+        self._stored = hashlib.sha256()
+        self._claimed = claimed
+        self._pieces = self._uncompressed(file, start)
+        self._rest = b""
+        self._ended = False
+
+    @property
+    def diff_id(self) -> Digest:
+        """The digest of the whole tar; there once all of it was read."""
+        if not self._ended:
+            raise ValueError("the layer was not read to its end yet")
+        return Digest(self._sha.hexdigest())
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, at most `size`, all that is left if it is negative; b"" at the end."""
+        parts = []
+        while size and not self._ended:
+            if not self._rest:
+                self._rest = next(self._pieces, b"")
+                if not self._rest:
+                    self._end()
+                    break
+            part = self._rest if size < 0 else self._rest[:size]
+            self._rest = self._rest[len(part):]
+            parts.append(part)
+            size -= len(part) if size > 0 else 0
+        return b"".join(parts)
+
+    def finish(self) -> None:
+        """Read and check whatever is left."""
+        while self.read(_CHUNK):
+            pass
+
+    def _end(self) -> None:
+        stored = Digest(self._stored.hexdigest())
+        if self._claimed is not None and stored != self._claimed:
+            raise self._image._bad(f"has a file that is not what its name says: {self._claimed}")
+        self._ended = True
+        self._image._done(self.diff_id)
+
+    def _uncompressed(self, file: IO[bytes], start: bytes) -> Iterator[bytes]:
+        start = start or self._read(file, 512)
+        if start.startswith(_ZSTD):
+            raise self._image._bad("has layers compressed with zstd, which are not read from an "
+                                   "engine")
+        source = self._counted(file, start)
+        for piece in _gunzip(source, self._image._bad) if start.startswith(_GZIP) else source:
+            self._image._count(len(piece))
+            self._sha.update(piece)
+            yield piece
+
+    def _counted(self, file: IO[bytes], start: bytes) -> Iterator[bytes]:
+        piece = start
+        while piece:
+            self._stored.update(piece)
+            yield piece
+            piece = self._read(file, _CHUNK)
+
+    def _read(self, file: IO[bytes], size: int) -> bytes:
+        try:
+            return file.read(size)
+        except tarfile.TarError as error:  # here, as the reader is not within `layers`
+            raise self._image._bad(f"is not an archive of an image: {error}") from None
+
+
+class _Source:
+    """The archive's bytes as tarfile reads them; bounded where it reads headers, since it would
+    take a header's own word for how much memory to fill."""
+
+    def __init__(self, pieces: Iterator[bytes], where: str) -> None:
+        self._pieces = pieces
+        self._where = where
+        self._rest = memoryview(b"")
+        self._allowed: int | None = None
+
+    def at_most(self, size: int) -> _Source:
+        self._allowed = size
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._allowed = None
+
+    def read(self, size: int) -> bytes:
+        """As much as is at hand, at most `size`."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        data = bytes(self._rest[:size])
+        self._rest = self._rest[len(data):]
+        if self._allowed is not None:
+            self._allowed -= len(data)
+            if self._allowed < -_CHUNK:  # tarfile reads up to a buffer ahead
+                raise EngineError("what the Docker engine sent has headers that are too large",
+                                  where=self._where, fix="do not trust this image")
+        return data
+
+    def close(self) -> None:
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+
+def _gunzip(source: Iterator[bytes], bad: Any) -> Iterator[bytes]:
+    """Members of gzip one after another (RFC 1952, 2.2), in pieces of bounded size."""
+    engine = zlib.decompressobj(31)
+    try:
+        for piece in source:
+            while piece:
+                if engine.eof:
+                    engine = zlib.decompressobj(31)
+                found = engine.decompress(piece, _CHUNK)
+                if found:
+                    yield found
+                piece = engine.unused_data if engine.eof else engine.unconsumed_tail
+    except zlib.error as error:
+        raise bad(f"has a damaged layer: {error}") from None
+    if not engine.eof:
+        raise bad("has a layer that is cut short")
+
+
+def _claimed(name: str) -> Digest | None:
+    """The digest that a member's name claims, if it is named by one."""
+    text = name.removeprefix(_BLOBS) if name.startswith(_BLOBS) else name.removesuffix(".json")
+    try:
+        return Digest(text)
+    except ValueError:
+        return None
+
+
+def _is_layer(start: bytes) -> bool:
+    """Whether a blob begins as a layer does; what else there is are documents, in JSON."""
+    return start.startswith((_GZIP, _ZSTD)) or start[257:262] == b"ustar"
+
+
+def _parsed(data: bytes | None) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _digest_of(descriptor: Any) -> Digest | None:
+    try:
+        return Digest.parse(descriptor["digest"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

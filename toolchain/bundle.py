@@ -1,0 +1,145 @@
+"""Image -> Bundle: the tar of an OCI layout, one file that carries an image; pure.
+
+Source: OCI image-spec 1.1, image-layout.md; Docker's archive form (moby, image/spec), whose
+manifest.json names the same blobs, so that `docker load` of any version takes the file too.
+The same image and names give the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.digest import Digest, canonical_json
+from toolchain.image import INDEX, MANIFEST, Image
+from toolchain.layer.archive import TIME
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+_FULL_NAME = "io.containerd.image.name"
+_BLOCK = 512
+_RECORD = 20 * _BLOCK  # tar files are padded to whole records
+
+Fetch = Callable[[Digest, int], Iterator[bytes]]  # a blob's bytes, verified as they come
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What goes into the file: small documents by path, then blobs by digest with their sizes."""
+
+    documents: tuple[tuple[str, bytes], ...]
+    blobs: tuple[tuple[Digest, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blobs."""
+        return sum(size for _, size in self.blobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A manifest whose subject is an image, as a bill of materials has; `blobs` are what it names.
+
+    kind: what it is, a media type.
+    """
+
+    manifest: bytes
+    kind: str
+    blobs: tuple[tuple[Digest, int], ...]
+
+    @classmethod
+    def of(cls, manifest: bytes) -> Attached:
+        """Raises ValueError, KeyError or TypeError for what is no manifest."""
+        parsed = json.loads(manifest)
+        return cls(
+            manifest=manifest,
+            kind=str(parsed.get("artifactType") or parsed["config"]["mediaType"]),
+            blobs=tuple((Digest.parse(item["digest"]), int(item["size"]))
+                        for item in [parsed["config"], *parsed["layers"]]))
+
+
+def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = frozenset(),
+         attached: tuple[Attached, ...] = ()) -> Bundle:
+    """Plan a bundle of an image that is called `names`, each `repository:tag`.
+
+    The first name is the one in the layout's index, which names the image once. What is attached
+    is in the index without a name, since engines take whatever has one for an image. Layers in
+    `without` are named, but not in the file.
+    """
+    platform = json.loads(image.config)
+    index: dict[str, Any] = {
+        "schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [{
+            "mediaType": MANIFEST, "digest": str(image.digest), "size": len(image.manifest),
+            "platform": {"os": platform["os"], "architecture": platform["architecture"]},
+            "annotations": {_REF_NAME: names[0].rpartition(":")[2], _FULL_NAME: _full(names[0])},
+        }],
+    }
+    small = {image.digest: image.manifest, image.config_digest: image.config}
+    blobs = {layer.digest: layer.size for layer in image.layers if layer.digest not in without}
+    for one in sorted(attached, key=lambda item: Digest.of(item.manifest)):
+        digest = Digest.of(one.manifest)
+        # Nothing of what the registry said of it: an annotation could take the image's name.
+        index["manifests"].append({"mediaType": MANIFEST, "digest": str(digest),
+                                   "size": len(one.manifest), "artifactType": one.kind})
+        small[digest] = one.manifest
+        blobs.update(one.blobs)
+    archive = [{
+        "Config": _path(image.config_digest), "RepoTags": list(names),
+        "Layers": [_path(layer.digest) for layer in image.layers],
+    }]
+    return Bundle(
+        documents=(
+            ("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"})),
+            ("index.json", canonical_json(index)),
+            ("manifest.json", canonical_json(archive)),
+            *((_path(digest), small[digest]) for digest in sorted(small)),
+        ),
+        blobs=tuple(sorted(blobs.items())),
+    )
+
+
+def pieces(bundle: Bundle, fetch: Fetch) -> Iterator[bytes]:
+    """The file's bytes in order, none of them held longer than it takes to hand them on."""
+    total = 0
+
+    def counted(data: bytes) -> bytes:
+        nonlocal total
+        total += len(data)
+        return data
+
+    for path, data in bundle.documents:
+        yield counted(_header(path, len(data)) + data + _padding(len(data)))
+    for digest, size in bundle.blobs:
+        yield counted(_header(_path(digest), size))
+        for piece in fetch(digest, size):
+            yield counted(piece)
+        yield counted(_padding(size))
+    yield counted(bytes(2 * _BLOCK))
+    yield bytes(-total % _RECORD)
+
+
+def _path(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.hex}"
+
+
+def _header(path: str, size: int) -> bytes:
+    info = tarfile.TarInfo(path)
+    info.size = size
+    info.mode = 0o644
+    info.mtime = TIME
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % _BLOCK)
+
+
+def _full(name: str) -> str:
+    """A name with the registry that Docker takes it to mean (distribution, reference)."""
+    first, slash, _ = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
