@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
-    ("errors",), ("digest", "progress"), ("journal", "config"), ("store", "tree"), ("trace",),
+    ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
+    ("store", "tree"), ("trace",),
     ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
     ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
 ]
@@ -27,7 +28,7 @@ OUTSIDE = {
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
-PURE = {"errors", "digest", "config", "lock", "image", "model", "spec"}
+PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
          "deflate", "sqlalchemy", "numpy"}

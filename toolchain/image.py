@@ -12,6 +12,7 @@ from toolchain.digest import Digest, canonical_json
 from toolchain.layer import PREFIX, PROJECT_FOLDER, Layer
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LABEL = "toolchain.layer"  # annotation of a layer's descriptor
 _SCHEMA = 1
@@ -98,3 +99,14 @@ def _runtime(user: str) -> dict[str, Any]:
         "Env": [f"PATH=/{PREFIX}/bin:{_PATH}", f"VIRTUAL_ENV=/{PREFIX}", "LANG=C.UTF-8",
                 "PYTHONUNBUFFERED=1"],
     }
+
+
+def media_type(manifest: bytes) -> str:
+    """What a manifest or index says that it is. Raises ValueError if it does not."""
+    import json
+
+    parsed = json.loads(manifest)
+    own = parsed.get("mediaType") if isinstance(parsed, dict) else None
+    if not isinstance(own, str) or not own:
+        raise ValueError("a manifest that does not say its media type")
+    return own

@@ -6,6 +6,7 @@ project's files alone, can see in the registry that there is nothing to build.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,6 +36,22 @@ class Pushed:
                    digest=Digest.parse(value["digest"]))
 
 
+class BlobSource(Protocol):
+    """Where blobs can be had that are not in the store."""
+
+    @property
+    def location(self) -> tuple[str, str] | None:
+        """The registry's `host[:port]` and the repository, for a registry that can be asked to
+        take a blob over from another of its repositories; None for anything else."""
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """The blob's bytes, verified while they are read; asked again, from the start again.
+
+        Raises RegistryError for another digest or size before the last piece is handed out, and
+        never hands out more than `size` bytes.
+        """
+
+
 class Registry(Protocol):
     """One repository of a registry or image layout. Every method raises RegistryError."""
 
@@ -58,8 +75,25 @@ class Registry(Protocol):
     def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
         """Copy a blob from the store. Success means it can be pulled; twice is as once."""
 
-    def put_manifest(self, manifest: bytes, tag: str) -> None:
-        """Publish a manifest whose blobs are all there, under its digest and then its tag."""
+    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
+                  progress: Progress) -> None:
+        """Copy a blob from elsewhere, without the store: taken over by the registry itself where
+        the source is another of its repositories, else streamed. As `put_blob` otherwise."""
+
+    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
+        """Publish a manifest or index under its digest, and then under its tag if there is one.
+
+        What it names is all there. Its own `mediaType` says what it is.
+        """
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        """Publish a manifest with that `subject`, so that `referrers` lists it; twice is as once.
+
+        Its blobs are all there; the subject need not be.
+        """
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        """Descriptors of the manifests whose subject this is, of one artifact type or of all."""
 
 
 def find(registry: Registry, tag: str) -> Image | None:
@@ -87,9 +121,13 @@ def make(image: Image, tag: str, registry: Registry, store: Store,
         there = list(pool.map(lambda layer: registry.has_blob(layer.digest), image.layers))
         missing = {layer.digest: layer.size
                    for layer, present in zip(image.layers, there, strict=True) if not present}
-        progress.expect(sum(missing.values()))
-        sending = [pool.submit(registry.put_blob, digest, size, store, progress)
-                   for digest, size in missing.items()]
+        progress.expect(sum(missing.values()), layers=len(missing))
+
+        def send(digest: Digest, size: int) -> None:
+            registry.put_blob(digest, size, store, progress)
+            progress.advance(0, layers=1)
+
+        sending = [pool.submit(send, digest, size) for digest, size in missing.items()]
         for sent in sending:
             sent.result()
     if not registry.has_blob(image.config_digest):

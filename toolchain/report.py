@@ -95,8 +95,16 @@ def _display(title: str, counter: Progress, over: threading.Event) -> None:
     from rich.progress import Progress as Display
 
     with Display(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-                 TransferSpeedColumn(), TimeRemainingColumn(), transient=True,
+                 TextColumn("{task.fields[layers]}"), TransferSpeedColumn(),
+                 TimeRemainingColumn(), transient=True,
                  console=Console(stderr=True)) as display:
-        task = display.add_task(title, total=None)
+        task = display.add_task(title, total=None, layers="")
         while not over.wait(0.1):
-            display.update(task, completed=counter.done, total=counter.expected or None)
+            display.update(task, completed=counter.done, total=counter.expected or None,
+                           layers=_layers(counter))
+
+
+def _layers(counter: Progress) -> str:
+    if not counter.layers_expected:
+        return ""
+    return f"{counter.layers_done}/{counter.layers_expected} layers"

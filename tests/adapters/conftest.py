@@ -20,10 +20,10 @@ from toolchain.store import Store
 @pytest.fixture(autouse=True)
 def calm(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither proxies nor settings of this machine's user take part."""
-    home = tmp_path_factory.getbasetemp() / "home"
-    home.mkdir(exist_ok=True)
+    home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(("PIP_", "UV_", "MLFLOW_")):
+        if name.lower().endswith("_proxy") or name.startswith(
+                ("PIP_", "UV_", "MLFLOW_", "DOCKER_CONFIG", "XDG_", "REQUESTS_CA_BUNDLE")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("HOME", str(home))

@@ -19,6 +19,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    port: int  # the client's, one for each connection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class Double:
                 size = int(self.headers.get("Content-Length") or 0)
                 request = Request(method=self.command, path=self.path,
                                   headers={k.lower(): v for k, v in self.headers.items()},
-                                  body=self.rfile.read(size) if read_body else b"")
+                                  body=self.rfile.read(size) if read_body else b"",
+                                  port=self.client_address[1])
                 double.requests.append(request)
                 given = answer(request)
                 self.close_connection = given.cut or given.hang_up or (

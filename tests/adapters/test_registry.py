@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
+from tests.support.credentials import login
 from tests.support.registry import RegistryServer, free_port
 from toolchain import push
-from toolchain.adapters.registry import HttpRegistry, check_repository
+from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, RegistryError
 from toolchain.image import Image
 from toolchain.progress import Progress
+from toolchain.reference import check_repository
 from toolchain.store import Store
 
 Serve = Callable[..., Double]
@@ -64,7 +66,7 @@ def test_plain_http_to_another_machine_is_refused_unless_said(host: str) -> None
         _open(host)
     assert host in caught.value.where
     assert "insecure" in caught.value.fix
-    assert _open(host, insecure=True)._root == host
+    assert _open(host, insecure=True).root == host
 
 
 @pytest.mark.parametrize(("host", "root"), [
@@ -76,7 +78,7 @@ def test_plain_http_to_another_machine_is_refused_unless_said(host: str) -> None
     ("10.0.0.1:5000/", "https://10.0.0.1:5000"),
 ])
 def test_plain_http_is_for_this_machine_alone(host: str, root: str) -> None:
-    assert _open(host)._root == root
+    assert _open(host).root == root
 
 
 @pytest.mark.parametrize("host", [
@@ -220,13 +222,24 @@ def test_a_blob_may_be_behind_a_redirect_and_is_checked_there_too(
         _open(double.host).config(made.config_digest)
 
 
-def test_an_upload_is_not_sent_to_another_host(serve: Serve, made: Image, store: Store) -> None:
+def test_an_upload_may_go_to_another_host_which_gets_no_credentials(
+    serve: Serve, made: Image, store: Store
+) -> None:
     other = serve(lambda _: Answer(status=201))
-    double = serve(lambda _: Answer(status=202, headers={"Location": f"{other.url}/upload"}))
-    with pytest.raises(RegistryError, match="another host") as caught:
-        _open(double.host).put_blob(made.config_digest, len(made.config), store, Progress())
-    assert caught.value.fix
-    assert other.requests == []
+
+    def answer(request: Request) -> Answer:
+        if "authorization" not in request.headers:
+            return Answer(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return Answer(status=202, headers={"Location": f"{other.url}/upload?signature=hunter2"})
+
+    double = serve(answer)
+    login(double.host, "user", "hunter2")
+    _open(double.host).put_blob(made.config_digest, len(made.config), store, Progress())
+    (request,) = other.requests
+    assert request.path == f"/upload?signature=hunter2&digest={made.config_digest}"
+    assert request.body == made.config
+    assert "authorization" not in request.headers
+    assert "authorization" in double.requests[-1].headers
 
 
 def test_an_endless_answer_is_not_read(serve: Serve) -> None:
@@ -253,10 +266,18 @@ def test_an_upload_that_is_refused_before_its_end_says_why(
     assert "limit" in caught.value.fix
 
 
-def test_one_thread_keeps_one_connection(server: RegistryServer, made: Image) -> None:
-    registry = _open(server.host)
-    registry.manifest("tag")
-    before = registry._connection().sock
-    assert before is not None
-    registry.has_blob(Digest.of(b"x"))
-    assert registry._connection().sock is before
+def test_one_connection_is_kept(serve: Serve) -> None:
+    double = serve(lambda _: Answer(body=b"{}"))
+    registry = _open(double.host)
+    for _ in range(3):
+        registry.manifest("tag")
+        registry.has_blob(Digest.of(b"x"))
+    assert len({request.port for request in double.requests}) == 1
+
+
+def test_a_kept_connection_that_ended_is_replaced(serve: Serve) -> None:
+    double = serve(lambda _: Answer(body=b"{}", cut=True))
+    registry = _open(double.host)
+    for _ in range(3):
+        registry.manifest("tag")
+    assert len(double.requests) == 3  # none was asked twice

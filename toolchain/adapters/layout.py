@@ -1,7 +1,9 @@
 """An OCI image layout as a registry: the embedded default, no server needed.
 
 Source: OCI image-spec 1.1, image-layout.md. Blobs are hard links to the store's where the disk
-allows it. index.json names every tag; it is replaced as a whole, by one writer at a time.
+allows it. index.json names every tag; it is replaced as a whole, by one writer at a time. What
+refers to an image is listed by an index under the tag `sha256-…`, as in a registry without a
+list of its own, where other tools for layouts find it too.
 """
 
 from __future__ import annotations
@@ -9,22 +11,28 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from toolchain.adapters import referrers
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError, StoreError
-from toolchain.image import MANIFEST
+from toolchain.image import INDEX, media_type
 from toolchain.journal import Journal
 from toolchain.progress import Progress
+from toolchain.push import BlobSource
 from toolchain.store import Store
 
-_INDEX = "application/vnd.oci.image.index.v1+json"
 _REF_NAME = "org.opencontainers.image.ref.name"
+_PIECE = 1 << 20
 
 
 class Layout:
-    """The layout in `folder`, for one repository; `name` is what references begin with."""
+    """The layout in `folder`, for one repository; a push.Registry and a push.BlobSource.
+
+    `name` is what references begin with.
+    """
 
     def __init__(self, folder: Path, name: str, quarantine: Path, journal: Journal) -> None:
         self._folder = folder
@@ -34,6 +42,10 @@ class Layout:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def location(self) -> tuple[str, str] | None:
+        return None
 
     def manifest(self, reference: str) -> bytes | None:
         if reference.startswith("sha256:"):
@@ -50,6 +62,9 @@ class Layout:
         if not self._blobs.has(digest):
             return False
         manifest = json.loads(self._blobs.read(digest))
+        if "manifests" in manifest:  # an index
+            return all(self.still_has(Digest.parse(item["digest"]))
+                       for item in manifest["manifests"])
         return all(self._blobs.has(Digest.parse(item["digest"]))
                    for item in [manifest["config"], *manifest["layers"]])
 
@@ -69,22 +84,79 @@ class Layout:
                                 where=str(self._blobs.path(digest)), fix="run it again")
         progress.advance(size)
 
-    def put_manifest(self, manifest: bytes, tag: str) -> None:
+    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
+                  progress: Progress) -> None:
+        if self._blobs.has(digest):
+            progress.advance(size)
+            return
+        with self._blobs.writer(digest) as blob:
+            for piece in source.stream(digest, size):
+                blob.write(piece)
+                progress.advance(len(piece))
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        try:
+            with self._blobs.open(digest) as stream:  # verified
+                if os.fstat(stream.fileno()).st_size != size:
+                    raise RegistryError(f"a blob has another size than the {size} bytes expected",
+                                        where=str(self._blobs.path(digest)),
+                                        fix="do not use the manifest that names it")
+                while piece := stream.read(_PIECE):
+                    yield piece
+        except StoreError as error:
+            raise RegistryError(error.what, where=error.where, fix=error.fix) from None
+
+    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
+        kind = media_type(manifest)
         digest = self._blobs.put(manifest)
+        if tag is None:
+            return
+
+        def tagged(index: dict[str, Any]) -> list[Any]:
+            return [*(item for item in index["manifests"] if _tag(item) != tag),
+                    _entry(kind, digest, len(manifest), tag)]
+
+        self._change(tagged)
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        new = referrers.descriptor(manifest, subject)
+        self._blobs.put(manifest)
+        tag = referrers.fallback_tag(subject)
+
+        def listed(index: dict[str, Any]) -> list[Any] | None:
+            more = referrers.added(self._list_of(tag), new)
+            if more is None:
+                return None
+            return [*(item for item in index["manifests"] if _tag(item) != tag),
+                    _entry(INDEX, self._blobs.put(more), len(more), tag)]
+
+        self._change(listed)
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        found = referrers.listed(self._list_of(referrers.fallback_tag(digest)))
+        return referrers.of_type(found, artifact_type)
+
+    def _list_of(self, tag: str) -> bytes | None:
+        """The index under that tag, if there is one. Raises RegistryError if it is none."""
+        index = self.manifest(tag)
+        try:
+            referrers.listed(index)
+        except (ValueError, RecursionError):
+            raise RegistryError(f"the index under the tag {tag} is none", where=str(self._folder),
+                                fix="take that tag out of index.json") from None
+        return index
+
+    def _change(self, entries: Callable[[dict[str, Any]], list[Any] | None]) -> None:
+        """Replace the index's entries by others, unless those are None; one writer at a time."""
         try:
             with open(self._folder / "lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 index = self._index()
-                index["manifests"] = [
-                    item for item in index["manifests"]
-                    if _tag(item) != tag
-                ]
-                index["manifests"].append({
-                    "mediaType": MANIFEST, "digest": str(digest), "size": len(manifest),
-                    "annotations": {_REF_NAME: tag},
-                })
+                changed = entries(index)
+                if changed is None:
+                    return
                 self._replace("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
-                self._replace("index.json", canonical_json(index))
+                self._replace("index.json", canonical_json({**index, "manifests": changed}))
         except OSError as error:
             raise RegistryError(f"the image layout cannot be written: {error.strerror}",
                                 where=str(self._folder),
@@ -98,7 +170,7 @@ class Layout:
                 Digest.parse(item["digest"])
                 _tag(item)
         except FileNotFoundError:
-            return {"schemaVersion": 2, "mediaType": _INDEX, "manifests": []}
+            return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RegistryError("not an image layout", where=str(path),
                                 fix="delete the file; `doit push` writes it anew") from None
@@ -119,3 +191,8 @@ def _tag(item: dict[str, Any]) -> str | None:
     """The tag of an index's entry, if it has one."""
     tag: str | None = (item.get("annotations") or {}).get(_REF_NAME)
     return tag
+
+
+def _entry(kind: str, digest: Digest, size: int, tag: str) -> dict[str, Any]:
+    return {"mediaType": kind, "digest": str(digest), "size": size,
+            "annotations": {_REF_NAME: tag}}

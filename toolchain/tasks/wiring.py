@@ -113,12 +113,13 @@ class Adapters:
         return experiment(config)
 
     def _make_registry(self, config: Config) -> Registry:
-        from toolchain.adapters.registry import HttpRegistry, check_repository
-
         if config.registry:
+            from toolchain.adapters.registry import HttpRegistry
+
             return HttpRegistry(config.registry, config.pull_registry or config.registry,
                                 config.repository, insecure=config.insecure)
         from toolchain.adapters.layout import Layout
+        from toolchain.reference import check_repository
 
         name = check_repository(config.repository)
         folder = self._cache / "registry" / name

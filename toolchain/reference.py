@@ -1,0 +1,110 @@
+"""Text -> Reference: image names as Docker reads them; pure.
+
+Source: the grammar of the distribution project's `reference` package. A first part with a dot, a
+colon or a capital, or `localhost`, is a registry; without one the registry is docker.io, where a
+name of one part stands for `library/…`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from toolchain.digest import Digest
+from toolchain.errors import ConfigError, without_credentials
+
+DOCKER_HUB = "docker.io"
+_HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
+_HUB_API = "registry-1.docker.io"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*\Z")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::\d{{1,5}})?\Z")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+_LONGEST_NAME = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One image in a registry. `tag` is empty only where `digest` is given."""
+
+    host: str
+    repository: str
+    tag: str
+    digest: Digest | None
+
+    @property
+    def api_host(self) -> str:
+        """The host that answers for the registry."""
+        return api_host(self.host)
+
+    @property
+    def wanted(self) -> str:
+        """What to ask the registry for: the digest if there is one, else the tag."""
+        return str(self.digest) if self.digest else self.tag
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.host}/{self.repository}{tag}{digest}"
+
+
+def api_host(host: str) -> str:
+    """Docker Hub's registry is not at the address in its images' names; all others are."""
+    return _HUB_API if host in _HUB_NAMES else host
+
+
+def check_repository(repository: str) -> str:
+    """The repository's name if it is one. Raises ConfigError."""
+    if not _REPOSITORY.match(repository) or len(repository) > _LONGEST_NAME:
+        raise ConfigError(f"not a repository name: {repository!r}", where="repository",
+                          fix="use lower-case letters, digits, '.', '_', '-' and '/'")
+    return repository
+
+
+def parse_reference(text: str) -> Reference:
+    """`python:3.11-slim`, `localhost:5000/a/b@sha256:…` -> Reference. Raises ConfigError."""
+    if "://" in text:
+        _refuse(text, "leave out the https:// before the registry")
+    name, at, digest_text = text.partition("@")
+    digest = None
+    if at:
+        try:
+            digest = Digest.parse(digest_text)
+        except ValueError:
+            _refuse(text, "after @ comes sha256: and 64 lower-case hexadecimal digits")
+    name, tag = _split_tag(name)
+    if tag is not None and not _TAG.match(tag):
+        _refuse(text, "a tag is up to 128 letters, digits, '_', '.' and '-'")
+    host, repository = _split_host(name)
+    if not _HOST.match(host):
+        _refuse(text, "give the registry as host[:port]")
+    if not _REPOSITORY.match(repository) or len(repository) > _LONGEST_NAME:
+        _refuse(text, "write it as [host[:port]/]name[:tag][@sha256:…], the name in lower case")
+    if re.fullmatch(r"[0-9a-f]{64}", name):
+        _refuse(text, "an image's id names nothing in a registry; give its name")
+    return Reference(host=host, repository=repository, digest=digest,
+                     tag=tag or ("" if digest else "latest"))
+
+
+def _split_tag(name: str) -> tuple[str, str | None]:
+    """A colon after the last slash begins the tag; one before it, a port."""
+    start, colon, tag = name.rpartition(":")
+    return (start, tag) if colon and "/" not in tag else (name, None)
+
+
+def _split_host(name: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    if slash and (set(first) & set(".:") or first == "localhost" or first.lower() != first):
+        if first not in _HUB_NAMES:
+            return first, rest
+        name = rest
+    return DOCKER_HUB, name if "/" in name else f"library/{name}"
+
+
+def _refuse(text: str, fix: str) -> NoReturn:
+    shown = without_credentials(text)
+    if "@" in shown and "@sha256:" not in shown:  # perhaps user:password@host
+        shown = f"…@{shown.rpartition('@')[2]}"
+    raise ConfigError("not an image reference", where=repr(shown), fix=fix)
