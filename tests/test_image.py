@@ -13,7 +13,7 @@ from toolchain.digest import Digest, canonical_json
 from toolchain.image import Image
 from toolchain.layer import GZIP, Layer
 from toolchain.progress import Progress
-from toolchain.push import Pushed
+from toolchain.push import BlobSource, Pushed
 from toolchain.store import Store
 
 
@@ -52,9 +52,21 @@ class Memory:
         assert len(self.blobs[digest]) == size
         self.events.append(str(digest))
 
-    def put_manifest(self, manifest: bytes, tag: str) -> None:
-        self.tags[tag] = manifest
-        self.events.append(tag)
+    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
+        name = tag or str(Digest.of(manifest))
+        self.tags[name] = manifest
+        self.events.append(name)
+
+    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
+                  progress: Progress) -> None:
+        self.blobs[digest] = b"".join(source.stream(digest, size))
+        self.events.append(str(digest))
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        self.put_manifest(manifest, None)
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        return ()
 
 
 def test_the_same_layers_give_the_same_bytes() -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from toolchain.errors import RegistryError, StoreError
 from toolchain.image import Image
 from toolchain.journal import Journal
 from toolchain.progress import Progress
-from toolchain.push import Registry
+from toolchain.push import BlobSource, Registry
 from toolchain.store import Store
 
 _REPOSITORY = "mlflow/trainer"
@@ -236,8 +237,18 @@ class Recorder:
             raise RegistryError("refused")
         self.given.append(str(digest))
 
-    def put_manifest(self, manifest: bytes, tag: str) -> None:
-        self.given.append(tag)
+    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
+        self.given.append(tag or str(Digest.of(manifest)))
+
+    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
+                  progress: Progress) -> None:
+        self.given.append(str(digest))
+
+    def attach(self, manifest: bytes, subject: Digest) -> None:
+        self.put_manifest(manifest, None)
+
+    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
+        return ()
 
 
 def test_blobs_go_before_the_config_and_that_before_the_manifest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import socket
@@ -19,8 +18,10 @@ log: {{level: error, accesslog: {{disabled: true}}}}
 storage:
   filesystem: {{rootdirectory: {folder}/storage}}
   delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
+http: {{addr: "127.0.0.1:{port}"{tls}}}
+{auth}"""
+# What `htpasswd -nB user` says of the password hunter2.
+_HTPASSWD = "user:$2b$04$Yu9FE8uHaHxjla82qJTKhOe5k.JbcKS2x2WbjJ2fkq4W3FyBKCUqm\n"
 
 
 def need(program: str) -> str:
@@ -43,10 +44,20 @@ def free_port() -> int:
 
 
 class RegistryServer:
-    """docker-registry, serving `folder/storage` at `host` while the block runs."""
+    """docker-registry, serving `folder/storage` at `host` while the block runs.
 
-    def __init__(self, folder: Path) -> None:
+    With `tls`, a certificate's and a key's path, over HTTPS; with `password`, for `user` with the
+    password hunter2; `auth` is its configuration for anything else.
+    """
+
+    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None,
+                 password: bool = False, auth: str = "") -> None:
         self.folder = folder
+        self._tls = f", tls: {{certificate: '{tls[0]}', key: '{tls[1]}'}}" if tls else ""
+        self._auth = auth
+        if password:
+            (folder / "htpasswd").write_text(_HTPASSWD)
+            self._auth = f"auth: {{htpasswd: {{realm: test, path: '{folder}/htpasswd'}}}}\n"
         self.host = ""
         self._program = need("docker-registry")
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +67,8 @@ class RegistryServer:
             port = free_port()
             self.host = f"127.0.0.1:{port}"
             config = self.folder / "config.yml"
-            config.write_text(_CONFIG.format(folder=self.folder, port=port))
+            config.write_text(_CONFIG.format(folder=self.folder, port=port, tls=self._tls,
+                                             auth=self._auth))
             with open(self.folder / "log", "ab") as log:
                 self._process = subprocess.Popen([self._program, "serve", str(config)],
                                                  stdout=log, stderr=log)
@@ -84,13 +96,9 @@ class RegistryServer:
     def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
         end = time.monotonic() + 10
         while time.monotonic() < end and process.poll() is None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
             try:
-                connection.request("GET", "/v2/")
-                if connection.getresponse().status == 200:
-                    return True
+                socket.create_connection(("127.0.0.1", port), 2).close()
+                return True
             except OSError:
                 time.sleep(0.02)
-            finally:
-                connection.close()
         return False

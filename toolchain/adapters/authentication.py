@@ -93,7 +93,7 @@ class Authentication:
     def _fetch(self, challenge: Challenge, scopes: Scopes) -> str:
         """A new token for those scopes and what else the registry says it wants."""
         realm = self._realm(challenge)
-        wanted = list(dict.fromkeys([*scopes, *challenge.parameters.get("scope", "").split()]))
+        wanted = _merged([*scopes, *challenge.parameters.get("scope", "").split()])
         service = challenge.parameters.get("service", "")
         credential = self._credential()
         begun = time.monotonic()
@@ -159,6 +159,16 @@ def _read(realm: str, status: int, body: bytes, root: str,
                             where=f"token from {shown(realm)} for {root}",
                             fix="check the registry's configuration") from None
     return token, life, identity
+
+
+def _merged(scopes: Iterable[str]) -> list[str]:
+    """Each resource once, with all actions; a registry may name them in another order than we."""
+    actions: dict[str, dict[str, None]] = {}
+    for scope in scopes:
+        resource, _, named = scope.rpartition(":")
+        actions.setdefault(resource, {}).update(dict.fromkeys(named.split(",")))
+    return [f"{resource}:{','.join(named)}".removeprefix(":")
+            for resource, named in actions.items()]
 
 
 def _covers(known: Scopes, wanted: Scopes) -> bool:

@@ -173,6 +173,8 @@ class Transport:
     def _ask_token_server(self, method: str, url: str, headers: Mapping[str, str],
                           body: bytes | None) -> tuple[int, bytes]:
         """One answer from another server than the registry; redirects are not followed."""
+        if body is not None:
+            headers = {**headers, "Content-Length": str(len(body))}
         attempt = 1
         while True:
             try:
