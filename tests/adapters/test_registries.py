@@ -18,7 +18,7 @@ from toolchain.adapters.layout import Layout
 from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError, StoreError
-from toolchain.image import Image
+from toolchain.image import INDEX, MANIFEST, Image
 from toolchain.journal import Journal
 from toolchain.progress import Progress
 from toolchain.push import BlobSource, Registry
@@ -209,6 +209,165 @@ def test_a_tag_whose_blobs_are_gone_is_nothing_to_build_on(
     assert push.find(registry, "tag") is None
     push.make(made, "tag", registry, store, Progress())
     assert push.find(registry, "tag") == made
+
+
+class Blobs:
+    """A push.BlobSource in memory that says of itself what it is told to say."""
+
+    def __init__(self, data: bytes, location: tuple[str, str] | None = None) -> None:
+        self.location = location
+        self._data = data
+        self.streamed = 0
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        self.streamed += 1
+        if (Digest.of(self._data), len(self._data)) != (digest, size):
+            yield self._data[: size // 2]
+            raise RegistryError("other bytes than asked for")
+        for start in range(0, size, 70_000):
+            yield self._data[start:start + 70_000]
+
+
+def test_a_blob_is_copied_from_elsewhere(registry: Registry) -> None:
+    data = bytes(range(256)) * 1000
+    progress = Progress()
+    for source in (Blobs(data), Blobs(data, ("elsewhere.example.com", "a/b"))):
+        registry.copy_blob(Digest.of(data), len(data), source, progress)
+        assert registry.config(Digest.of(data)) == data
+    assert progress.done == 2 * len(data)
+
+
+def test_an_empty_blob_can_be_copied(registry: Registry) -> None:
+    registry.copy_blob(Digest.of(b""), 0, Blobs(b""), Progress())
+    assert registry.config(Digest.of(b"")) == b""
+
+
+def test_a_blob_whose_source_fails_is_not_there(registry: Registry, tmp_path: Path) -> None:
+    data = b"right" * 100_000
+    progress = Progress()
+    with pytest.raises(RegistryError, match="other bytes"):
+        registry.copy_blob(Digest.of(data), len(data), Blobs(b"wrong" * 100_000), progress)
+    assert not registry.has_blob(Digest.of(data))
+    assert not list(tmp_path.rglob("tmp-*"))
+
+
+def test_what_was_pushed_can_be_streamed_and_is_verified(
+    registry: Registry, made: Image, store: Store
+) -> None:
+    push.make(made, "tag", registry, store, Progress())
+    source: BlobSource = registry  # type: ignore[assignment]
+    for layer in made.layers:
+        assert b"".join(source.stream(layer.digest, layer.size)) == store.read(layer.digest)
+        for wrong in (layer.size - 1, layer.size + 1):
+            got = bytearray()
+            with pytest.raises(RegistryError) as caught:
+                got.extend(byte for piece in source.stream(layer.digest, wrong) for byte in piece)
+            assert len(got) < min(layer.size, wrong)
+            assert caught.value.where
+            assert caught.value.fix
+    with pytest.raises(RegistryError):
+        list(source.stream(Digest.of(b"not there"), 9))
+
+
+def test_one_registry_copies_from_another(
+    registry: Registry, made: Image, store: Store, tmp_path: Path, journal: Journal
+) -> None:
+    push.make(made, "tag", registry, store, Progress())
+    other = Layout(tmp_path / "other", "other", tmp_path / "quarantine", journal)
+    for layer in made.layers:
+        other.copy_blob(layer.digest, layer.size, registry, Progress())  # type: ignore[arg-type]
+        assert other.config(layer.digest) == store.read(layer.digest)
+
+
+def _index(*images: Image) -> bytes:
+    return canonical_json({
+        "schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [{"mediaType": MANIFEST, "digest": str(image.digest),
+                       "size": len(image.manifest),
+                       "platform": {"os": "linux", "architecture": f"a{number}"}}
+                      for number, image in enumerate(images)]})
+
+
+def test_an_index_of_images_is_put_after_them(
+    registry: Registry, make_image: Callable[..., Image], store: Store
+) -> None:
+    images = [make_image("one", "two"), make_image("one", "three")]
+    for image in images:
+        _put(registry, image, store)
+        registry.put_manifest(image.manifest, None)
+        assert registry.manifest(str(image.digest)) == image.manifest
+    index = _index(*images)
+    registry.put_manifest(index, None)
+    assert registry.manifest(str(Digest.of(index))) == index
+    assert registry.manifest("tag") is None
+    registry.put_manifest(index, "tag")
+    assert registry.manifest("tag") == index
+    assert registry.still_has(Digest.of(index))
+    assert push.find(registry, "tag") is None  # an index is not what `push` made
+
+
+def test_a_manifest_must_say_what_it_is(registry: Registry) -> None:
+    with pytest.raises(ValueError, match="media type"):
+        registry.put_manifest(b"{}", "tag")
+
+
+def _referrer(subject: Image, kind: str, text: str) -> tuple[bytes, bytes]:
+    """A manifest about an image, and its one blob."""
+    blob = text.encode()
+    return canonical_json({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2,
+                   "digest": str(Digest.of(b"{}"))},
+        "layers": [{"mediaType": kind, "digest": str(Digest.of(blob)), "size": len(blob)}],
+        "subject": {"mediaType": MANIFEST, "digest": str(subject.digest),
+                    "size": len(subject.manifest)},
+        "annotations": {"org.opencontainers.image.created": "1980-01-02T00:00:00Z"},
+    }), blob
+
+
+def _attach(registry: Registry, subject: Image, kind: str, text: str, store: Store) -> bytes:
+    manifest, blob = _referrer(subject, kind, text)
+    for data in (blob, b"{}"):
+        registry.put_blob(store.put(data), len(data), store, Progress())
+    registry.attach(manifest, subject.digest)
+    return manifest
+
+
+def test_what_is_attached_to_an_image_is_listed(
+    registry: Registry, made: Image, make_image: Callable[..., Image], store: Store
+) -> None:
+    assert registry.referrers(made.digest) == ()
+    push.make(made, "tag", registry, store, Progress())
+    first = _attach(registry, made, "application/a", "one", store)
+    second = _attach(registry, made, "application/b", "two", store)
+    _attach(registry, made, "application/b", "two", store)  # twice is as once
+    assert registry.referrers(made.digest) == tuple(
+        {"mediaType": MANIFEST, "digest": str(Digest.of(manifest)), "size": len(manifest),
+         "artifactType": kind,
+         "annotations": {"org.opencontainers.image.created": "1980-01-02T00:00:00Z"}}
+        for manifest, kind in ((first, "application/a"), (second, "application/b")))
+    assert [item["digest"] for item in registry.referrers(made.digest, "application/b")] == [
+        str(Digest.of(second))]
+    assert registry.referrers(made.digest, "application/c") == ()
+    assert registry.manifest(str(Digest.of(first))) == first
+    assert registry.referrers(make_image("other").digest) == ()
+    assert push.find(registry, "tag") == made
+
+
+def test_something_may_be_attached_before_the_image_is_there(
+    registry: Registry, made: Image, store: Store
+) -> None:
+    _attach(registry, made, "application/a", "one", store)
+    assert len(registry.referrers(made.digest)) == 1
+
+
+def test_what_names_another_subject_is_not_attached(
+    registry: Registry, made: Image, make_image: Callable[..., Image]
+) -> None:
+    manifest, _ = _referrer(made, "application/a", "one")
+    with pytest.raises(ValueError, match="subject"):
+        registry.attach(manifest, make_image("other").digest)
+    assert registry.referrers(made.digest) == ()
 
 
 class Recorder:

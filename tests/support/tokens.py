@@ -62,7 +62,8 @@ class Tokens:
             return Answer(status=401, body=b'{"details": "hunter2 is wrong"}')
         scopes = [scope for value in query.get("scope", []) for scope in value.split()]
         self.given.append(" ".join(scopes))
-        answer = {"access_token" if request.method == "POST" else "token": self._sign(scopes)}
+        answer: dict[str, str | int] = {
+            "access_token" if request.method == "POST" else "token": self._sign(scopes)}
         if self._said is not None:
             answer["expires_in"] = self._said
         return Answer(body=json.dumps(answer).encode())

@@ -46,7 +46,8 @@ def split(url: str) -> SplitResult:
     except ValueError:
         valid = False
     if not valid:
-        raise RegistryError("the registry sends to an address that is not HTTP", where=shown(url) or "no address",
+        raise RegistryError("the registry sends to an address that is not HTTP",
+                            where=shown(url) or "no address",
                             fix="do not trust this registry, or mend its configuration")
     return parts
 

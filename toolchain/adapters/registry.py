@@ -161,10 +161,17 @@ class HttpRegistry:
         return Upload(self._transport, self._base, self._push, digest, size, pieces, progress)
 
     def _put_manifest(self, manifest: bytes, reference: str) -> Answer:
-        return self._transport.expect(self._transport.ask(
-            "PUT", self._url("manifests", reference), scopes=self._push, body=manifest,
-            headers={"Content-Type": media_type(manifest), "Content-Length": str(len(manifest))},
-        ), 201)
+        url, digest = self._url("manifests", reference), str(Digest.of(manifest))
+        headers = {"Content-Type": media_type(manifest), "Content-Length": str(len(manifest))}
+        for _ in range(self._transport.backoff.tries):
+            answer = self._transport.expect(self._transport.ask(
+                "PUT", url, scopes=self._push, body=manifest, headers=headers), 201)
+            # Under a tag a registry takes whatever arrives, and says what that was.
+            if answer.headers.get("docker-content-digest", digest) == digest:
+                return answer
+        raise RegistryError("the registry has another manifest than was sent",
+                            where=f"PUT {url}", fix="something changes bytes on their way; use "
+                                                    "HTTPS, then run the same command again")
 
     def _listed_referrers(self, digest: Digest,
                           artifact_type: str) -> tuple[dict[str, Any], ...] | None:

@@ -42,7 +42,8 @@ class Answer:
 
     @property
     def location(self) -> str:
-        return urljoin(self.url, self.headers.get("location", ""))
+        """Where it sends to, as it says; see Transport.target."""
+        return self.headers.get("location", "")
 
     @property
     def code(self) -> str:
@@ -137,7 +138,10 @@ class Transport:
 
     def target(self, url: str, location: str) -> str:
         """Where an answer from `url` sends to. Raises RegistryError for what is not followed."""
-        target = urljoin(url, location)
+        try:
+            target = urljoin(url, location)
+        except ValueError:
+            target = location
         parts = split(target)
         if parts.scheme == "http" and url.startswith("https://"):
             # A proxy that ends TLS before a registry often makes it think that it has none.

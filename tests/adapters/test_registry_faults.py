@@ -1,0 +1,176 @@
+"""Whatever the network and the registry do, an image is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.adapters.double import Answer, Double, Request
+from tests.support import faults
+from tests.support.faults import FaultyProxy
+from tests.support.registry import RegistryServer
+from toolchain import image, push
+from toolchain.adapters.backoff import Backoff
+from toolchain.adapters.registry import HttpRegistry
+from toolchain.digest import Digest
+from toolchain.errors import RegistryError
+from toolchain.image import Image
+from toolchain.layer import GZIP, Layer
+from toolchain.progress import Progress
+from toolchain.store import Store
+
+_SEED = int(os.environ.get("FAULT_SEED", "20240229"))
+_FAULTS = 200
+_QUICK = Backoff(tries=4, first=0.005)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(server: RegistryServer) -> Iterator[FaultyProxy]:
+    with FaultyProxy(server.host, _SEED) as started:
+        yield started
+
+
+def _open(host: str, repository: str) -> HttpRegistry:
+    return HttpRegistry(host, host, repository, insecure=False, backoff=_QUICK)
+
+
+def _image(store: Store, chance: random.Random) -> Image:
+    """An image of three layers of random bytes, from a few to some hundred thousand."""
+    layers = []
+    for number in range(3):
+        data = chance.randbytes(chance.choice([1, 700, 70_000, 400_000]) + number)
+        digest = store.put(data)
+        layers.append(Layer(digest=digest, diff_id=digest, size=len(data), media_type=GZIP,
+                            label=f"layer {number}"))
+    return image.make(tuple(layers), "1000", "linux/amd64")
+
+
+def _is_whole(registry: HttpRegistry, manifest: bytes) -> None:
+    """Every blob that a manifest in the registry names is in the registry, with its bytes."""
+    named = json.loads(manifest)
+    for item in [named["config"], *named["layers"]]:
+        assert registry.config(Digest.parse(item["digest"])) is not None  # compared with it
+
+
+def test_two_hundred_faults(server: RegistryServer, proxy: FaultyProxy, store: Store) -> None:
+    print(f"FAULT_SEED={_SEED}")
+    chance = random.Random(_SEED)
+    outcomes: Counter[str] = Counter()
+    attempt = 0
+    while (len(proxy.faults) < _FAULTS or {kind for kind, _ in proxy.faults} != set(faults.KINDS)
+           or min(outcomes["right"], outcomes["refused"]) < 3):  # neither is tried too little
+        attempt += 1
+        repository = f"faults/{attempt}"
+        direct, faulty = _open(server.host, repository), _open(proxy.host, repository)
+        made = _image(store, chance)
+        progress = Progress()
+        proxy.rate = chance.choice([0.05, 0.2, 0.4, 0.7])
+        try:
+            push.make(made, "tag", faulty, store, progress)
+            outcome = "right"
+            assert direct.manifest("tag") == made.manifest
+            assert progress.done >= progress.expected
+        except RegistryError as error:
+            outcome = "refused"
+            assert all((error.where, error.fix)), error  # noqa: PT017
+        for reference in ("tag", str(made.digest)):
+            manifest = direct.manifest(reference)
+            if manifest is not None:
+                _is_whole(direct, manifest)
+        proxy.rate = 0
+        push.make(made, "tag", faulty, store, Progress())
+        assert direct.manifest("tag") == made.manifest
+        _is_whole(direct, made.manifest)
+        outcomes[outcome] += 1
+    print(outcomes, Counter(kind for kind, _ in proxy.faults))
+
+
+class Resumable:
+    """A registry that keeps what arrived of an upload that broke; answers for a Double."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.upload = b""
+        self.received = 0
+        self.chunks: list[str] = []
+
+    def __call__(self, request: Request) -> Answer:
+        path, _, query = request.path.partition("?")
+        place = {"Location": "/upload", "Range": f"0-{max(len(self.upload) - 1, 0)}"}
+        if request.method == "HEAD":
+            return Answer(status=200 if path.rpartition("/")[2] in self.blobs else 404)
+        if request.method == "POST":
+            self.upload = b""
+            return Answer(status=202, headers=place)
+        if request.method == "GET":
+            return Answer(status=204, headers=place)
+        self.received += len(request.body)
+        if request.method == "PATCH":
+            self.chunks.append(request.headers["content-range"])
+            if not self.chunks[-1].startswith(f"{len(self.upload)}-"):
+                return Answer(status=416)
+        self.upload += request.body
+        if len(request.body) < int(request.headers["content-length"]):
+            return Answer(hang_up=True)
+        if request.method == "PATCH":
+            return Answer(status=202, headers=place)
+        digest = query.partition("digest=")[2]
+        if str(Digest.of(self.upload)) != digest:
+            return Answer(status=400, body=b'{"errors": [{"code": "DIGEST_INVALID"}]}')
+        self.blobs[digest] = self.upload
+        return Answer(status=201)
+
+
+def test_an_upload_that_broke_goes_on_where_it_broke(
+    serve: Callable[..., Double], store: Store
+) -> None:
+    """docker-registry forgets such an upload, and it is begun anew; others do as the
+    specification says."""
+    data = random.Random(_SEED).randbytes(8 << 20)
+    digest = store.put(data)
+    registry = Resumable()
+    double = serve(registry)
+    with FaultyProxy(double.host, _SEED) as proxy:
+        proxy.script = [faults.CUT_REQUEST, faults.CUT_REQUEST, faults.CUT_REQUEST]
+        progress = Progress()
+        _open(proxy.host, "a/b").put_blob(digest, len(data), store, progress)
+    assert registry.blobs == {str(digest): data}
+    assert progress.done == len(data)
+    assert len(registry.chunks) >= 2
+    assert registry.received == len(data)  # no byte came twice
+
+
+def test_pulls_meet_faults_too(server: RegistryServer, proxy: FaultyProxy, store: Store,
+                               tmp_path: Path) -> None:
+    """What arrives is right, or the pull fails; a break in the middle is taken up there."""
+    chance = random.Random(_SEED)
+    data = chance.randbytes(3 << 20)
+    digest = store.put(data)
+    _open(server.host, "pulls/a").put_blob(digest, len(data), store, Progress())
+    outcomes: Counter[str] = Counter()
+    faulty = _open(proxy.host, "pulls/a")
+    proxy.rate = 0.5
+    while len(proxy.faults) < 60:
+        got = bytearray()
+        try:
+            for piece in faulty.stream(digest, len(data)):
+                got += piece
+            assert got == data
+            outcomes["right"] += 1
+        except RegistryError as error:
+            assert all((error.where, error.fix, len(got) < len(data))), error  # noqa: PT017
+            outcomes["refused"] += 1
+    print(outcomes)
+    assert min(outcomes["right"], outcomes["refused"]) > 3
