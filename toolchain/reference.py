@@ -18,10 +18,11 @@ DOCKER_HUB = "docker.io"
 _HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HUB_API = "registry-1.docker.io"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*\Z")
+# Compiled when first used: a push reads one name only.
+_REPOSITORY = rf"{_PART}(?:/{_PART})*\Z"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::\d{{1,5}})?\Z")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::\d{{1,5}})?\Z"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z"
 _LONGEST_NAME = 255
 
 
@@ -55,9 +56,14 @@ def api_host(host: str) -> str:
     return _HUB_API if host in _HUB_NAMES else host
 
 
+def login_name(host: str) -> str:
+    """What `docker login` calls the registry at that host."""
+    return DOCKER_HUB if host in _HUB_NAMES else host
+
+
 def check_repository(repository: str) -> str:
     """The repository's name if it is one. Raises ConfigError."""
-    if not _REPOSITORY.match(repository) or len(repository) > _LONGEST_NAME:
+    if not re.match(_REPOSITORY, repository) or len(repository) > _LONGEST_NAME:
         raise ConfigError(f"not a repository name: {repository!r}", where="repository",
                           fix="use lower-case letters, digits, '.', '_', '-' and '/'")
     return repository
@@ -75,12 +81,12 @@ def parse_reference(text: str) -> Reference:
         except ValueError:
             _refuse(text, "after @ comes sha256: and 64 lower-case hexadecimal digits")
     name, tag = _split_tag(name)
-    if tag is not None and not _TAG.match(tag):
+    if tag is not None and not re.match(_TAG, tag):
         _refuse(text, "a tag is up to 128 letters, digits, '_', '.' and '-'")
     host, repository = _split_host(name)
-    if not _HOST.match(host):
+    if not re.match(_HOST, host):
         _refuse(text, "give the registry as host[:port]")
-    if not _REPOSITORY.match(repository) or len(repository) > _LONGEST_NAME:
+    if not re.match(_REPOSITORY, repository) or len(repository) > _LONGEST_NAME:
         _refuse(text, "write it as [host[:port]/]name[:tag][@sha256:…], the name in lower case")
     if re.fullmatch(r"[0-9a-f]{64}", name):
         _refuse(text, "an image's id names nothing in a registry; give its name")

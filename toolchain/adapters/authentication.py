@@ -16,12 +16,17 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from toolchain.adapters.challenge import Challenge, parse
 from toolchain.adapters.connections import is_loopback, shown, split
-from toolchain.adapters.credentials import Credential, login_name
 from toolchain.errors import RegistryError
+from toolchain.reference import login_name
+
+if TYPE_CHECKING:
+    from toolchain.adapters.challenge import Challenge
+    from toolchain.adapters.credentials import Credential
 
 _SHORTEST_LIFE = 60  # seconds that a token lives if its server does not say
 _CLIENT = "mlproject-toolchain"
@@ -65,6 +70,8 @@ class Authentication:
         True if there is now another header to ask with. Raises RegistryError for a token server
         that refuses or cannot be asked.
         """
+        from toolchain.adapters.challenge import parse
+
         wanted = {challenge.scheme: challenge for challenge in parse(challenges)}
         with self._lock:
             if "bearer" in wanted:
@@ -113,7 +120,7 @@ class Authentication:
                                       headers, None)
         token, life, identity = _read(realm, status, body, self._root, credential is not None)
         if credential is not None and credential.identity_token and identity:
-            self._known = (Credential(identity_token=identity),)  # it changes with each use
+            self._known = (replace(credential, identity_token=identity),)  # new with each use
         # Not used up to its last moment: it must still be good when the request arrives.
         self._tokens[scopes] = (token, begun + life - min(10.0, life / 4))
         return token

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 
@@ -25,6 +24,8 @@ class Backoff:
         asked = _seconds(retry_after)
         if attempt >= self.tries or asked > self.longest:
             return False
+        import random
+
         # Jitter, so that those who were refused together do not come back together.
         own = min(self.first * 2 ** (attempt - 1), self.longest) * random.uniform(0.5, 1)
         time.sleep(max(own, asked))

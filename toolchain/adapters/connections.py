@@ -7,7 +7,6 @@ Rule 3: a proxy sees the user information in its own address, and nobody else do
 
 from __future__ import annotations
 
-import base64
 import http.client
 import os
 import re
@@ -17,7 +16,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from toolchain.adapters import certificates
 from toolchain.errors import ConfigError, RegistryError, without_credentials
 
 TIMEOUT = 60  # seconds without a byte
@@ -177,6 +175,8 @@ class Connections:
         return tunnel
 
     def _context(self, host: str) -> ssl.SSLContext:
+        from toolchain.adapters import certificates
+
         with self._lock:
             if host not in self._contexts:
                 self._contexts[host] = certificates.context(host, self._environ)
@@ -219,6 +219,8 @@ def _proxy_authorization(proxy: str) -> dict[str, str]:
     via = urlsplit(proxy)
     if via.username is None:
         return {}
+    import base64
+
     pair = f"{unquote(via.username)}:{unquote(via.password or '')}".encode()
     return {"Proxy-Authorization": f"Basic {base64.b64encode(pair).decode()}"}
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ConfigError, RegistryError
-from toolchain.reference import DOCKER_HUB, api_host
+from toolchain.reference import DOCKER_HUB, api_host, login_name
 
 _HUB_KEY = "https://index.docker.io/v1/"  # how Docker Hub has been called since before v2
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
@@ -112,11 +111,13 @@ def _from_entry(entry: Any, path: Path, key: str) -> Credential | None:
                            identity_token=entry.get("identitytoken") or "")
     except (ValueError, AttributeError, TypeError):
         raise ConfigError("not the credentials of a registry", where=f"{path}, auths.{key!r}",
-                          fix=f"use `docker login {login_name(key)}`") from None
+                          fix=f"use `docker login {login_name(_plain(key))}`") from None
     return found if found.username or found.identity_token else None
 
 
 def _ask_helper(name: Any, key: str, path: Path, environ: Mapping[str, str]) -> Credential | None:
+    import subprocess
+
     if not isinstance(name, str) or not _HELPER_NAME.match(name):
         raise ConfigError("not the name of a credential helper", where=str(path),
                           fix="NAME stands for the program docker-credential-NAME")
@@ -137,19 +138,14 @@ def _ask_helper(name: Any, key: str, path: Path, environ: Mapping[str, str]) -> 
             return None
         # What it wrote is not shown: nobody says that no secret is in it.
         raise RegistryError(f"the credential helper {program} failed with exit status "
-                            f"{done.returncode}", where=f"credentials for {login_name(key)}",
-                            fix=fix)
+                            f"{done.returncode}",
+                            where=f"credentials for {login_name(_plain(key))}", fix=fix)
     try:
         answer = json.loads(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError):
         raise RegistryError(f"the credential helper {program} wrote something that is no answer",
-                            where=f"credentials for {login_name(key)}", fix=fix) from None
+                            where=f"credentials for {login_name(_plain(key))}", fix=fix) from None
     if user == _TOKEN_USER:
         return Credential(identity_token=secret)
     return Credential(username=user, password=secret) if user else None
-
-
-def login_name(host: str) -> str:
-    """What `docker login` calls the registry at that host."""
-    return DOCKER_HUB if host in (_HUB_KEY, api_host(DOCKER_HUB)) else host

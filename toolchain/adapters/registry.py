@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from toolchain.adapters import download, referrers
 from toolchain.adapters.backoff import Backoff
 from toolchain.adapters.connections import is_loopback
 from toolchain.adapters.transport import Answer, Transport
-from toolchain.adapters.upload import Upload
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, RegistryError, StoreError, without_credentials
 from toolchain.image import INDEX, media_type
@@ -24,6 +23,9 @@ from toolchain.progress import Progress
 from toolchain.push import BlobSource
 from toolchain.reference import api_host, check_repository
 from toolchain.store import Store
+
+if TYPE_CHECKING:
+    from toolchain.adapters.upload import Upload
 
 _PIECE = 1 << 20
 _MOST_PAGES = 100
@@ -158,6 +160,8 @@ class HttpRegistry:
 
     def _upload(self, digest: Digest, size: int, pieces: Callable[[int], Iterator[bytes]],
                 progress: Progress) -> Upload:
+        from toolchain.adapters.upload import Upload
+
         return Upload(self._transport, self._base, self._push, digest, size, pieces, progress)
 
     def _put_manifest(self, manifest: bytes, reference: str) -> Answer:

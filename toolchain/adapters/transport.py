@@ -15,13 +15,17 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from toolchain.adapters.authentication import Authentication, Scopes
 from toolchain.adapters.backoff import BUSY, Backoff
 from toolchain.adapters.connections import Connections, Exchange, origin, shown, split
-from toolchain.adapters.credentials import Credential, find, login_name
 from toolchain.errors import RegistryError
+from toolchain.reference import login_name
+
+if TYPE_CHECKING:
+    from toolchain.adapters.credentials import Credential
 
 LARGEST_DOCUMENT = 8 << 20  # manifests, configs, errors
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -69,6 +73,8 @@ class Transport:
         self._connections = Connections(environ)
 
         def credential() -> Credential | None:
+            from toolchain.adapters.credentials import find
+
             return find(self._host, environ)
 
         self._authentication = Authentication(root, credential, self._ask_token_server)

@@ -1,0 +1,80 @@
+"""Progress is shown on a terminal, and nothing moves anywhere else."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from toolchain import report
+from toolchain.progress import Progress
+
+_WORK = """
+import time
+from toolchain import report
+from toolchain.progress import Progress
+with report.progress(Progress(), "push iris") as progress:
+    progress.expect(80_000_000, layers=4)
+    for _ in range(30):
+        progress.advance(2_000_000)
+        time.sleep(0.1)
+    progress.advance(0, layers=3)
+    time.sleep(0.6)
+"""
+
+
+def _on_a_terminal(**environ: str) -> str:
+    """What the work above writes where stderr is a terminal."""
+    main, other = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR")}
+    process = subprocess.Popen([sys.executable, "-c", _WORK], stderr=other, stdout=other,
+                               env={**clean, "TERM": "xterm", "COLUMNS": "160", **environ})
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            data = os.read(main, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(main)
+    assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_a_terminal_shows_bytes_layers_rate_and_what_is_left() -> None:
+    shown = _on_a_terminal()
+    assert "push iris" in shown
+    assert re.search(r"\d+(\.\d)?/80\.0 MB", shown)
+    assert "0/4 layers" in shown
+    assert "3/4 layers" in shown
+    assert re.search(r"\d+\.\d MB/s", shown)
+    assert re.search(r"0:00:\d\d", shown)
+
+
+def _without_a_terminal() -> str:
+    return subprocess.run([sys.executable, "-c", _WORK], stderr=subprocess.STDOUT,
+                          stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_nothing_moves_where_one_said_so_or_there_is_no_terminal() -> None:
+    silent = [lambda: _on_a_terminal(CI="true"), lambda: _on_a_terminal(NO_COLOR="1"),
+              lambda: _on_a_terminal(TERM="dumb"), _without_a_terminal]
+    with ThreadPoolExecutor(len(silent)) as pool:  # each takes as long as the work
+        assert [done.result() for done in [pool.submit(show) for show in silent]] == [""] * 4
+
+
+def test_progress_begins_anew() -> None:
+    counter = Progress()
+    counter.expect(5, layers=1)
+    counter.advance(3, layers=1)
+    assert (counter.expected, counter.done, counter.layers_expected, counter.layers_done) == (
+        5, 3, 1, 1)
+    with report.progress(counter, "next"):
+        assert (counter.expected, counter.done, counter.layers_expected, counter.layers_done) == (
+            0, 0, 0, 0)
