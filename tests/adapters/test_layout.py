@@ -13,9 +13,9 @@ import pytest
 from tests.support.registry import need
 from toolchain import push
 from toolchain.adapters.layout import Layout
-from toolchain.digest import Digest
+from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError, ToolchainError
-from toolchain.image import MANIFEST, Image
+from toolchain.image import INDEX, MANIFEST, Image
 from toolchain.journal import Journal
 from toolchain.progress import Progress
 from toolchain.store import Store
@@ -184,3 +184,54 @@ def test_a_folder_that_cannot_be_written_is_explained(
         push.make(made, "tag", layout, store, Progress())
     assert str(tmp_path / "registry") in str(caught.value)
     assert caught.value.fix
+
+
+def test_what_refers_to_an_image_is_where_other_tools_look_for_it(
+    pushed: Layout, made: Image, store: Store, folder: Path
+) -> None:
+    """An index under the tag sha256-…; a tool that removes what nothing refers to keeps it all."""
+    manifests = []
+    for kind in ("application/a", "application/b"):
+        pushed.put_blob(store.put(b"{}"), 2, store, Progress())
+        empty = {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2,
+                 "digest": str(Digest.of(b"{}"))}
+        manifest = canonical_json({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": empty,
+            "layers": [empty], "subject": {"mediaType": MANIFEST, "digest": str(made.digest),
+                                           "size": len(made.manifest)}})
+        pushed.attach(manifest, made.digest)
+        manifests.append(manifest)
+    (entry,) = [item for item in json.loads((folder / "index.json").read_bytes())["manifests"]
+                if item["mediaType"] == INDEX]
+    assert entry["annotations"] == {
+        "org.opencontainers.image.ref.name": f"sha256-{made.digest.hex}"}
+    listed = pushed.manifest(f"sha256-{made.digest.hex}")
+    assert listed is not None
+    assert Digest.of(listed) == Digest.parse(entry["digest"])
+    assert pushed.still_has(Digest.of(listed))
+    subprocess.run([need("umoci"), "gc", "--layout", str(folder)], check=True, capture_output=True)
+    assert push.find(pushed, "tag") == made
+    assert [pushed.manifest(item["digest"]) for item in pushed.referrers(made.digest)] == manifests
+    assert pushed.config(Digest.of(b"{}")) == b"{}"
+    (folder / "blobs/sha256" / Digest.of(manifests[0]).hex).unlink()
+    assert not pushed.still_has(Digest.of(listed))
+
+
+def test_a_list_of_referrers_that_is_none_is_said_to_be_none(
+    pushed: Layout, made: Image, folder: Path
+) -> None:
+    pushed.put_manifest(made.manifest, f"sha256-{made.digest.hex}")
+    with pytest.raises(RegistryError, match="is none") as caught:
+        pushed.referrers(made.digest)
+    assert caught.value.where == str(folder)
+    assert caught.value.fix
+
+
+def test_a_full_layout_says_so_when_a_blob_is_copied(
+    made: Image, tmp_path: Path, journal: Journal, pushed: Layout
+) -> None:
+    (tmp_path / "file").write_text("")
+    layout = Layout(tmp_path / "file", "x", tmp_path / "quarantine", journal)
+    with pytest.raises(ToolchainError) as caught:
+        layout.copy_blob(made.config_digest, len(made.config), pushed, Progress())
+    assert str(tmp_path / "file") in str(caught.value)

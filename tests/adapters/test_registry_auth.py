@@ -136,6 +136,22 @@ echo '{{"ServerURL": "x", "Username": "user", "Secret": "{SECRET}"}}'
     assert _open(f"https://{private.host}").manifest("tag") is None
 
 
+def test_a_certificate_for_oneself_is_shown(ca: Certificate, tmp_path: Path) -> None:
+    made = make_server(tmp_path, ca)
+    with RegistryServer(tmp_path, tls=(made.certificate, made.key), clients=ca.certificate) as own:
+        folder = Path(os.environ["HOME"]) / ".config/docker/certs.d" / own.host
+        folder.mkdir(parents=True)
+        (folder / "ca.crt").write_bytes(ca.certificate.read_bytes())
+        with pytest.raises(RegistryError, match="cannot be reached"):
+            _open(f"https://{own.host}").manifest("tag")
+        (folder / "client.cert").write_bytes(made.certificate.read_bytes())
+        with pytest.raises(ConfigError, match="certificate cannot be used") as caught:
+            _open(f"https://{own.host}").manifest("tag")
+        assert "client.key" in caught.value.fix
+        (folder / "client.key").write_bytes(made.key.read_bytes())
+        assert _open(f"https://{own.host}").manifest("tag") is None
+
+
 # Bearer
 
 

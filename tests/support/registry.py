@@ -46,14 +46,16 @@ def free_port() -> int:
 class RegistryServer:
     """docker-registry, serving `folder/storage` at `host` while the block runs.
 
-    With `tls`, a certificate's and a key's path, over HTTPS; with `password`, for `user` with the
+    With `tls`, a certificate's and a key's path, over HTTPS; with `clients` only for those with a
+    certificate of that CA; with `password`, for `user` with the
     password hunter2; `auth` is its configuration for anything else.
     """
 
     def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None,
-                 password: bool = False, auth: str = "") -> None:
+                 clients: Path | None = None, password: bool = False, auth: str = "") -> None:
         self.folder = folder
-        self._tls = f", tls: {{certificate: '{tls[0]}', key: '{tls[1]}'}}" if tls else ""
+        known = f", clientcas: ['{clients}']" if clients else ""
+        self._tls = f", tls: {{certificate: '{tls[0]}', key: '{tls[1]}'{known}}}" if tls else ""
         self._auth = auth
         if password:
             (folder / "htpasswd").write_text(_HTPASSWD)

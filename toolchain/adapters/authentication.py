@@ -161,7 +161,7 @@ def _read(realm: str, status: int, body: bytes, root: str,
         identity = answer.get("refresh_token") or ""
         if not _HEADER_SAFE.match(token) or not isinstance(identity, str):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise RegistryError("the registry's token server gave something that is no token",
                             where=f"token from {shown(realm)} for {root}",
                             fix="check the registry's configuration") from None

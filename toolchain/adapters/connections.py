@@ -40,7 +40,7 @@ def split(url: str) -> SplitResult:
         parts = urlsplit(url)
         valid = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
         # A control character would end the request's first line early.
-        valid = valid and not re.search(r"[\x00-\x20\x7f]", url)
+        valid = valid and not re.search(r"[^\x21-\x7e]", url)
     except ValueError:
         valid = False
     if not valid:

@@ -263,6 +263,7 @@ def _is_final(error: Exception) -> bool:
     if isinstance(error, socket.gaierror):
         return error.errno != socket.EAI_AGAIN
     if isinstance(error, ssl.SSLError):
-        return isinstance(error, ssl.SSLCertVerificationError) or error.reason in (
-            "WRONG_VERSION_NUMBER", "HTTP_REQUEST")
+        reason = error.reason or ""
+        return (isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in reason
+                or reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"))
     return isinstance(error, ConnectionRefusedError)
