@@ -14,14 +14,15 @@ ROOT = Path(__file__).parents[1]
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config"), ("store", "tree"), ("trace",),
-    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",), ("model",),
-    ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
+    ("spec",), ("runner",), ("workspace",), ("lock",), ("layer",), ("image",), ("push",), ("run",),
+    ("model",), ("chain",), ("stages",), ("pipeline",), ("fresh", "report"), ("doit_plugins",),
+    ("tasks",), ("steps",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # What only these may import, whatever their rank.
 OUTSIDE = {
-    "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters"}, "requests": {"adapters"},
+    "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters", "runner"}, "requests": {"adapters"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer"}, "installer": {"layer"}, "deflate": {"layer"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},

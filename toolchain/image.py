@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
-from toolchain.layer import PREFIX, PROJECT_FOLDER, Layer
+from toolchain.layer import PREFIX, PROJECT_FOLDER, RUNNER_FOLDER, Layer
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -94,7 +94,9 @@ def _runtime(user: str) -> dict[str, Any]:
     return {
         "User": user,
         "WorkingDir": f"/{PROJECT_FOLDER}",
-        "Cmd": ["python"],
+        # Isolated: what is set for the job's Python, or starts with its packages, is not for it.
+        "Entrypoint": [f"/{PREFIX}/bin/python", "-IS", f"/{RUNNER_FOLDER}"],
+        "Cmd": ["run"],
         "Env": [f"PATH=/{PREFIX}/bin:{_PATH}", f"VIRTUAL_ENV=/{PREFIX}", "LANG=C.UTF-8",
                 "PYTHONUNBUFFERED=1"],
     }
