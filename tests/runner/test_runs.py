@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.runner import Rootfs, spec
+from toolchain.runner.tracker import model_url
 
 # A model is what log_model makes of it; a classic artifact is a file of the run.
 _MODEL = '''\
@@ -132,6 +133,18 @@ def test_a_logged_model_is_found_by_its_name(
     newest = max(models, key=lambda model: model.creation_timestamp)
     assert newest.name == "b"
     assert done.stdout.splitlines()[-1] == f"models:/{newest.model_id}"
+
+
+def test_a_model_in_an_object_store_is_named_by_its_place(client: MlflowClient) -> None:
+    for number, (root, is_place) in enumerate({
+        "s3://bucket/x": True, "wasbs://container@account.blob.example/x": True,
+        "mlflow-artifacts:/x": False, "file:///x": False,
+    }.items()):
+        experiment = client.create_experiment(f"e{number}", artifact_location=root)
+        model = client.create_logged_model(experiment, name="model")
+        expected = f"{root}/models/{model.model_id}/artifacts" if is_place else (
+            f"models:/{model.model_id}")
+        assert model_url(model) == expected
 
 
 def test_an_artifact_that_is_not_there_is_an_error_where_it_was_asked_for(

@@ -114,13 +114,13 @@ class Server:
         models = sorted(self._models(run), key=lambda item: item.creation_timestamp)
         named = [model for model in models if model.name == path]
         if named:
-            return {"url": self._model_url(named[-1])}
+            return {"url": model_url(named[-1])}
         folder = path.rpartition("/")[0]
         if any(item.path == path for item in client.list_artifacts(self._run_id, folder or None)):
             root = without_password(run.info.artifact_uri)
             return {"url": f"{root.rstrip('/')}/{path}"}
         if models and not exactly:
-            return {"url": self._model_url(models[-1])}
+            return {"url": model_url(models[-1])}
         there = [item.path for item in client.list_artifacts(self._run_id)]
         return {"there": sorted({model.name for model in models} | set(there))}
 
@@ -131,13 +131,6 @@ class Server:
             model = self._client().get_logged_model(item.model_id)
             if self._client().list_logged_model_artifacts(item.model_id):
                 yield model
-
-    def _model_url(self, model: Any) -> str:
-        """Where the files are, if a program without MLflow can read them there."""
-        location = str(model.artifact_location)
-        if urlsplit(location).scheme in _OBJECT_STORES:
-            return without_password(location)
-        return f"models:/{model.model_id}"
 
     def _experiment(self, name: str, project: str) -> str:
         client = self._client()
@@ -181,6 +174,14 @@ class Server:
             return "check MLFLOW_RUN_ID and MLFLOW_TRACKING_URI"
         return ("check MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, and that the server can be reached from here")
+
+
+def model_url(model: Any) -> str:
+    """Where a LoggedModel's files are, if a program without MLflow can read them there."""
+    location = str(model.artifact_location)
+    if urlsplit(location).scheme in _OBJECT_STORES:
+        return without_password(location)
+    return f"models:/{model.model_id}"
 
 
 def _user() -> str:
