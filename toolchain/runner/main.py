@@ -139,7 +139,9 @@ class _Runner:
             if "run_id" in started:
                 store.ask("end", status="FAILED", parameters={})
             raise
-        return processes.wait(job)
+        code = processes.wait(job)
+        processes.on_end = lambda: None  # what was done is done
+        return code
 
     def _finish(self, store: Tracking, processes: Processes, exit_status: int,
                 run_id: str) -> None:
