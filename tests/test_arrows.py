@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
-    ("spec",), ("workspace",), ("lock",), ("layer",), ("image",), ("bundle",),
+    ("spec",), ("runner",), ("workspace",), ("lock",), ("layer",), ("image",), ("bundle",),
     ("push", "load", "export"), ("attest",), ("run",), ("model",), ("chain",), ("stages",),
-    ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",),
+    ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins",), ("tasks",), ("steps",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 # What only these may import, whatever their rank.
 OUTSIDE = {
-    "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters"}, "requests": {"adapters"},
+    "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters", "runner"}, "requests": {"adapters"},
     "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},

@@ -77,9 +77,9 @@ def test_the_same_layers_give_the_same_bytes() -> None:
     """Golden digests: a change here is a new image for every user, so it must be meant."""
     assert image.make(MADE.layers, "1000", "linux/amd64") == MADE
     assert str(MADE.config_digest) == (
-        "sha256:82a88250182b484367a3e522df7ce16dc1c0d49aec42e1fff9e81e9ee34f9885")
+        "sha256:33c64336dc992375ab1c78cc983a4f9d7585ca5d616628ec388cf8e5a2644479")
     assert str(MADE.digest) == (
-        "sha256:32fc136b3ee118a6d0a9e2948492733e9e7838f6c05c634abe29562b5637400d")
+        "sha256:a02d94b65cce7c3b67b8b744ffcfed7efd7d7ac5e2a241a501093201f9817e80")
 
 
 def test_config_and_manifest_name_the_layers_in_order() -> None:
@@ -91,6 +91,8 @@ def test_config_and_manifest_name_the_layers_in_order() -> None:
                                   "digest": str(Digest.of(MADE.config))}
     assert (config["os"], config["architecture"]) == ("linux", "amd64")
     assert config["config"]["User"] == "1000"
+    assert config["config"]["Entrypoint"] == ["/opt/venv/bin/python", "-IS", "/opt/toolchain"]
+    assert config["config"]["Cmd"] == ["run"]
     assert len(config["history"]) == len(MADE.layers)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
-from toolchain.layer import PREFIX, PROJECT_FOLDER, Layer
+from toolchain.layer import PREFIX, PROJECT_FOLDER, RUNNER_FOLDER, Layer
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -127,7 +127,9 @@ def _runtime(user: str, environment: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "User": user,
         "WorkingDir": f"/{PROJECT_FOLDER}",
-        "Cmd": ["python"],
+        # Isolated: what is set for the job's Python, or starts with its packages, is not for it.
+        "Entrypoint": [f"/{PREFIX}/bin/python", "-IS", f"/{RUNNER_FOLDER}"],
+        "Cmd": ["run"],
         "Env": [f"{name}={value}" for name, value in variables.items()],
     }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.layer import USER_ID, Layer
 from toolchain.layer.project import included, make, plan
+from toolchain.spec import EntryPoint, Spec
 from toolchain.store import Store
 from toolchain.tree import Tree
 
@@ -27,6 +30,12 @@ Members = dict[str, tuple[tarfile.TarInfo, bytes]]
 def _ask(question: Any, answer: Callable[[], Any]) -> Any:
     """A memo that remembers nothing."""
     return answer()
+
+
+def _spec(command: str = "true", **canonical: str) -> Spec:
+    return Spec(name="one", environment="python_env", python="3.11", requirements=(),
+                constraints=(), hashes={}, files=canonical,
+                entry_points={"main": EntryPoint(command=command, parameters={})})
 
 
 def _write(root: Path, *paths: str) -> Path:
@@ -52,8 +61,14 @@ def build(
     """Plans and makes the layer of `root`; its entries by path below /project."""
     def run(**canonical: str) -> Members:
         tree = Tree(root, journal)
-        layer = make(plan(tree, canonical, _ask), tree, canonical, store, pool)
+        spec = _spec(**canonical)
+        layer = make(plan(tree, spec, _ask), tree, spec, store, pool)
         found = members(layer)
+        ours = {path: found.pop(path) for path in list(found) if path.startswith("opt")}
+        assert list(ours) == ["opt", "opt/toolchain", "opt/toolchain/project.json"]
+        assert {info.uid for info, _ in ours.values()} == {0}  # the job cannot change them
+        assert Spec.from_json(json.loads(ours["opt/toolchain/project.json"][1])
+                              ) == spec.for_runner()
         assert all(path == "project" or path.startswith("project/") for path in found)
         return {path.removeprefix("project/"): member for path, member in found.items()}
 
@@ -115,9 +130,9 @@ def test_canonical_text_takes_the_place_of_the_original(
     found = build(MLproject="name: canonical\n")
     assert found["MLproject"][1] == b"name: canonical\n"
     assert found["MLproject"][0].mode == 0o644
-    before = plan(Tree(root, journal), {"MLproject": "name: canonical\n"}, _ask)
+    before = plan(Tree(root, journal), _spec(MLproject="name: canonical\n"), _ask)
     (root / "MLproject").write_text("# a comment\nname:    canonical\n")
-    assert plan(Tree(root, journal), {"MLproject": "name: canonical\n"}, _ask) == before
+    assert plan(Tree(root, journal), _spec(MLproject="name: canonical\n"), _ask) == before
 
 
 def test_names_of_all_kinds_survive(build: Callable[..., Members], root: Path) -> None:
@@ -138,7 +153,7 @@ def test_the_plan_decides_the_bytes(
     layers = []
     for folder in (root, copy):
         tree = Tree(folder, journal)
-        layers.append(make(plan(tree, {}, _ask), tree, {}, store, pool))
+        layers.append(make(plan(tree, _spec(), _ask), tree, _spec(), store, pool))
     assert layers[0] == layers[1]
 
 
@@ -231,10 +246,10 @@ def test_a_file_that_changes_between_plan_and_make_is_an_error(
     change: Callable[[Path], object]
 ) -> None:
     tree = Tree(root, journal)
-    planned = plan(tree, {}, _ask)
+    planned = plan(tree, _spec(), _ask)
     change(root)
     with pytest.raises(SpecError, match=r"train\.py"):
-        make(planned, tree, {}, store, pool)
+        make(planned, tree, _spec(), store, pool)
     assert list((tmp_path / "cache/blobs/sha256").iterdir()) == []
 
 
@@ -245,17 +260,20 @@ from pathlib import Path
 from toolchain.errors import ToolchainError
 from toolchain.journal import Journal
 from toolchain.layer.project import make, plan
+from toolchain.spec import Spec
 from toolchain.store import Store
 from toolchain.tree import Tree
 
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
 journal = Journal(cache)
 store, tree = Store(cache / "blobs", cache / "quarantine", journal), Tree(root, journal)
-planned = plan(tree, {}, lambda question, answer: answer())
+spec = Spec(name="one", environment="", python="", requirements=(), constraints=(), hashes={},
+            entry_points={}, files={})
+planned = plan(tree, spec, lambda question, answer: answer())
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # the disk is full after this
 try:
     with ThreadPoolExecutor(2) as pool:
-        make(planned, tree, {}, store, pool)
+        make(planned, tree, spec, store, pool)
 except ToolchainError as error:
     print(type(error).__name__, error)
 """
@@ -273,7 +291,24 @@ def test_a_full_disk_is_the_caches_trouble_not_the_projects(root: Path, tmp_path
 def test_a_plan_for_other_content_is_not_carried_out(
     root: Path, journal: Journal, store: Store, pool: ThreadPoolExecutor
 ) -> None:
-    planned = plan(Tree(root, journal), {}, _ask)
+    planned = plan(Tree(root, journal), _spec(), _ask)
     (root / "train.py").write_text("something else")
     with pytest.raises(SpecError, match="changed"):
-        make(planned, Tree(root, journal), {}, store, pool)
+        make(planned, Tree(root, journal), _spec(), store, pool)
+
+
+def test_the_plan_moves_with_the_entry_points_and_not_with_requirements(
+    root: Path, journal: Journal
+) -> None:
+    tree = Tree(root, journal)
+    one = plan(tree, _spec(), _ask)
+    assert plan(tree, replace(_spec(), requirements=("alpha",), python="3.13"), _ask) == one
+    assert plan(tree, _spec("false"), _ask) != one
+
+
+def test_the_bases_lock_stays_out_of_a_workspace_of_one_project(
+    root: Path, build: Callable[..., Members]
+) -> None:
+    _write(root, "base.lock", "data/base.lock")
+    assert "base.lock" not in build()
+    assert "data/base.lock" in build()

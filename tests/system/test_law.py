@@ -87,7 +87,7 @@ def test_a_clone_with_a_warm_registry_builds_nothing(
     (second.folder / "cache").mkdir()
     shutil.copytree(monorepo.folder / "cache/registry", second.folder / "cache/registry")
     output = second.doit("push")
-    assert "base one  3 layers in the registry" in output
+    assert "base one  4 layers in the registry" in output
     assert "layer one  in the registry" in output
     assert "push one  already at " in output
     assert list((second.folder / "cache/blobs/sha256").glob("*")) == []

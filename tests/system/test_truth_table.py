@@ -172,7 +172,7 @@ def test_a_second_project_with_the_same_lock_builds_no_base(built: Monorepo) -> 
 
 def test_one_more_package_builds_one_layer(built: Monorepo) -> None:
     built.add("two", requirements="alpha\ndelta\n")
-    assert "base two  reused 3 layers, built 1 (" in built.doit("push", "project=two")
+    assert "base two  reused 4 layers, built 1 (" in built.doit("push", "project=two")
 
 
 def test_other_parameters_train_again_and_known_ones_do_not(built: Monorepo) -> None:

@@ -23,6 +23,7 @@ GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 LAYOUT_VERSION = 1
 PREFIX = "opt/venv"
 PROJECT_FOLDER = "project"
+RUNNER_FOLDER = "opt/toolchain"
 USER_ID = 1000
 USER_NAME = "mlflow"
 HOME = f"home/{USER_NAME}"

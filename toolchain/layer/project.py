@@ -1,8 +1,9 @@
-"""Tree -> project Layer: the project's own files under /project.
+"""Tree -> project Layer: the project's own files under /project, its entry points for the runner.
 
 MLproject and the environment files go in as canonical text: their comments, order of keys and
 line endings are not content, and must not make a new image. requirements.lock stays out; the base
-layers are what it says.
+layers are what it says. The entry points as they were parsed are beside the runner, so that no
+YAML is read in the image.
 """
 
 from __future__ import annotations
@@ -13,36 +14,48 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from toolchain.digest import Digest
-from toolchain.layer import LAYOUT_VERSION, PROJECT_FOLDER, USER_ID, Layer, ignore
+from toolchain.digest import Digest, canonical_json
+from toolchain.layer import (
+    LAYOUT_VERSION,
+    PROJECT_FOLDER,
+    RUNNER_FOLDER,
+    USER_ID,
+    Layer,
+    ignore,
+)
 from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
 from toolchain.lock import is_lock
+from toolchain.lock.base import FILE_NAME as BASE_LOCK_NAME
+from toolchain.spec import Spec
 from toolchain.store import Store
 from toolchain.tree import Tree, TreeFile, changed
 
 IGNORE_NAME = ".dockerignore"
+# A workspace of one project has base.lock in its folder.
+ENTRY_POINTS = "project.json"
 Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
-def plan(tree: Tree, canonical: Mapping[str, str], memo: Memo) -> dict[str, Any]:
+def plan(tree: Tree, spec: Spec, memo: Memo) -> dict[str, Any]:
     """What the layer is made of: every file by path, mode and content; digest = its key.
 
-    `canonical` maps paths to the text that takes the file's place. `memo(question, answer)` may
-    remember a pure function's answer. Raises SpecError as `Tree.file` does.
+    `spec.files` has the texts that take files' places. `memo(question, answer)` may remember a
+    pure function's answer. Raises SpecError as `Tree.file` does.
     """
-    files = []
+    files, canonical = [], spec.files
     for path in included(tree, memo):
         if path in canonical:
             digest = Digest.of(canonical[path].encode())
             files.append(TreeFile(path, False, digest).to_json())
         else:
             files.append(tree.file(path).to_json())
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "files": files}
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "files": files,
+            "entry_points": Digest.of(_entry_points(spec)).hex}
 
 
 def included(tree: Tree, memo: Memo) -> list[str]:
     """The files that belong to the image, sorted."""
-    paths = sorted(path for path in tree.found if not is_lock(path))
+    paths = sorted(path for path in tree.found if not is_lock(path) and path != BASE_LOCK_NAME)
     if IGNORE_NAME not in tree.found:
         return paths
     rules = ignore.patterns(tree.read(IGNORE_NAME).decode("utf-8", "replace"))
@@ -51,16 +64,22 @@ def included(tree: Tree, memo: Memo) -> list[str]:
     return [path for path in paths if path not in excluded]
 
 
-def make(plan: Mapping[str, Any], tree: Tree, canonical: Mapping[str, str], store: Store,
+def make(plan: Mapping[str, Any], tree: Tree, spec: Spec, store: Store,
          pool: ThreadPoolExecutor) -> Layer:
     """Build the layer. Raises SpecError if a file is no longer what the plan says."""
     with LayerWriter(store, "project files", pool) as layer:
+        layer.add(Entry(path=f"{RUNNER_FOLDER}/{ENTRY_POINTS}", mode=0o644,
+                        data=_entry_points(spec)))
         layer.add(Entry(path=PROJECT_FOLDER, mode=0o755, kind=tarfile.DIRTYPE,
                         uid=USER_ID, gid=USER_ID))
         for path, executable, content in plan["files"]:
-            _add(layer, path, executable, content, tree, canonical)
+            _add(layer, path, executable, content, tree, spec.files)
     assert layer.layer is not None
     return layer.layer
+
+
+def _entry_points(spec: Spec) -> bytes:
+    return canonical_json(spec.for_runner().to_json())
 
 
 def _add(layer: LayerWriter, path: str, executable: bool, content: str, tree: Tree,

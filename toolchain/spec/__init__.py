@@ -3,12 +3,15 @@
 `plan` reads, `make` validates; both are pure over a `Reader`, which is the only way to a file.
 The files' canonical texts travel with the Spec: the project layer holds those instead of the
 originals, so that a comment, an indentation or the order of keys changes no image.
+
+This file and `command` are in every image too (toolchain.layer.runner), where Python may be 3.9:
+standard library only, and no dataclass with slots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 PARAMETER_TYPES = ("string", "float", "int", "path", "uri", "bool")
@@ -27,7 +30,7 @@ class Reader(Protocol):
 Warn = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Parameter:
     """A parameter of an entry point. `default` is text as it will be substituted, or None."""
 
@@ -35,7 +38,7 @@ class Parameter:
     default: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class EntryPoint:
     """A named command with `{parameter}` placeholders, run by `bash -c` as MLflow runs it."""
 
@@ -43,7 +46,7 @@ class EntryPoint:
     parameters: Mapping[str, Parameter]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Spec:
     """A valid project.
 
@@ -84,6 +87,10 @@ class Spec:
             },
             "files": dict(self.files),
         }
+
+    def for_runner(self) -> Spec:
+        """A copy with what running an entry point needs alone; it goes into the image."""
+        return replace(self, python="", requirements=(), constraints=(), hashes={}, files={})
 
     @classmethod
     def from_json(cls, value: Any) -> Spec:

@@ -26,7 +26,7 @@ _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
 _REFERENCE = {"": '"{}"', '"': "{}", "'": "'\"{}\"'"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Call:
     """An entry point with its parameters settled. `parameters` maps name -> (type, text)."""
 

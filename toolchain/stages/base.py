@@ -1,4 +1,4 @@
-"""Lock -> base Layers: system, interpreter, packages."""
+"""Lock -> base Layers: system, interpreter, packages, runner."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def result(chain: Chain) -> tuple[Layer, ...]:
 
 def build(chain: Chain) -> Made:
     """Build the layers here, whatever a registry has."""
-    from toolchain.layer import packages
+    from toolchain.layer import packages, runner
 
     session = chain.session
     with ThreadPoolExecutor(os.cpu_count()) as pool, \
@@ -46,8 +46,10 @@ def build(chain: Chain) -> Made:
         system, made = _system(chain, pool)
         built = packages.make(resolve.result(chain), session.tools.wheels(), session.store,
                               session.trace, progress, pool, chain.waiting)
-    layers = (*system, *built.layers)
-    new = [item for item in layers if item.digest in made | built.made]
+        entry, entry_made = runner.make(session.store, session.trace, pool, chain.waiting)
+    layers = (*system, *built.layers, entry)
+    made |= built.made | ({entry.digest} if entry_made else set())
+    new = [item for item in layers if item.digest in made]
     words = f"reused {count(len(layers) - len(new), 'layer')}"
     if new:
         words += f", built {len(new)} ({size(sum(item.size for item in new))})"

@@ -39,7 +39,7 @@ def build(chain: Chain) -> Made:
 
     planned = plan(chain)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        built = project.make(planned, chain.tree, parse.result(chain).files,
+        built = project.make(planned, chain.tree, parse.result(chain),
                              chain.session.store, pool)
     return Made(value=layer.to_json((built,)),
                 words=f"{count(len(planned['files']), 'file')} ({size(built.size)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +61,7 @@ def _parse(chain: Chain, reader: TreeReader, warn: Callable[[str], None]) -> Spe
 
     folder = chain.project.folder
     try:
-        return parse(chain.project.mlproject, os.path.basename(folder), reader,
+        return parse(chain.project.mlproject, chain.folder.name, reader,
                      chain.config.python, warn)
     except SpecError as error:
         where = error.where if error.where.startswith("/") else f"{folder}/{error.where}"

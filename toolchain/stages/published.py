@@ -10,6 +10,7 @@ from typing import Any
 from toolchain import image, layer, push
 from toolchain.chain import Chain
 from toolchain.digest import Digest
+from toolchain.layer import runner
 from toolchain.lock.image import ImagePins
 from toolchain.stages import parse, resolve
 
@@ -17,7 +18,8 @@ USER = str(layer.USER_ID)
 
 
 def base_plan(chain: Chain) -> Any:
-    return layer.base_plan(resolve.result(chain), resolve.base(chain))
+    return {**layer.base_plan(resolve.result(chain), resolve.base(chain)),
+            "runner": runner.key().hex}
 
 
 def layer_plan(chain: Chain) -> Any:
@@ -31,7 +33,8 @@ def layer_plan(chain: Chain) -> Any:
             chain.session.trace.note("ignore", key, known)
         return known
 
-    planned = plan(chain.tree, parse.result(chain).files, memo)
+    spec = parse.result(chain)
+    planned = plan(chain.tree, spec, memo)
     chain.tree.remember()
     return planned
 

@@ -1,0 +1,164 @@
+"""The builder step with a real registry: a codeset in, an image's name out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.debs import Mirror
+from tests.support.monorepo import Monorepo
+from tests.support.registry import RegistryServer
+from toolchain.errors import ConfigError
+from toolchain.steps.inputs import read
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
+        yield server.host
+
+
+class Codeset:
+    """One MLflow project in a folder of its own, which is the whole workspace."""
+
+    def __init__(self, monorepo: Monorepo, mirror: Mirror, folder: Path) -> None:
+        self.folder = monorepo.add("codeset").rename(folder)
+        (self.folder / "pyproject.toml").write_text(
+            f'[tool.toolchain]\nimage.mirror = "{mirror.url}"\n'
+            f'image.keyring = "{mirror.keyring}"\n')
+        self.environment = {**monorepo.environment, "TOOLCHAIN_CACHE": f"{folder}-cache"}
+
+    def build(self, *arguments: str, expect: int = 0,
+              **environ: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "toolchain.steps.builder", *arguments], cwd=self.folder,
+            env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[2]), **environ},
+            text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=200)
+        assert done.returncode == expect, f"{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+
+@pytest.fixture
+def codeset(monorepo: Monorepo, mirror: Mirror, tmp_path: Path) -> Codeset:
+    return Codeset(monorepo, mirror, tmp_path / "project")
+
+
+def _results(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def _manifest(registry: str, repository: str, reference: str) -> tuple[dict[str, Any], str]:
+    request = urllib.request.Request(
+        f"http://{registry}/v2/{repository}/manifests/{reference}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+    with urllib.request.urlopen(request) as response:
+        return json.load(response), response.headers["Docker-Content-Digest"]
+
+
+def _blob(registry: str, repository: str, digest: str) -> Any:
+    with urllib.request.urlopen(
+            f"http://{registry}/v2/{repository}/blobs/{digest}") as response:
+        return json.load(response)
+
+
+def test_a_codeset_becomes_an_image_with_a_name(
+    codeset: Codeset, registry: str, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    done = codeset.build(registry=registry, FUSEML_PULL_REGISTRY="registry.example:30500",
+                         TASK_RESULT="trainer-image", TASK_RESULTS_DIR=str(results),
+                         miniconda_version="4.7.12", intel_optimized="false")
+    assert "warning: miniconda_version has no meaning here" in done.stderr
+    assert "intel_optimized" not in done.stderr
+    found = _results(done)
+    name, _, tag = found["image"].rpartition(":")
+    assert name == "registry.example:30500/mlflow/trainer"
+    assert len(tag) == 64
+    assert (results / "trainer-image").read_text() == found["image"]
+    assert (results / "digest").read_text() == found["digest"]
+    manifest, digest = _manifest(registry, "mlflow/trainer", tag)
+    assert digest == found["digest"]
+    labels = [item["annotations"]["toolchain.layer"] for item in manifest["layers"]]
+    assert labels[-2:] == ["runner", "project files"]
+    config = _blob(registry, "mlflow/trainer", manifest["config"]["digest"])["config"]
+    assert config["Entrypoint"][-1] == "/opt/toolchain"
+    assert not (codeset.folder / "cache").exists()
+
+
+def test_the_same_codeset_is_the_same_image_and_costs_nothing(
+    codeset: Codeset, registry: str, tmp_path: Path
+) -> None:
+    first = _results(codeset.build(f"--registry={registry}", "--repository=a/b"))
+    done = codeset.build(f"--registry={registry}", "--repository=a/b")
+    assert _results(done) == first
+    assert done.stderr.count("up to date") == 5
+    # With nothing but the registry: what it has is neither built nor fetched.
+    done = codeset.build(f"--registry={registry}", "--repository=a/b", "--verbose=true",
+                         f"--cache={tmp_path}/other")
+    assert _results(done) == first
+    assert "in the registry" in done.stderr
+    assert "project codeset" in done.stderr
+    # Every dependency counts, as does the code; and so does every line end of it.
+    for path, text in (("train.py", "print(1)"), ("train.py", "print(1)\n"),
+                       ("requirements.txt", "alpha==1.0"), ("requirements.txt", "alpha==1.1")):
+        (codeset.folder / path).write_text(text)
+        other = _results(codeset.build(f"--registry={registry}", "--repository=a/b"))
+        assert other["image"] != first["image"], path
+        first = other
+    (codeset.folder / "requirements.txt").write_text("# the same\nalpha==1.1\n")
+    assert _results(codeset.build(f"--registry={registry}", "--repository=a/b")) == first
+
+
+def test_the_name_is_the_folders_where_the_project_has_none(
+    codeset: Codeset, registry: str
+) -> None:
+    text = (codeset.folder / "MLproject").read_text()
+    (codeset.folder / "MLproject").write_text(text.partition("\n")[2])
+    assert "parse project  " in codeset.build(f"--registry={registry}").stderr
+
+
+def test_a_mistake_is_an_error_with_a_remedy(
+    codeset: Codeset, registry: str, tmp_path: Path
+) -> None:
+    cases: list[tuple[tuple[str, ...], dict[str, str], str]] = [
+        ((), {}, "no registry is given"),
+        ((f"--registery={registry}",), {}, "did you mean 'registry'"),
+        (("--registry",), {}, "--registry has no value"),
+        ((f"--registry={registry}", "--cache=cache"), {}, "would be a part of the image"),
+        (("--registry=127.0.0.1:9",), {}, "127.0.0.1:9"),
+        ((f"--registry={registry}",), {"verbose": "loud"}, "verbose is yes or no"),
+        ((f"--registry={registry}",), {"TASK_RESULT": "a/b"}, "no file name"),
+        (("--registry=http://me:hunter22@127.0.0.1",), {}, "registry"),
+    ]
+    for arguments, environ, words in cases:
+        done = codeset.build(*arguments, expect=1, **environ)
+        assert words in done.stderr
+        assert "  fix: " in done.stderr
+        assert done.stdout == ""
+        assert "hunter22" not in done.stderr
+    (codeset.folder / "MLproject").unlink()
+    done = codeset.build(f"--registry={registry}", expect=1)
+    assert "no MLproject in the working folder" in done.stderr
+
+
+def test_inputs_have_fusemls_names_and_become_settings() -> None:
+    warnings: list[str] = []
+    asked = read(["--base_image=python:3.11", "pull_registry=in-cluster:5000", "python=3.12"], {
+        "registry": "", "FUSEML_REGISTRY": "a:1", "REPOSITORY": "x/y", "intel_optimized": "true",
+        "compressed_caching": "false", "VERBOSE": "true", "HOME": "/h"}, warnings.append)
+    assert asked.verbose
+    assert {name: text for name, text in asked.settings.items() if name != "cache"} == {
+        "registry": "a:1", "repository": "x/y", "image.base": "python:3.11",
+        "pull_registry": "in-cluster:5000", "python": "3.12"}
+    assert [text.split(" ")[0] for text in warnings] == ["intel_optimized", "compressed_caching"]
+    with pytest.raises(ConfigError, match="unknown input --entry_point"):
+        read(["--entry_point=main"], {}, warnings.append)

@@ -1,0 +1,176 @@
+"""The runner in a real container: a real image, pulled and run by a Docker engine.
+
+These need the network that `pip install` needs. The container has the machine's network, so that
+it reaches an MLflow server here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.support.services import docker_client, mlflow_server, running_registry
+from tests.system.test_examples import Clone
+
+# A project of this test, with the packages that an example has locked: its own are few.
+_MLPROJECT = """\
+name: contained
+python_env: python_env.yaml
+entry_points:
+  main:
+    parameters:
+      text: {type: string, default: none}
+      max-depth: {type: int, default: 3}
+    command: python train.py {text} {max-depth}
+  waits:
+    command: "echo ready; exec python wait.py"
+  orphans:
+    command: "for i in 1 2 3 4 5; do (sh -c 'sleep 0.1 & exit' &); done; sleep 1; \
+python zombies.py"
+  fails:
+    command: exit 7
+"""
+_TRAIN = '''\
+import sys, mlflow
+with mlflow.start_run():
+    mlflow.log_metric("depth", int(sys.argv[2]))
+    mlflow.log_text("flavors: {}", "model/MLmodel")
+print(*sys.argv[1:], sep="|")
+'''
+_WAIT = '''\
+import time
+try:
+    time.sleep(120)
+finally:
+    print("never said")
+'''
+_ZOMBIES = '''\
+import pathlib
+states = [path.read_text().rpartition(")")[2].split()[:2]
+          for path in pathlib.Path("/proc").glob("[0-9]*/stat")]
+print("zombies", sum(state == "Z" for state, _ in states), "of", pathlib.Path("/proc/1/cmdline")
+      .read_text().split("\\0")[2])
+'''
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    client = docker_client()
+    folder = tmp_path_factory.mktemp("container")
+    clone = Clone(folder / "clone")
+    project = clone.folder / "projects/contained"
+    project.mkdir()
+    (project / "MLproject").write_text(_MLPROJECT)
+    (project / "python_env.yaml").write_text('python: "3.11"\ndependencies: [mlflow-skinny]\n')
+    for name, text in (("train.py", _TRAIN), ("wait.py", _WAIT), ("zombies.py", _ZOMBIES)):
+        (project / name).write_text(text)
+    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
+        clone.doit("push", "project=contained", f"registry={registry}")
+        pulled = client.images.pull(clone.receipt("contained", "push")["reference"])
+    yield pulled
+    client.images.remove(pulled.id, force=True)
+    shutil.rmtree(clone.folder)
+
+
+class Ran:
+    """What a container came to."""
+
+    def __init__(self, container: Any) -> None:
+        self.status = container.wait()["StatusCode"]
+        self.output = container.logs(stdout=True, stderr=False).decode()
+        self.errors = container.logs(stdout=False, stderr=True).decode()
+        assert "Traceback" not in self.errors
+
+
+def _start(image: Any, *command: str, environ: dict[str, str], **options: Any) -> Any:
+    return docker_client().containers.run(
+        image, list(command) or None, environment={"MLFLOW_DISABLE_TELEMETRY": "true", **environ},
+        network_mode="host", detach=True, **options)
+
+
+def _run(image: Any, *command: str, **environ: str) -> Ran:
+    container = _start(image, *command, environ=environ)
+    try:
+        return Ran(container)
+    finally:
+        container.remove(force=True)
+
+
+def _latest(server: str, experiment: str = "contained") -> Any:
+    client = MlflowClient(tracking_uri=server)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return client.search_runs([found.experiment_id], order_by=["attributes.start_time DESC"])[0]
+
+
+def test_an_image_runs_its_entry_point(image: Any, server: str, tmp_path: Path) -> None:
+    ran = _run(image, MLFLOW_TRACKING_URI=server, FUSEML_MLFLOW_EXPERIMENT="from a container",
+               mlflow_entrypoint_args="text='a, b',max-depth=5")
+    assert ran.status == 0, ran.errors
+    run = _latest(server, "from a container")
+    assert ran.output.splitlines()[-2:] == ["a, b|5", f"{run.info.artifact_uri}/model"]
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"depth": 5.0})
+    assert run.data.params == {"text": "a, b", "max-depth": "5"}
+
+
+def test_a_result_file_on_a_volume(image: Any, server: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    results.chmod(0o777)
+    container = _start(image, "run", "max-depth=4", environ={
+        "MLFLOW_TRACKING_URI": server, "TASK_RESULT": "model-url"},
+        volumes={str(results): {"bind": "/tekton/results", "mode": "rw"}})
+    try:
+        ran = Ran(container)
+    finally:
+        container.remove(force=True)
+    assert ran.status == 0, ran.errors
+    assert (results / "model-url").read_text() == f"{_latest(server).info.artifact_uri}/model"
+
+
+def test_any_other_program_is_run_as_it_stands(image: Any) -> None:
+    assert _run(image, "python", "-c", "import mlflow; print('here')").output == "here\n"
+    assert _run(image, "sh", "-c", "echo $PPID; exit 3").status == 3
+    ran = _run(image, "no-such-program")
+    assert ran.status == 127
+    assert "no program 'no-such-program' in this image" in ran.errors
+
+
+def test_a_failure_keeps_its_status(image: Any, server: str) -> None:
+    ran = _run(image, "--entrypoint=fails", MLFLOW_TRACKING_URI=server)
+    assert ran.status == 7
+    assert _latest(server).info.status == "FAILED"
+    assert _run(image).status == 1
+
+
+def test_a_stopped_container_leaves_a_killed_run(image: Any, server: str) -> None:
+    container = _start(image, "--entrypoint=waits", environ={"MLFLOW_TRACKING_URI": server})
+    try:
+        deadline = time.monotonic() + 60
+        while b"ready" not in container.logs():
+            assert time.monotonic() < deadline, container.logs()
+            time.sleep(0.1)
+        started = time.monotonic()
+        container.stop(timeout=30)
+        assert time.monotonic() - started < 15
+        assert Ran(container).status == 143
+    finally:
+        container.remove(force=True)
+    assert _latest(server).info.status == "KILLED"
+
+
+def test_process_one_reaps_what_others_leave(image: Any, server: str) -> None:
+    ran = _run(image, "--entrypoint=orphans", MLFLOW_TRACKING_URI=server)
+    assert "zombies 0 of /opt/toolchain\n" in ran.output

@@ -1,0 +1,58 @@
+"""The runner -> a layer: the files of this package that an image needs to run its entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolchain.digest import Digest
+from toolchain.layer import LAYOUT_VERSION, RUNNER_FOLDER, Layer
+from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+_STAGE = "runner"
+_PACKAGE = Path(__file__).parents[1]
+# Standard library only, Python 3.9 or newer; tests/runner/test_files.py sees to it. What an entry
+# point's command means is decided by the same modules in the image and outside.
+_SHARED = ("__init__.py", "errors.py", "spec/__init__.py", "spec/command.py")
+
+
+@cache
+def files() -> dict[str, bytes]:
+    """The runner's files by their place in its folder, where `python FOLDER` starts it."""
+    own = sorted(f"runner/{path.name}" for path in (_PACKAGE / "runner").glob("*.py"))
+    found = {f"toolchain/{name}": (_PACKAGE / name).read_bytes() for name in (*_SHARED, *own)}
+    return {"__main__.py": found["toolchain/runner/__main__.py"], **found}
+
+
+@cache
+def plan() -> dict[str, Any]:
+    """What the layer is made of; its digest is its key for all projects."""
+    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "folder": RUNNER_FOLDER,
+            "files": {name: Digest.of(data).hex for name, data in files().items()}}
+
+
+@cache
+def key() -> Digest:
+    return Digest.of_json(plan())
+
+
+def make(store: Store, trace: Trace, pool: ThreadPoolExecutor,
+         waiting: Callable[[], None]) -> tuple[Layer, bool]:
+    """The layer, and whether it was made now rather than found."""
+    with trace.holding(_STAGE, key(), waiting):
+        known = trace.get(_STAGE, key())
+        if known is not None:
+            layer = Layer.from_json(known)
+            if store.has(layer.digest):
+                return layer, False
+        with LayerWriter(store, "runner", pool) as writer:
+            for name, data in sorted(files().items()):
+                writer.add(Entry(path=f"{RUNNER_FOLDER}/{name}", mode=0o644, data=data))
+        assert writer.layer is not None
+        trace.record(_STAGE, key(), plan(), writer.layer.to_json())
+        return writer.layer, True
