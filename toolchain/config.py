@@ -52,6 +52,13 @@ class Config:
         True, WORKSPACE, "pin from the security and updates suites too, where apt knows them",
         "image.updates",
     )
+    image_bytecode: bool = _setting(
+        True, PROJECT, "put the packages' modules into the image compiled, so that they load at "
+        "once", "image.bytecode",
+    )
+    image_compression: str = _setting(
+        "gzip", PROJECT, "how layers are compressed: `gzip` or `zstd`", "image.compression"
+    )
     registry: str = _setting(
         "", PROJECT, "`host[:port]` to push to; empty: an OCI layout under the cache"
     )

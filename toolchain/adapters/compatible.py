@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from toolchain.errors import ResolveError
+from toolchain.lock.base import platform_of
 
 _MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # by glibc 2.x
@@ -24,8 +25,7 @@ def machine_of(platform: str) -> str:
 
 def host_platform() -> str:
     """This machine as OCI names it; empty for one that images are not made for."""
-    names = {machine: platform for platform, machine in _MACHINES.items()}
-    return names.get(os.uname().machine, "") if sys.platform == "linux" else ""
+    return platform_of(sys.platform, os.uname().machine)
 
 
 def tag_ranks(python: str, platform: str, glibc: tuple[int, int]) -> dict[str, int]:

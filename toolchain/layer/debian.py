@@ -13,7 +13,9 @@ from typing import Any, BinaryIO, cast
 
 from toolchain.errors import ResolveError
 from toolchain.layer import LAYOUT_VERSION, PREFIX, USER_ID, Layer
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.bytecode import Bytecode
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.layer.deb import Deb, unpack
 from toolchain.lock.base import BasePins, DebianPackage
 from toolchain.store import Store
@@ -22,23 +24,34 @@ USER = "mlflow"
 _HOME = f"home/{USER}"
 
 
-def plan(pins: BasePins, python: str) -> dict[str, Any]:
-    """What the two layers are made of; its digest is their key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "python": python,
-            "prefix": PREFIX, "base": pins.to_json()}
+def plan(pins: BasePins, python: str, bytecode: str | None = None,
+         compression: Compression = LIBDEFLATE) -> dict[str, Any]:
+    """What the two layers are made of; its digest is their key for all projects.
+
+    `bytecode` is the identity of the compiler, if modules are compiled.
+    """
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "python": python,
+            "prefix": PREFIX, "bytecode": bytecode, "base": pins.to_json()}
 
 
-def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor) -> tuple[Layer, ...]:
+def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor,
+         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE
+         ) -> tuple[Layer, ...]:
     """Build both layers from packages that are in the store. Raises ResolveError, StoreError."""
-    interpreter = [p for p in pins.packages if _is_python(p)]
-    system = [p for p in pins.packages if not _is_python(p)]
     debs = {package: _unpack(package, store) for package in pins.packages}
     version = pins.version("python3").partition("-")[0]
-    return (
-        _layer(f"debian {pins.suite}", _system(system, debs), store, pool),
-        _layer(f"python {version}", _python(interpreter, pins, debs, python, version), store,
-               pool),
-    )
+    interpreter = _python([p for p in pins.packages if _is_python(p)], pins, debs, python, version)
+    if bytecode is not None:
+        _compile(interpreter, python, bytecode)
+    labels = (_label(f"debian {pins.suite}", [p for p in pins.packages if not _is_python(p)]),
+              _label(f"python {version}", [p for p in pins.packages if _is_python(p)]))
+    system = _system([p for p in pins.packages if not _is_python(p)], debs)
+    return tuple(_layer(label, entries, store, pool, compression)
+                 for label, entries in zip(labels, (system, interpreter), strict=True))
+
+
+def _label(title: str, packages: list[DebianPackage]) -> str:
+    return f"{title}: " + ", ".join(f"{p.name} {p.version}" for p in packages)
 
 
 def _is_python(package: DebianPackage) -> bool:
@@ -52,8 +65,8 @@ def _unpack(package: DebianPackage, store: Store) -> Deb:
 
 
 def _layer(label: str, entries: dict[str, Entry], store: Store,
-           pool: ThreadPoolExecutor) -> Layer:
-    with LayerWriter(store, label, pool) as writer:
+           pool: ThreadPoolExecutor, compression: Compression) -> Layer:
+    with LayerWriter(store, label, pool, compression) as writer:
         # A hard link must follow the file that it names.
         for entry in sorted(entries.values(),
                             key=lambda entry: (entry.kind == tarfile.LNKTYPE, entry.path)):
@@ -104,6 +117,16 @@ def _python(packages: list[DebianPackage], pins: BasePins, debs: dict[DebianPack
     _put(entries, Entry(path=f"{PREFIX}/lib/python{python}/site-packages", mode=0o755,
                         kind=tarfile.DIRTYPE))
     return entries
+
+
+def _compile(entries: dict[str, Entry], python: str, bytecode: Bytecode) -> None:
+    """The standard library's byte-code, which the packages' maintainer scripts would make."""
+    batch = bytecode.batch()
+    for entry in [*entries.values()]:
+        if entry.kind == tarfile.REGTYPE and entry.path.startswith(f"usr/lib/python{python}/"):
+            batch.add(entry.path, entry.data)
+    for path, data in batch.results():
+        _put(entries, _file(path, data))
 
 
 def _users(entries: dict[str, Entry]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from toolchain.digest import Digest
 from toolchain.layer import LAYOUT_VERSION, PROJECT_FOLDER, USER_ID, Layer, ignore
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.lock import FILE_NAME as LOCK_NAME
 from toolchain.store import Store
 from toolchain.tree import Tree, TreeFile, changed
@@ -24,7 +25,8 @@ IGNORE_NAME = ".dockerignore"
 Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
-def plan(tree: Tree, canonical: Mapping[str, str], memo: Memo) -> dict[str, Any]:
+def plan(tree: Tree, canonical: Mapping[str, str], memo: Memo,
+         compression: Compression = LIBDEFLATE) -> dict[str, Any]:
     """What the layer is made of: every file by path, mode and content; digest = its key.
 
     `canonical` maps paths to the text that takes the file's place. `memo(question, answer)` may
@@ -37,7 +39,7 @@ def plan(tree: Tree, canonical: Mapping[str, str], memo: Memo) -> dict[str, Any]
             files.append(TreeFile(path, False, digest).to_json())
         else:
             files.append(tree.file(path).to_json())
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "files": files}
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "files": files}
 
 
 def included(tree: Tree, memo: Memo) -> list[str]:
@@ -52,9 +54,9 @@ def included(tree: Tree, memo: Memo) -> list[str]:
 
 
 def make(plan: Mapping[str, Any], tree: Tree, canonical: Mapping[str, str], store: Store,
-         pool: ThreadPoolExecutor) -> Layer:
+         pool: ThreadPoolExecutor, compression: Compression = LIBDEFLATE) -> Layer:
     """Build the layer. Raises SpecError if a file is no longer what the plan says."""
-    with LayerWriter(store, "project files", pool) as layer:
+    with LayerWriter(store, "project files", pool, compression) as layer:
         layer.add(Entry(path=PROJECT_FOLDER, mode=0o755, kind=tarfile.DIRTYPE,
                         uid=USER_ID, gid=USER_ID))
         for path, executable, content in plan["files"]:

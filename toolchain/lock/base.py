@@ -20,6 +20,8 @@ FILE_NAME = "base.lock"
 # The suite whose python3 is that minor version (https://packages.debian.org/python3).
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 
+_MACHINES = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class DebianPackage:
@@ -68,6 +70,14 @@ class Archive(Protocol):
 
         Raises ResolveError: no mirror known, not reachable, signature or hash wrong.
         """
+
+
+def platform_of(system: str, machine: str) -> str:
+    """A machine as OCI names it; empty for one that images are not made for.
+
+    The arguments are as Python's sys.platform and the kernel name them.
+    """
+    return _MACHINES.get(machine, "") if system == "linux" else ""
 
 
 def suite_for(python: str, where: str) -> str:

@@ -16,10 +16,15 @@ USER = str(layer.USER_ID)
 
 
 def base_plan(chain: Chain) -> Any:
-    return layer.base_plan(resolve.result(chain), resolve.debian_packages(chain))
+    from toolchain.layer.compression import compression
+
+    return layer.base_plan(resolve.result(chain), resolve.debian_packages(chain),
+                           compression(chain.config.image_compression).identity,
+                           chain.config.image_bytecode)
 
 
 def layer_plan(chain: Chain) -> Any:
+    from toolchain.layer.compression import compression
     from toolchain.layer.project import plan
 
     def memo(question: Any, answer: Any) -> Any:
@@ -30,7 +35,8 @@ def layer_plan(chain: Chain) -> Any:
             chain.session.trace.note("ignore", key, known)
         return known
 
-    planned = plan(chain.tree, parse.result(chain).files, memo)
+    planned = plan(chain.tree, parse.result(chain).files, memo,
+                   compression(chain.config.image_compression))
     chain.tree.remember()
     return planned
 

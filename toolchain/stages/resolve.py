@@ -18,7 +18,8 @@ NAME = "resolve"
 def plan(chain: Chain) -> Any:
     """The request and the two lock files that answer it."""
     return {"request": _request(chain).plan(), "base image": chain.config.image_base,
-            "lock": _digest_of(_lock_path(chain)), "base": _digest_of(base_lock_path(chain))}
+            "lock": _digest_of(_lock_path(chain)), "base": _digest_of(base_lock_path(chain)),
+            "compiler": _compiler_platform(chain)}
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -42,7 +43,9 @@ def make(chain: Chain) -> Made:
             locked = lock.make(request, preferred, chain.session.tools.resolver())
         words = lock.changes(old, locked)
         lock.replace_text(_lock_path(chain), lock.to_text(locked))
-    chosen, moved = _pins(chain, suite)
+    chosen, moved = _pins(chain, suite, chain.config.image_platform)
+    if other := _compiler_platform(chain):
+        moved |= _pins(chain, suite, other)[1]
     if moved:
         words += f"; {base_lock.FILE_NAME}: {len(chosen.packages)} packages of {suite}"
     return Made(value={**locked.to_json(), "base": {
@@ -62,9 +65,28 @@ def debian_packages(chain: Chain) -> dict[str, str]:
 
 def pins(chain: Chain) -> base_lock.BasePins:
     """The base's pins in full, from base.lock."""
+    return _pinned(chain, chain.config.image_platform)
+
+
+def host_pins(chain: Chain) -> base_lock.BasePins:
+    """The pins of the same suite for this machine, whose interpreter can be started here."""
+    platform = chain.session.tools.platform()
+    if not platform:
+        raise ResolveError("this machine cannot start an interpreter of Debian's",
+                           where="image.bytecode", fix="do without: image.bytecode=no")
+    return _pinned(chain, platform)
+
+
+def _pinned(chain: Chain, platform: str) -> base_lock.BasePins:
     suite = chain.value(NAME, plan)["base"]["suite"]
     return next(entry for entry in base_lock.read(base_lock_path(chain))
-                if (entry.suite, entry.platform) == (suite, chain.config.image_platform))
+                if (entry.suite, entry.platform) == (suite, platform))
+
+
+def _compiler_platform(chain: Chain) -> str | None:
+    """This machine's platform, if the image is for another and its byte-code is made here."""
+    platform = chain.session.tools.platform() if chain.config.image_bytecode else ""
+    return platform if platform and platform != chain.config.image_platform else None
 
 
 def base_lock_path(chain: Chain) -> Path:
@@ -79,9 +101,9 @@ def _request(chain: Chain) -> lock.Request:
     return lock.request(parse.result(chain), chain.config.python, chain.config.image_platform)
 
 
-def _pins(chain: Chain, suite: str) -> tuple[base_lock.BasePins, bool]:
+def _pins(chain: Chain, suite: str, platform: str) -> tuple[base_lock.BasePins, bool]:
     """The base's pins, and whether they were chosen now. One process chooses for all."""
-    path, platform = base_lock_path(chain), chain.config.image_platform
+    path = base_lock_path(chain)
     question = Digest.of_json({"pin": suite, "platform": platform})
     trace, seen = chain.session.trace, chain.session.pinned
     with trace.holding("pin", question, chain.waiting):

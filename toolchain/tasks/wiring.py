@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from toolchain.errors import EngineError, nearest, without_credentials
 
 if TYPE_CHECKING:
+    from toolchain.adapters.compiler import PinnedCompiler
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.uv import Uv
     from toolchain.config import Config
     from toolchain.journal import Journal
+    from toolchain.lock.base import BasePins
     from toolchain.progress import Progress
     from toolchain.push import Registry
     from toolchain.run import Engine
@@ -78,6 +81,17 @@ class Adapters:
 
     def debs(self) -> DebianArchive:
         return self._debian
+
+    def platform(self) -> str:
+        from toolchain.lock.base import platform_of  # spares a null call an adapter
+
+        return platform_of(sys.platform, os.uname().machine)
+
+    def compiler(self, identity: str, pins: BasePins, python: str) -> PinnedCompiler:
+        from toolchain.adapters.compiler import PinnedCompiler
+
+        return PinnedCompiler(identity=identity, pins=pins, python=python, store=self._store,
+                              folder=self._cache / "interpreters", fetch=self._debian.fetch)
 
     def registry(self, config: Config) -> Registry:
         key = (config.registry, config.pull_registry, config.repository, config.insecure)
