@@ -7,6 +7,7 @@ own C library, so that it runs on any Linux of its architecture.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import select
@@ -32,6 +33,7 @@ from toolchain.lock.base import BasePins
 from toolchain.store import Store
 
 _PATIENCE = 300  # seconds for one file; a busy machine needs less than one
+_CONTENTS = "contents.json"  # in an unpacked interpreter: its files and their sizes
 _LARGEST_PIPE = 1 << 20  # bytes; what Linux grants to ordinary users
 
 
@@ -99,32 +101,49 @@ class PinnedCompiler:
 
 def interpreter(pins: BasePins, python: str, folder: Path, store: Store,
                 fetch: Callable[[BasePins], None]) -> Path:
-    """The root of the unpacked interpreter, unpacked now if it is not there.
+    """The root of the unpacked interpreter, unpacked now if it is not there whole.
 
     Twice is as once, and two processes may do it at the same time. Raises ResolveError.
     """
     needed = bytecode.needed(pins, python)
     root = folder / Digest.of_json(needed.to_json()).hex[:32]
-    if root.exists():
+    if _is_whole(root):
         return root
     fetch(needed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as name:
+            new, broken = Path(name, "root"), Path(name, "broken")
             for package in needed.packages:
                 with store.open(package.sha256) as stream:
                     for entry in unpack(package.name, cast("BinaryIO", stream)).entries:
                         if _is_wanted(entry.path, python):
-                            _place(Path(name, "root"), entry)
-            os.sync()  # a power cut must not leave a folder of empty files
+                            _place(new, entry)
+            (new / _CONTENTS).write_text(json.dumps(_sizes(new)))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(root, broken)
             try:
-                os.rename(Path(name, "root"), root)
+                os.rename(new, root)
             except OSError:
-                if not root.exists():  # another process was faster
+                if not _is_whole(root):  # otherwise another process was faster
                     raise
     except OSError as error:
         raise _failed(f"cannot be unpacked: {error}", folder) from None
     return root
+
+
+def _is_whole(root: Path) -> bool:
+    """Whether every file has the size that it was written with. After a power cut some have not."""
+    try:
+        expected = json.loads((root / _CONTENTS).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(expected == _sizes(root))
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    return {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("*")
+            if path.is_file() and path.name != _CONTENTS}
 
 
 def _is_wanted(path: str, python: str) -> bool:
