@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,17 @@ def test_an_unknown_compression_is_an_error_with_a_remedy() -> None:
         compression("zst")
     assert caught.value.where == "image.compression"
     assert "gzip or zstd" in caught.value.fix
+
+
+def test_a_missing_zstandard_is_an_error_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match="zstandard") as caught:
+        compression("zstd")
+    assert "pip install 'mlproject-toolchain[zstd]'" in caught.value.fix
+    with pytest.raises(ConfigError, match="zstandard"):
+        _read(b"", ZSTD)
 
 
 def test_a_plan_names_the_library_whose_version_decides_the_bytes() -> None:

@@ -5,11 +5,13 @@ A request is a count of files, then for each the path's length, the path, the so
 the source; a reply is for each file the length of its .pyc and the .pyc, or -1. Lengths are four
 bytes, little-endian. The first reply, to nothing, is the interpreter's cache tag.
 
-Equal sources must give equal bytes, whatever was compiled before. `marshal` writes whether an
-object is referred to from more than one place, and takes that from its reference count
-(bpo-34093), and whether a text is interned. So before it writes:
-Rule 1: everything reachable is referred to once more, so that all of it counts as shared.
-Rule 2: texts of one character, which all of the interpreter shares, are interned from the start.
+Equal sources must give equal bytes, whatever was compiled before and is still in memory.
+Trap 1: `marshal` writes whether an object has more than one reference (bpo-34093). So everything
+that a code object leads to gets one more, and counts as shared.
+Trap 2: it writes whether a text is interned, and texts of one character are shared by all of the
+interpreter. So these are interned from the start.
+Trap 3: a set among the constants of two functions is one object, unless one of its texts happened
+to be interned by something else; then the compiler copies it. So it is always copied.
 """
 
 from __future__ import annotations
@@ -32,12 +34,28 @@ def compiled(path: str, source: bytes) -> bytes | None:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
     except Exception:  # whatever a strange file provokes: Python would say it when it is imported
         return None
+    code = _sets_apart(code)
     held = _everything(code)
     body = marshal.dumps(code)
     del held
     magic = int.from_bytes(MAGIC_NUMBER, "little")
     return (MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little")
             + _imp.source_hash(magic, source) + body)
+
+
+def _sets_apart(code: CodeType) -> CodeType:
+    """The same code, in which no two functions share a set."""
+    changed = False
+    constants: list[object] = []
+    for constant in code.co_consts:
+        new = constant
+        if type(constant) is CodeType:
+            new = _sets_apart(constant)
+        elif type(constant) is frozenset:
+            new = frozenset([*constant])
+        changed |= new is not constant
+        constants.append(new)
+    return code.replace(co_consts=tuple(constants)) if changed else code
 
 
 def _everything(code: Any) -> list[object]:
