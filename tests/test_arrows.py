@@ -23,14 +23,14 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters"}, "requests": {"adapters"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
-    "docker": {"layer"}, "installer": {"layer"}, "deflate": {"layer"},
+    "docker": {"layer"}, "installer": {"layer"}, "deflate": {"layer"}, "zstandard": {"layer"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
 PURE = {"errors", "digest", "config", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
-         "deflate", "sqlalchemy", "numpy"}
+         "deflate", "zstandard", "sqlalchemy", "numpy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ def test_skopeo_reads_and_unpacks_zstd_layers(built: Monorepo, tmp_path: Path) -
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == name
 
 
-def test_umoci_unpacks_gzip_layers_with_the_same_names(built: Monorepo, tmp_path: Path) -> None:
+def test_umoci_unpacks_gzip_layers(built: Monorepo, tmp_path: Path) -> None:
     built.doit("push")
     tag = built.receipt("one", "push")["tag"]
     done = subprocess.run([_program("umoci"), "unpack", "--rootless", "--image",
