@@ -55,6 +55,7 @@ class PinnedCompiler:
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._processes: list[_Process] = []
+        self._is_closed = False
 
     @property
     def identity(self) -> str:
@@ -70,9 +71,12 @@ class PinnedCompiler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         with self._lock:
+            self._is_closed = True
             for process in self._processes:
                 process.kill()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)  # whoever waits for a reply sees the end of it
+        for process in self._processes:
+            process.close()
 
     def compile(self, sources: tuple[tuple[str, bytes], ...]) -> Future[list[bytes | None]]:
         return self._pool.submit(self._compile, sources)
@@ -88,6 +92,8 @@ class PinnedCompiler:
 
     def _start(self) -> _Process:
         with self._lock:
+            if self._is_closed:
+                raise _failed("it was stopped", self._folder)
             if self._root is None:
                 self._root = interpreter(self._pins, self._python, self._folder, self._store,
                                          self._fetch)
@@ -174,7 +180,7 @@ class _Process:
     def __init__(self, root: Path, python: str, patience: float) -> None:
         self._root = root
         self._patience = patience
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         found = sorted(root.glob("usr/lib/*/ld-linux-*.so.*"))
         if not found:
             raise _failed("it has no loader", root)
@@ -215,6 +221,8 @@ class _Process:
     def kill(self) -> None:
         self._child.kill()
         self._child.wait()
+
+    def close(self) -> None:
         self._errors.close()
         self._requests.close()
         self._replies.close()

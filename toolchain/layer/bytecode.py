@@ -11,7 +11,6 @@ is two fifths of the work.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -55,11 +54,15 @@ def compiled_path(path: str, tag: str) -> str:
     return f"{folder}{slash}__pycache__/{name.removesuffix('.py')}.{tag}.pyc"
 
 
+_Key = tuple[str, bytes]  # path and sha256 of a file
+
+
 @dataclass(slots=True)
 class _Request:
     """Files that go to the compiler together; `future` is there once they went."""
 
     sources: list[tuple[str, bytes]] = field(default_factory=list)
+    keys: list[_Key] = field(default_factory=list)
     size: int = 0
     future: Future[list[bytes | None]] | None = None
 
@@ -76,25 +79,26 @@ class Bytecode:
         self.tag = compiler.tag
         self._compiler = compiler
         self._lock = threading.Lock()
-        self._sent: dict[tuple[str, bytes], _Place] = {}
+        self._sent: dict[_Key, _Place] = {}
         self._remembered = 0
 
     def batch(self) -> Batch:
         return Batch(self)
 
-    def sent(self, path: str, source: bytes) -> _Place | None:
+    def sent(self, key: _Key) -> _Place | None:
         """The place of that very file, if it went to the compiler before."""
         with self._lock:
-            return self._sent.get((path, _digest(source)))
+            return self._sent.get(key)
 
     def send(self, request: _Request) -> None:
         request.future = self._compiler.compile(tuple(request.sources))
         with self._lock:
             if self._remembered < _MOST_REMEMBERED:
                 self._remembered += request.size
-                self._sent.update({(path, _digest(source)): (request, index)
-                                   for index, (path, source) in enumerate(request.sources)})
+                self._sent.update({key: (request, index)
+                                   for index, key in enumerate(request.keys)})
         request.sources.clear()
+        request.keys.clear()
 
 
 class Batch:
@@ -105,14 +109,15 @@ class Batch:
         self._places: dict[str, _Place] = {}
         self._next = _Request()
 
-    def add(self, path: str, source: bytes) -> None:
-        """`path` is in the image, without a slash at its beginning."""
+    def add(self, path: str, source: bytes, sha256: bytes) -> None:
+        """`path` is in the image, without a slash at its beginning; `sha256` that of `source`."""
         if not is_imported(path) or len(source) > _LARGEST_SOURCE:
             return
         path = f"/{path}"
-        place = self._bytecode.sent(path, source)
+        place = self._bytecode.sent((path, sha256))
         if place is None:
             place = self._next, len(self._next.sources)
+            self._next.keys.append((path, sha256))
             self._next.sources.append((path, source))
             self._next.size += len(source)
         self._places[path] = place
@@ -132,10 +137,6 @@ class Batch:
         if self._next.sources:
             self._bytecode.send(self._next)
             self._next = _Request()
-
-
-def _digest(source: bytes) -> bytes:
-    return hashlib.sha256(source).digest()
 
 
 def _package(pins: BasePins, name: str) -> DebianPackage:

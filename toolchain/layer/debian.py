@@ -7,6 +7,7 @@ virtual environment at /opt/venv that package layers fill.
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
@@ -124,7 +125,7 @@ def _compile(entries: dict[str, Entry], python: str, bytecode: Bytecode) -> None
     batch = bytecode.batch()
     for entry in [*entries.values()]:
         if entry.kind == tarfile.REGTYPE and entry.path.startswith(f"usr/lib/python{python}/"):
-            batch.add(entry.path, entry.data)
+            batch.add(entry.path, entry.data, hashlib.sha256(entry.data).digest())
     for path, data in batch.results():
         _put(entries, _file(path, data))
 

@@ -201,9 +201,10 @@ class _Destination(WheelDestination):
         check_path(path, self._filename)
         self._layer.add(Entry(path=f"{self._schemes[scheme]}/{path}", data=data,
                               mode=0o755 if executable else 0o644))
+        digest = hashlib.sha256(data).digest()
         if self._batch is not None and scheme in ("purelib", "platlib"):
-            self._batch.add(f"{self._schemes[scheme]}/{path}", data)
-        hashed = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+            self._batch.add(f"{self._schemes[scheme]}/{path}", data, digest)
+        hashed = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         return RecordEntry(path, Hash("sha256", hashed), len(data))
 
 

@@ -49,10 +49,11 @@ def build(chain: Chain) -> Made:
     session = chain.session
     how = compression(chain.config.image_compression)
     with ThreadPoolExecutor(os.cpu_count()) as pool, _bytecode(chain) as bytecode, \
-            session.progress(f"{NAME} {chain.name}") as progress:
-        system, made = _system(chain, pool, bytecode, how)
+            session.progress(f"{NAME} {chain.name}") as progress, ThreadPoolExecutor(1) as beside:
+        building = beside.submit(_system, chain, pool, bytecode, how)
         built = packages.make(resolve.result(chain), session.tools.wheels(), session.store,
                               session.trace, progress, pool, chain.waiting, bytecode, how)
+        system, made = building.result()
     layers = (*system, *built.layers)
     new = [item for item in layers if item.digest in made | built.made]
     words = f"reused {count(len(layers) - len(new), 'layer')}"
