@@ -65,6 +65,13 @@ class Config:
         True, PROJECT, "attach a bill of materials and a provenance to what is pushed",
         "image.attest",
     )
+    image_bytecode: bool = _setting(
+        True, PROJECT, "put the packages' modules into the image compiled, so that they load at "
+        "once", "image.bytecode",
+    )
+    image_compression: str = _setting(
+        "gzip", PROJECT, "how layers are compressed: `gzip` or `zstd`", "image.compression"
+    )
     registry: str = _setting(
         "", PROJECT, "`host[:port]` to push to; empty: an OCI layout under the cache"
     )

@@ -63,7 +63,7 @@ def another_store(tmp_path: Path) -> Store:
 
 def test_the_bytes_of_a_fixed_set_of_entries_never_change(store: Store) -> None:
     """If this fails, every image of every user gets a new digest: raise LAYOUT_VERSION, or
-    name the new compressor in COMPRESSOR, and only then write the new digests here."""
+    name the new compressor in its identity, and only then write the new digests here."""
     layer = _write(store, _entries())
     assert (str(layer.diff_id), str(layer.digest)) == (
         "sha256:61a28f60d511c60766f671127833a82edb630e198b51e7b5f7a4018e30ea9e68",

@@ -90,7 +90,10 @@ def _links(found: Members) -> dict[str, str]:
 def test_there_are_two_layers_and_the_interpreter_is_the_second(
     layers: tuple[Layer, ...], system: Members, interpreter: Members
 ) -> None:
-    assert [layer.label for layer in layers] == ["debian bookworm", "python 3.11.2"]
+    assert [layer.label.partition(":")[0] for layer in layers] == [
+        "debian bookworm", "python 3.11.2"]
+    assert layers[1].label == "python 3.11.2: libpython3-stdlib 1.0-1, python3 3.11.2-1"
+    assert "bash 1.0-1" in layers[0].label.split(": ")[1].split(", ")
     assert "usr/bin/python3.11" in interpreter
     assert "usr/bin/python3.11" not in system
     assert "usr/share/bash" not in interpreter

@@ -108,6 +108,15 @@ def test_a_layer_is_called_alike_whatever_else_a_lock_holds() -> None:
     assert among[last,] == alone[last,]
 
 
+def test_a_label_names_every_package_with_its_version() -> None:
+    """`docker history --no-trunc` shows it."""
+    name = next(name for name in map("other{}".format, range(99))
+                if bucket(name) == bucket("small"))
+    labels = [label for label, _ in group({
+        _package("small"): 1, _package(name, "2.0"): 2, _package("large"): _MIB})]
+    assert labels == ["large 1.0", f"{name} 2.0, small 1.0"]
+
+
 class Folder:
     """A WheelSource that serves the wheels of a folder; `fetched` is what it was asked for."""
 

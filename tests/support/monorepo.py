@@ -50,8 +50,9 @@ class Monorepo:
 
     def settings(self, *lines: str) -> None:
         """Write the workspace's [tool.toolchain], which must name the mirror again if changed."""
+        # The mirror's interpreter is not one that could compile.
         (self.folder / "pyproject.toml").write_text(
-            "\n".join(["[tool.toolchain]", *lines]) + "\n")
+            "\n".join(["[tool.toolchain]", "image.bytecode = false", *lines]) + "\n")
 
     def add(self, name: str, *, requirements: str = "alpha\n", mlproject: str | None = None,
             files: dict[str, str] | None = None) -> Path:

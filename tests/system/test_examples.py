@@ -114,6 +114,13 @@ def test_a_docker_engine_pulls_and_runs_the_image(clone: Clone, registry: str) -
 
         assert run("python3", "-c", "import mlflow, sklearn; print('both')").endswith("both\n")
         assert "3.17.2" in run("mlflow", "--version")  # a console script
+        # What is loaded comes from the layers' byte-code: nothing is compiled anew.
+        compiled = ("import json, sys, mlflow, sklearn, os; missing = [m.__name__ for m in"
+                    " list(sys.modules.values()) if (getattr(m, '__cached__', None) or '')"
+                    ".endswith('.pyc') and not os.path.exists(m.__cached__)];"
+                    "print([m for m in missing if '.tests.' not in m])")
+        # Debian's sitecustomize is a link to /etc, and five lines.
+        assert run("python", "-c", compiled).endswith("['sitecustomize']\n")
         assert run("id", "-un") == "mlflow\n"
         assert run("sh", "-c", "ls; pwd").split() == [
             "MLproject", "requirements.txt", "train.py", "/project"]

@@ -24,6 +24,7 @@ from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.uv import Uv
 from toolchain.errors import EngineError
 from toolchain.layer import PROJECT_FOLDER
+from toolchain.layer.archive import opened
 from toolchain.lock import to_text
 from toolchain.run import Job
 from toolchain.store import Store
@@ -83,7 +84,7 @@ class LocalEngine:
 
     def _unpack(self, job: Job, folder: Path) -> None:
         with self._store.open(job.project.digest) as stream, \
-                tarfile.open(fileobj=stream, mode="r:gz") as archive:
+                opened(stream, job.project.media_type) as archive:
             for member in archive:
                 # The layer is our own, but a store can be written by others.
                 target = folder / member.name

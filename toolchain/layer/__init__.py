@@ -10,7 +10,9 @@ on every base image.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -18,9 +20,10 @@ from toolchain.lock import Lock, Package
 from toolchain.lock.base import AptPins, BasePins
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 # Raise when the bytes of a layer change for the same inputs.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PREFIX = "opt/venv"
 PROJECT_FOLDER = "project"
 RUNNER_FOLDER = "opt/toolchain"
@@ -38,7 +41,7 @@ class Layer:
     """A layer as an OCI descriptor plus what the config needs (image-spec, layer.md, config.md).
 
     digest: of the compressed blob; diff_id: of the tar; size: of the blob, in bytes;
-    label: for people.
+    label: for people, what is in it in full, as in `a 1.0, b 2.0`; `docker history` shows it.
     """
 
     digest: Digest
@@ -89,13 +92,41 @@ class DebSource(Protocol):
         """Put every package into the store, checked. Twice is as once. Raises ResolveError."""
 
 
-def base_plan(lock: Lock, base: Mapping[str, Any]) -> dict[str, Any]:
+class Compiler(Protocol):
+    """The pinned interpreter that makes byte-code. A context manager; nothing starts before the
+    first file."""
+
+    @property
+    def identity(self) -> str:
+        """What decides its output, as plans name it."""
+
+    @property
+    def tag(self) -> str:
+        """As in the names of the files: `cpython-311`."""
+
+    def __enter__(self) -> Compiler: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None: ...
+
+    def compile(self, sources: tuple[tuple[str, bytes], ...]) -> Future[list[bytes | None]]:
+        """The .pyc of each (path in the image, source), None for one that does not compile.
+
+        Equal sources give equal bytes on every machine, whatever was compiled before. The result
+        raises ResolveError if the compiler cannot be started, crashes or hangs.
+        """
+
+
+def base_plan(lock: Lock, base: Mapping[str, Any],
+              compressor: str = "libdeflate-1") -> dict[str, Any]:
     """What the base layers are made of; its digest is their key.
 
-    `base` is what `Foundation.to_json` says of what is under the packages.
+    `base` is what `Foundation.to_json` says of what is under the packages, and what compiles
+    their modules. `compressor` is the identity of one.
     """
     return {
         "layout": LAYOUT_VERSION,
+        "compressor": compressor,
         "prefix": PREFIX,
         "python": lock.python_minor,
         "platform": lock.platform,
@@ -125,10 +156,5 @@ def group(sizes: dict[Package, int]) -> list[tuple[str, tuple[Package, ...]]]:
         shared.setdefault(bucket(package.name), []).append(package)
     for number in sorted(shared):
         members = tuple(shared[number])
-        if len(members) == 1:  # called alike, in a bucket or not
-            groups.append((f"{members[0].name} {members[0].version}", members))
-            continue
-        names = ", ".join(package.name for package in members[:3])
-        more = f" and {len(members) - 3} more" if len(members) > 3 else ""
-        groups.append((names + more, members))
+        groups.append((", ".join(f"{p.name} {p.version}" for p in members), members))
     return groups

@@ -1,32 +1,38 @@
 """entries -> a layer blob: a deterministic tar, compressed on all cores.
 
 Rule 1: the same entries give the same bytes on every machine. Times are fixed, owners are given,
-headers are POSIX (pax only where a name needs it), and the compressor is libdeflate at level 1:
-unlike the faster ISA-L, its output does not depend on the processor (docs/decisions/0002).
-Rule 2: the tar is cut into pieces of 4 MiB, each a gzip member of its own (RFC 1952, 2.2: members
-simply follow each other), so that one large layer is compressed by all cores.
+headers are POSIX (pax only where a name needs it), and the compressor is pinned
+(toolchain.layer.compression).
+Rule 2: the tar is cut into pieces of 4 MiB, each a gzip member or zstd frame of its own, so that
+one large layer is compressed by all cores.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
+import io
 import os
 import tarfile
+import zlib
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from toolchain.digest import Digest
-from toolchain.errors import SpecError
-from toolchain.layer import GZIP, Layer
+from toolchain.errors import SpecError, StoreError
+from toolchain.layer import GZIP, ZSTD, Layer
+from toolchain.layer.compression import LIBDEFLATE, Compression, compression
 from toolchain.store import Store
 
-COMPRESSOR = "libdeflate-1"
 _PIECE = 4 << 20
 _BLOCK = 512
-_LEVEL = 1
+_LARGEST_TAR = 64 << 30
+_LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
 TIME = 315_619_200
 
@@ -50,8 +56,10 @@ class LayerWriter:
     Directories above an entry are added by themselves, once, owned as the entry.
     """
 
-    def __init__(self, store: Store, label: str, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store, label: str, pool: ThreadPoolExecutor,
+                 compression: Compression = LIBDEFLATE) -> None:
         self._label = label
+        self._compression = compression
         self._pool = pool
         self._context = store.writer()
         self._blob = self._context.__enter__()
@@ -78,7 +86,8 @@ class LayerWriter:
         self._context.__exit__(kind, error, traceback)
         if error is None:
             self.layer = Layer(digest=self._blob.digest, diff_id=Digest(self._diff.hexdigest()),
-                               size=self._blob.size, media_type=GZIP, label=self._label)
+                               size=self._blob.size, media_type=self._compression.media_type,
+                               label=self._label)
 
     def add(self, entry: Entry) -> None:
         """Add an entry; a directory that is there already is not added again."""
@@ -142,12 +151,61 @@ class LayerWriter:
             piece = bytes(self._pending[:_PIECE])
             del self._pending[:_PIECE]
             self._diff.update(piece)
-            self._members.append(self._pool.submit(_compress, piece))
+            self._members.append(self._pool.submit(self._compression.press, piece))
             while len(self._members) > 2 * (os.cpu_count() or 1):
                 self._blob.write(self._members.popleft().result())
 
 
-def _compress(piece: bytes) -> bytes:
-    import deflate
+@contextlib.contextmanager
+def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
+           ) -> Iterator[tarfile.TarFile]:
+    """A layer's tar, to be read from its beginning to its end.
 
-    return bytes(deflate.gzip_compress(piece, _LEVEL))
+    Raises StoreError for a media type that is no layer's, for bytes that are not what it says,
+    and for a layer that unpacks to more than `most` bytes; ConfigError if zstandard is missing.
+    """
+    try:
+        with tarfile.open(fileobj=_plain(stream, media_type, most), mode="r|") as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise _refused(f"not a valid layer: {error}", media_type) from None
+
+
+def _plain(stream: IO[bytes], media_type: str, most: int) -> _Bounded:
+    if media_type == GZIP:
+        return _Bounded(gzip.GzipFile(fileobj=stream), most, (EOFError, OSError, zlib.error))
+    if media_type == ZSTD:
+        compression("zstd")  # says what to install if it is missing
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).stream_reader(
+            stream, read_across_frames=True, closefd=False)
+        return _Bounded(reader, most, (EOFError, OSError, zstandard.ZstdError))
+    if media_type == GZIP.removesuffix("+gzip"):
+        return _Bounded(stream, most, (OSError,))
+    raise _refused("not a layer", media_type)
+
+
+class _Bounded(io.RawIOBase):
+    """Reads until too much has come, since a small blob may unpack to any size. `damage` is what
+    the stream raises for bytes that are not what they should be."""
+
+    def __init__(self, stream: Any, most: int, damage: tuple[type[Exception], ...]) -> None:
+        self._stream = stream
+        self._left = most
+        self._damage = damage
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data: bytes = self._stream.read(size)
+        except self._damage as error:
+            raise _refused("not a valid layer", str(error)) from None
+        self._left -= len(data)
+        if self._left < 0:
+            raise _refused("a layer unpacks to more than it may", "its tar")
+        return data
+
+
+def _refused(what: str, where: str) -> StoreError:
+    return StoreError(f"refused: {what}", where=where,
+                      fix="delete the cache's blobs; they were tampered with")

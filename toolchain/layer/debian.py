@@ -7,45 +7,60 @@ virtual environment at /opt/venv that package layers fill.
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 from toolchain.errors import ResolveError
 from toolchain.layer import HOME, LAYOUT_VERSION, PREFIX, USER_ID, USER_NAME, Layer
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.bytecode import Bytecode
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.layer.deb import Deb, unpack
 from toolchain.layer.environment import environment
 from toolchain.lock.base import AptPins, BasePins, DebianPackage
 from toolchain.store import Store
 
 
-def plan(pins: BasePins, python: str) -> dict[str, Any]:
-    """What the two layers are made of; its digest is their key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "python": python,
-            "prefix": PREFIX, "base": pins.to_json()}
+def plan(pins: BasePins, python: str, bytecode: str | None = None,
+         compression: Compression = LIBDEFLATE) -> dict[str, Any]:
+    """What the two layers are made of; its digest is their key for all projects.
+
+    `bytecode` is the identity of the compiler, if modules are compiled.
+    """
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "python": python,
+            "prefix": PREFIX, "bytecode": bytecode, "base": pins.to_json()}
 
 
-def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor) -> tuple[Layer, ...]:
+def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor,
+         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE
+         ) -> tuple[Layer, ...]:
     """Build both layers from packages that are in the store. Raises ResolveError, StoreError."""
-    interpreter = [p for p in pins.packages if _is_python(p)]
-    system = [p for p in pins.packages if not _is_python(p)]
     debs = {package: _unpack(package, store) for package in pins.packages}
     version = pins.version("python3").partition("-")[0]
-    return (
-        _layer(f"debian {pins.suite}", _system(system, debs), store, pool),
-        _layer(f"python {version}", _python(interpreter, pins, debs, python, version), store,
-               pool),
-    )
+    interpreter = _python([p for p in pins.packages if _is_python(p)], pins, debs, python, version)
+    if bytecode is not None:
+        _compile(interpreter, python, bytecode)
+    labels = (_label(f"debian {pins.suite}", [p for p in pins.packages if not _is_python(p)]),
+              _label(f"python {version}", [p for p in pins.packages if _is_python(p)]))
+    system = _system([p for p in pins.packages if not _is_python(p)], debs)
+    return tuple(_layer(label, entries, store, pool, compression)
+                 for label, entries in zip(labels, (system, interpreter), strict=True))
 
 
-def more_plan(pins: AptPins) -> dict[str, Any]:
+def _label(title: str, packages: list[DebianPackage]) -> str:
+    return f"{title}: " + ", ".join(f"{p.name} {p.version}" for p in packages)
+
+
+def more_plan(pins: AptPins, compression: Compression = LIBDEFLATE) -> dict[str, Any]:
     """What the layer of further packages is made of; its digest is its key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "platform": pins.platform,
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "platform": pins.platform,
             "packages": [package.sha256.hex for package in pins.packages]}
 
 
-def make_more(pins: AptPins, store: Store, pool: ThreadPoolExecutor) -> Layer:
+def make_more(pins: AptPins, store: Store, pool: ThreadPoolExecutor,
+              compression: Compression = LIBDEFLATE) -> Layer:
     """Build the layer of further packages. Raises ResolveError, StoreError.
 
     dpkg's status is the base's own file, so these are recorded as distroless images do: a file
@@ -58,7 +73,8 @@ def make_more(pins: AptPins, store: Store, pool: ThreadPoolExecutor) -> Layer:
         _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}", _status(deb).encode()))
         _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}.md5sums",
                             deb.md5sums.encode()))
-    return _layer(", ".join(f"{p.name} {p.version}" for p in pins.packages), entries, store, pool)
+    label = ", ".join(f"{p.name} {p.version}" for p in pins.packages)
+    return _layer(label, entries, store, pool, compression)
 
 
 def _is_python(package: DebianPackage) -> bool:
@@ -72,8 +88,8 @@ def _unpack(package: DebianPackage, store: Store) -> Deb:
 
 
 def _layer(label: str, entries: dict[str, Entry], store: Store,
-           pool: ThreadPoolExecutor) -> Layer:
-    with LayerWriter(store, label, pool) as writer:
+           pool: ThreadPoolExecutor, compression: Compression) -> Layer:
+    with LayerWriter(store, label, pool, compression) as writer:
         # A hard link must follow the file that it names.
         for entry in sorted(entries.values(),
                             key=lambda entry: (entry.kind == tarfile.LNKTYPE, entry.path)):
@@ -118,6 +134,16 @@ def _python(packages: list[DebianPackage], pins: BasePins, debs: dict[DebianPack
     for entry in environment(f"/usr/bin/python{python}", python, version):
         _put(entries, entry)
     return entries
+
+
+def _compile(entries: dict[str, Entry], python: str, bytecode: Bytecode) -> None:
+    """The standard library's byte-code, which the packages' maintainer scripts would make."""
+    batch = bytecode.batch()
+    for entry in [*entries.values()]:
+        if entry.kind == tarfile.REGTYPE and entry.path.startswith(f"usr/lib/python{python}/"):
+            batch.add(entry.path, entry.data, hashlib.sha256(entry.data).digest())
+    for path, data in batch.results():
+        _put(entries, _file(path, data))
 
 
 def _users(entries: dict[str, Entry]) -> None:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from toolchain.layer import HOME, LAYOUT_VERSION, PREFIX, USER_ID, Layer
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.store import Store
 
 
@@ -28,15 +29,17 @@ def environment(interpreter: str, python: str, version: str) -> Iterator[Entry]:
                 kind=tarfile.DIRTYPE)
 
 
-def plan(interpreter: str, python: str) -> dict[str, Any]:
+def plan(interpreter: str, python: str,
+         compression: Compression = LIBDEFLATE) -> dict[str, Any]:
     """What the layer on a base image is made of; its digest is its key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "interpreter": interpreter,
-            "python": python, "prefix": PREFIX}
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity,
+            "interpreter": interpreter, "python": python, "prefix": PREFIX}
 
 
-def make(interpreter: str, python: str, store: Store, pool: ThreadPoolExecutor) -> Layer:
+def make(interpreter: str, python: str, store: Store, pool: ThreadPoolExecutor,
+         compression: Compression = LIBDEFLATE) -> Layer:
     """Build the layer: the empty environment, and a home for the ordinary user."""
-    with LayerWriter(store, f"virtual environment of python {python}", pool) as writer:
+    with LayerWriter(store, f"virtual environment of python {python}", pool, compression) as writer:
         writer.add(Entry(path=HOME, mode=0o755, kind=tarfile.DIRTYPE, uid=USER_ID, gid=USER_ID))
         for entry in environment(interpreter, python, python):
             writer.add(entry)

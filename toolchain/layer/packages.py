@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from toolchain.digest import Digest
 from toolchain.layer import Layer, WheelSource, group
 from toolchain.layer.archive import LayerWriter
+from toolchain.layer.bytecode import Bytecode
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.layer.wheel import Wheel, plan, write
 from toolchain.lock import Lock, Package
 from toolchain.progress import Progress
@@ -38,22 +40,34 @@ def wheels(lock: Lock, source: WheelSource) -> dict[Package, Wheel]:
 
 
 def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: Progress,
-         pool: ThreadPoolExecutor, waiting: Callable[[], None]) -> Built:
+         pool: ThreadPoolExecutor, waiting: Callable[[], None],
+         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE) -> Built:
     """Build the package layers of a lock; each is on record as soon as it is made."""
     found = wheels(lock, source)
     sizes = {package: os.stat(store.path(wheel.digest)).st_size
              for package, wheel in found.items()}
     groups = group(sizes)
+    compiler = None if bytecode is None else bytecode.identity
     progress.expect(sum(sizes.values()))
     made: set[Digest] = set()
 
     def build(item: tuple[str, tuple[Package, ...]]) -> Layer:
         label, members = item
         chosen = tuple(found[package] for package in members)
-        layer, is_new = _layer(label, chosen, lock.python_minor, store, trace, pool, waiting)
+        what = plan(chosen, lock.python_minor, compiler, compression)
+        key = Digest.of_json(what)
+        with trace.holding(_STAGE, key, waiting):
+            layer = _known(key, store, trace)
+            if layer is None:
+                with LayerWriter(store, label, pool, compression) as writer:
+                    for wheel in chosen:
+                        with store.open(wheel.digest) as stream:
+                            write(wheel, stream, lock.python_minor, writer, bytecode)
+                assert writer.layer is not None
+                layer = writer.layer
+                trace.record(_STAGE, key, what, layer.to_json())
+                made.add(layer.digest)
         progress.advance(sum(sizes[package] for package in members))
-        if is_new:
-            made.add(layer.digest)
         return layer
 
     # Largest first, so that no core is left alone with it at the end.
@@ -63,20 +77,10 @@ def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: 
     return Built(layers=tuple(done[label] for label, _ in groups), made=frozenset(made))
 
 
-def _layer(label: str, chosen: tuple[Wheel, ...], python: str, store: Store, trace: Trace,
-           pool: ThreadPoolExecutor, waiting: Callable[[], None]) -> tuple[Layer, bool]:
-    what = plan(chosen, python)
-    key = Digest.of_json(what)
-    with trace.holding(_STAGE, key, waiting):
-        known = trace.get(_STAGE, key)
-        if known is not None:
-            layer = Layer.from_json(known)
-            if store.has(layer.digest):
-                return layer, False
-        with LayerWriter(store, label, pool) as writer:
-            for wheel in chosen:
-                with store.open(wheel.digest) as stream:
-                    write(wheel, stream, python, writer)
-        assert writer.layer is not None
-        trace.record(_STAGE, key, what, writer.layer.to_json())
-        return writer.layer, True
+def _known(key: Digest, store: Store, trace: Trace) -> Layer | None:
+    """The layer of that key, if it was built before and is still in the store."""
+    known = trace.get(_STAGE, key)
+    if known is None:
+        return None
+    layer = Layer.from_json(known)
+    return layer if store.has(layer.digest) else None

@@ -23,7 +23,8 @@ from toolchain.layer import (
     Layer,
     ignore,
 )
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.lock import is_lock
 from toolchain.lock.base import FILE_NAME as BASE_LOCK_NAME
 from toolchain.spec import Spec
@@ -36,7 +37,8 @@ ENTRY_POINTS = "project.json"
 Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
-def plan(tree: Tree, spec: Spec, memo: Memo) -> dict[str, Any]:
+def plan(tree: Tree, spec: Spec, memo: Memo,
+         compression: Compression = LIBDEFLATE) -> dict[str, Any]:
     """What the layer is made of: every file by path, mode and content; digest = its key.
 
     `spec.files` has the texts that take files' places. `memo(question, answer)` may remember a
@@ -49,7 +51,7 @@ def plan(tree: Tree, spec: Spec, memo: Memo) -> dict[str, Any]:
             files.append(TreeFile(path, False, digest).to_json())
         else:
             files.append(tree.file(path).to_json())
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "files": files,
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "files": files,
             "entry_points": Digest.of(_entry_points(spec)).hex}
 
 
@@ -65,9 +67,9 @@ def included(tree: Tree, memo: Memo) -> list[str]:
 
 
 def make(plan: Mapping[str, Any], tree: Tree, spec: Spec, store: Store,
-         pool: ThreadPoolExecutor) -> Layer:
+         pool: ThreadPoolExecutor, compression: Compression = LIBDEFLATE) -> Layer:
     """Build the layer. Raises SpecError if a file is no longer what the plan says."""
-    with LayerWriter(store, "project files", pool) as layer:
+    with LayerWriter(store, "project files", pool, compression) as layer:
         layer.add(Entry(path=f"{RUNNER_FOLDER}/{ENTRY_POINTS}", mode=0o644,
                         data=_entry_points(spec)))
         layer.add(Entry(path=PROJECT_FOLDER, mode=0o755, kind=tarfile.DIRTYPE,

@@ -10,7 +10,8 @@ from typing import Any
 
 from toolchain.digest import Digest
 from toolchain.layer import LAYOUT_VERSION, RUNNER_FOLDER, Layer
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.store import Store
 from toolchain.trace import Trace
 
@@ -30,29 +31,30 @@ def files() -> dict[str, bytes]:
 
 
 @cache
-def plan() -> dict[str, Any]:
+def plan(compression: Compression = LIBDEFLATE) -> dict[str, Any]:
     """What the layer is made of; its digest is its key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "folder": RUNNER_FOLDER,
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "folder": RUNNER_FOLDER,
             "files": {name: Digest.of(data).hex for name, data in files().items()}}
 
 
 @cache
-def key() -> Digest:
-    return Digest.of_json(plan())
+def key(compression: Compression = LIBDEFLATE) -> Digest:
+    return Digest.of_json(plan(compression))
 
 
-def make(store: Store, trace: Trace, pool: ThreadPoolExecutor,
-         waiting: Callable[[], None]) -> tuple[Layer, bool]:
+def make(store: Store, trace: Trace, pool: ThreadPoolExecutor, waiting: Callable[[], None],
+         compression: Compression = LIBDEFLATE) -> tuple[Layer, bool]:
     """The layer, and whether it was made now rather than found."""
-    with trace.holding(_STAGE, key(), waiting):
-        known = trace.get(_STAGE, key())
+    what = key(compression)
+    with trace.holding(_STAGE, what, waiting):
+        known = trace.get(_STAGE, what)
         if known is not None:
             layer = Layer.from_json(known)
             if store.has(layer.digest):
                 return layer, False
-        with LayerWriter(store, "runner", pool) as writer:
+        with LayerWriter(store, "runner", pool, compression) as writer:
             for name, data in sorted(files().items()):
                 writer.add(Entry(path=f"{RUNNER_FOLDER}/{name}", mode=0o644, data=data))
         assert writer.layer is not None
-        trace.record(_STAGE, key(), plan(), writer.layer.to_json())
+        trace.record(_STAGE, what, plan(compression), writer.layer.to_json())
         return writer.layer, True

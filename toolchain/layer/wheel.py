@@ -34,7 +34,9 @@ from installer.utils import Scheme, construct_record_file, fix_shebang
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer import LAYOUT_VERSION, PREFIX
-from toolchain.layer.archive import COMPRESSOR, Entry, LayerWriter
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.bytecode import Batch, Bytecode
+from toolchain.layer.compression import LIBDEFLATE, Compression
 
 _INTERPRETER = f"/{PREFIX}/bin/python"
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
@@ -50,13 +52,19 @@ class Wheel:
     filename: str
 
 
-def plan(wheels: tuple[Wheel, ...], python: str) -> dict[str, Any]:
-    """What a package layer is made of; its digest is the layer's key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": COMPRESSOR, "prefix": PREFIX,
-            "python": python, "wheels": [wheel.digest.hex for wheel in wheels]}
+def plan(wheels: tuple[Wheel, ...], python: str, bytecode: str | None = None,
+         compression: Compression = LIBDEFLATE) -> dict[str, Any]:
+    """What a package layer is made of; its digest is the layer's key for all projects.
+
+    `bytecode` is the identity of the compiler, if modules are compiled.
+    """
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "prefix": PREFIX,
+            "python": python, "bytecode": bytecode,
+            "wheels": [wheel.digest.hex for wheel in wheels]}
 
 
-def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter) -> None:
+def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter,
+          bytecode: Bytecode | None = None) -> None:
     """Add a wheel's files to a layer, as `pip install` into /opt/venv would lay them out.
 
     `python` is `X.Y`. Raises ResolveError naming the wheel and the entry for a wheel that is
@@ -68,7 +76,8 @@ def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter) -> N
             source = _Source(archive, wheel.filename)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # __pycache__ entries are left out
-                install(source, _Destination(layer, python, wheel.filename),
+                batch = bytecode.batch() if bytecode is not None else None
+                install(source, _Destination(layer, python, wheel.filename, batch),
                         additional_metadata={"INSTALLER": b"toolchain\n"})
     except zipfile.BadZipFile as error:
         raise _bad(wheel.filename, "", f"not a zip file: {error}") from None
@@ -148,8 +157,10 @@ class _Source(WheelFile):
 
 
 class _Destination(WheelDestination):
-    def __init__(self, layer: LayerWriter, python: str, filename: str) -> None:
+    def __init__(self, layer: LayerWriter, python: str, filename: str,
+                 batch: Batch | None) -> None:
         self._layer = layer
+        self._batch = batch
         self._filename = filename
         site = f"{PREFIX}/lib/python{python}/site-packages"
         self._schemes = {
@@ -176,14 +187,24 @@ class _Destination(WheelDestination):
                 return None
             return posixpath.relpath(self._schemes[other], self._schemes[scheme]) + "/"
 
-        with construct_record_file(list(records), prefix) as stream:
+        compiled = [(scheme, entry) for entry in self._compiled(self._schemes[scheme])]
+        with construct_record_file([*records, *compiled], prefix) as stream:
             self._write(scheme, record_file_path, stream.read(), executable=False)
+
+    def _compiled(self, site: str) -> Iterator[RecordEntry]:
+        """Add the byte-code. RECORD lists it without hash and size, as installers do."""
+        for path, data in self._batch.results() if self._batch is not None else ():
+            self._layer.add(Entry(path=path, data=data, mode=0o644))
+            yield RecordEntry(posixpath.relpath(path, site), None, None)
 
     def _write(self, scheme: Scheme, path: str, data: bytes, *, executable: bool) -> RecordEntry:
         check_path(path, self._filename)
         self._layer.add(Entry(path=f"{self._schemes[scheme]}/{path}", data=data,
                               mode=0o755 if executable else 0o644))
-        hashed = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+        digest = hashlib.sha256(data).digest()
+        if self._batch is not None and scheme in ("purelib", "platlib"):
+            self._batch.add(f"{self._schemes[scheme]}/{path}", data, digest)
+        hashed = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         return RecordEntry(path, Hash("sha256", hashed), len(data))
 
 

@@ -24,6 +24,8 @@ SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 # The C library of each suite, which decides which manylinux wheels fit (PEP 600).
 _GLIBC = {"bookworm": "2.36", "trixie": "2.41"}
 
+_MACHINES = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class DebianPackage:
@@ -114,6 +116,7 @@ class Foundation:
 
     base: BasePins | ImagePins
     apt: AptPins | None
+    compiler: BasePins | None = None  # whose interpreter compiles, on the machine that builds
 
     @property
     def packages(self) -> int:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolchain import layer
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
+from toolchain.errors import ResolveError
 from toolchain.layer import Layer
 from toolchain.lock.base import BasePins
 from toolchain.stages import count, resolve, size
 from toolchain.stages.published import are_here, base_image_layers, base_plan, published
+
+if TYPE_CHECKING:
+    from toolchain.layer.bytecode import Bytecode
+    from toolchain.layer.compression import Compression
 
 NAME = "base"
 plan = base_plan
@@ -39,14 +45,17 @@ def result(chain: Chain) -> tuple[Layer, ...]:
 def build(chain: Chain) -> Made:
     """Build the layers here, whatever a registry has."""
     from toolchain.layer import packages, runner
+    from toolchain.layer.compression import compression
 
     session = chain.session
-    with ThreadPoolExecutor(os.cpu_count()) as pool, \
-            session.progress(f"{NAME} {chain.name}") as progress:
-        system, made = _system(chain, pool)
+    how = compression(chain.config.image_compression)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, _bytecode(chain) as bytecode, \
+            session.progress(f"{NAME} {chain.name}") as progress, ThreadPoolExecutor(1) as beside:
+        building = beside.submit(_system, chain, pool, bytecode, how)
         built = packages.make(resolve.result(chain), session.tools.wheels(), session.store,
-                              session.trace, progress, pool, chain.waiting)
-        entry, entry_made = runner.make(session.store, session.trace, pool, chain.waiting)
+                              session.trace, progress, pool, chain.waiting, bytecode, how)
+        entry, entry_made = runner.make(session.store, session.trace, pool, chain.waiting, how)
+        system, made = building.result()
     layers = (*system, *built.layers, entry)
     made |= built.made | ({entry.digest} if entry_made else set())
     new = [item for item in layers if item.digest in made]
@@ -56,33 +65,58 @@ def build(chain: Chain) -> Made:
     return Made(value=layer.to_json(layers), words=words)
 
 
-def _system(chain: Chain, pool: ThreadPoolExecutor) -> tuple[tuple[Layer, ...], frozenset[Digest]]:
+@contextlib.contextmanager
+def _bytecode(chain: Chain) -> Iterator[Bytecode | None]:
+    """What compiles the modules of this build, if they are to be compiled."""
+    identity, python = resolve.base(chain)["bytecode"], resolve.result(chain).python_minor
+    if identity is None:
+        yield None
+        return
+    from toolchain.layer import bytecode
+
+    if not chain.session.host:
+        raise ResolveError("this machine cannot start an interpreter of Debian's",
+                           where="image.bytecode", fix="do without: image.bytecode=no")
+    pins = resolve.foundation(chain).compiler
+    here = bytecode.identity(pins, python) if pins else "nothing"
+    if pins is None or here != identity:
+        raise ResolveError(
+            f"byte-code of {identity} cannot be made here: for this machine's platform, "
+            f"{chain.session.host}, base.lock pins {here}", where="base.lock",
+            fix="pin both anew with upgrade=1, or do without: image.bytecode=no")
+    with chain.session.tools.compiler(identity, pins, python) as compiler:
+        yield bytecode.Bytecode(compiler)
+
+
+def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, how: Compression
+            ) -> tuple[tuple[Layer, ...], frozenset[Digest]]:
     """The layers under the packages, and which of them were made now."""
     from toolchain.layer import debian, environment
 
     store, debs = chain.session.store, chain.session.tools.debs
     foundation, python = resolve.foundation(chain), resolve.result(chain).python_minor
     base, more = foundation.base, foundation.apt
+    compiler = None if bytecode is None else bytecode.identity
 
     def system() -> tuple[Layer, ...]:
         assert isinstance(base, BasePins)
         debs().fetch(base)
-        return debian.make(base, python, store, pool)
+        return debian.make(base, python, store, pool, bytecode, how)
 
     def extra() -> tuple[Layer, ...]:
         assert more is not None
         debs().fetch(more)
-        return (debian.make_more(more, store, pool),)
+        return (debian.make_more(more, store, pool, how),)
 
     if isinstance(base, BasePins):
-        layers, made = _once(chain, "debian", debian.plan(base, python), system)
+        layers, made = _once(chain, "debian", debian.plan(base, python, compiler, how), system)
     else:
         interpreter = base.python(python, chain.name)
-        own, made = _once(chain, "environment layer", environment.plan(interpreter, python),
-                          lambda: (environment.make(interpreter, python, store, pool),))
+        own, made = _once(chain, "environment layer", environment.plan(interpreter, python, how),
+                          lambda: (environment.make(interpreter, python, store, pool, how),))
         layers = (*base_image_layers(chain), *own)
     if more is not None and more.packages:
-        added, new = _once(chain, "apt", debian.more_plan(more), extra)
+        added, new = _once(chain, "apt", debian.more_plan(more, how), extra)
         layers, made = (*layers, *added), made | new
     return layers, made
 

@@ -36,11 +36,13 @@ def result(chain: Chain) -> Layer:
 def build(chain: Chain) -> Made:
     """Build the layer here, whatever a registry has."""
     from toolchain.layer import project
+    from toolchain.layer.compression import compression
 
     planned = plan(chain)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         built = project.make(planned, chain.tree, parse.result(chain),
-                             chain.session.store, pool)
+                             chain.session.store, pool,
+                             compression(chain.config.image_compression))
     return Made(value=layer.to_json((built,)),
                 words=f"{count(len(planned['files']), 'file')} ({size(built.size)})")
 

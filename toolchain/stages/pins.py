@@ -15,6 +15,8 @@ from toolchain.lock import base as base_lock
 from toolchain.lock.base import AptPins, BasePins, Foundation
 from toolchain.lock.image import ImagePins
 
+# Names the compiler all the same; a machine that cannot start it is told so when it builds.
+_ANY_HOST = "linux/amd64"
 _Chosen = TypeVar("_Chosen", BasePins, ImagePins, AptPins)
 
 
@@ -31,10 +33,11 @@ def plan(chain: Chain, python: str) -> Any:
                      else ("base", base_lock.suite_for(python), platform))
     wanted = _wanted(chain)
     more = None if base is None or not wanted else known.get(_apt(base, platform, wanted))
-    return [entry and _digest(entry).hex for entry in (base, more)]
+    compiler = known.get(_compiler(chain, python))
+    return [entry and _digest(entry).hex for entry in (base, more, compiler)]
 
 
-def found(chain: Chain, value: Any) -> Foundation:
+def found(chain: Chain, value: Any, python: str) -> Foundation:
     """The foundation in full. `value` is what `Foundation.to_json` made of it."""
     platform, known = chain.config.image_platform, _read(chain)
     name = (("image", value["image"], platform) if "image" in value
@@ -43,7 +46,17 @@ def found(chain: Chain, value: Any) -> Foundation:
     assert isinstance(base, (BasePins, ImagePins))
     more = known[_apt(base, platform, _wanted(chain))] if "apt" in value else None
     assert more is None or isinstance(more, AptPins)
-    return Foundation(base=base, apt=more)
+    compiler = known.get(_compiler(chain, python))
+    assert compiler is None or isinstance(compiler, BasePins)
+    return Foundation(base=base, apt=more, compiler=compiler)
+
+
+def bytecode(foundation: Foundation, python: str) -> str | None:
+    """What makes the byte-code of Python `X.Y`, by its version; the same on every machine."""
+    from toolchain.layer.bytecode import identity
+
+    own = foundation.base if isinstance(foundation.base, BasePins) else foundation.compiler
+    return identity(own, python) if foundation.compiler and own else None
 
 
 def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
@@ -60,9 +73,14 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
         suite = base_lock.suite_for(python)
         base = _settle(chain, ("base", suite, platform), BasePins,
                        lambda: tools.archive().pin(suite, platform), moved)
+    compiler = None
+    if name := _compiler(chain, python):
+        _, suite, host = name
+        compiler = base if base.name == name and isinstance(base, BasePins) else _settle(
+            chain, name, BasePins, lambda: tools.archive().pin(suite, host), moved)
     wanted = _wanted(chain)
     if not wanted:
-        return Foundation(base=base, apt=None), moved
+        return Foundation(base=base, apt=None, compiler=compiler), moved
     if not base.suite:
         raise ResolveError(
             f"the base image {reference} is no Debian, so it cannot be given Debian packages",
@@ -71,7 +89,7 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
     more = _settle(chain, _apt(base, platform, wanted), AptPins,
                    lambda: tools.archive().pin_more(base, wanted), moved,
                    still=lambda pins: pins.on == on)
-    return Foundation(base=base, apt=more), moved
+    return Foundation(base=base, apt=more, compiler=compiler), moved
 
 
 def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
@@ -95,6 +113,14 @@ def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
         if chosen != known:
             moved.append(name[1] if kind is not AptPins else ", ".join(name[3:]))
         return chosen
+
+
+def _compiler(chain: Chain, python: str) -> tuple[str, ...]:
+    """Whose interpreter compiles on this machine: that of the embedded base for this platform,
+    where Debian has that Python; empty where nothing is compiled."""
+    if not chain.config.image_bytecode or base_lock.image_for("auto", python):
+        return ()
+    return "base", base_lock.suite_for(python), chain.session.host or _ANY_HOST
 
 
 def _wanted(chain: Chain) -> tuple[str, ...]:

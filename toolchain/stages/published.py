@@ -18,11 +18,15 @@ USER = str(layer.USER_ID)
 
 
 def base_plan(chain: Chain) -> Any:
-    return {**layer.base_plan(resolve.result(chain), resolve.base(chain)),
-            "runner": runner.key().hex}
+    from toolchain.layer.compression import compression
+
+    how = compression(chain.config.image_compression)
+    return {**layer.base_plan(resolve.result(chain), resolve.base(chain), how.identity),
+            "runner": runner.key(how).hex}
 
 
 def layer_plan(chain: Chain) -> Any:
+    from toolchain.layer.compression import compression
     from toolchain.layer.project import plan
 
     def memo(question: Any, answer: Any) -> Any:
@@ -33,8 +37,8 @@ def layer_plan(chain: Chain) -> Any:
             chain.session.trace.note("ignore", key, known)
         return known
 
-    spec = parse.result(chain)
-    planned = plan(chain.tree, spec, memo)
+    planned = plan(chain.tree, parse.result(chain), memo,
+                   compression(chain.config.image_compression))
     chain.tree.remember()
     return planned
 

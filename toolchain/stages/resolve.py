@@ -20,8 +20,8 @@ def plan(chain: Chain) -> Any:
     """The request, and what answers it: the lock, and its entries of base.lock."""
     request = _request(chain)
     return {"request": request.plan(), "base image": chain.config.image_base,
-            "apt": chain.config.apt, "lock": _digest_of(_lock_path(chain)),
-            "base": pins.plan(chain, request.python)}
+            "apt": chain.config.apt, "bytecode": chain.config.image_bytecode,
+            "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python)}
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -45,7 +45,8 @@ def make(chain: Chain) -> Made:
         lock.replace_text(_lock_path(chain), lock.to_text(locked))
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
-    return Made(value={**locked.to_json(), "base": foundation.to_json()},
+    value = {**foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
+    return Made(value={**locked.to_json(), "base": value},
                 words=f"{count(len(locked.packages), 'package')}, {words}")
 
 
@@ -62,7 +63,7 @@ def base(chain: Chain) -> Any:
 
 def foundation(chain: Chain) -> base_lock.Foundation:
     """The same in full, from base.lock."""
-    return pins.found(chain, base(chain))
+    return pins.found(chain, base(chain), result(chain).python_minor)
 
 
 def _lock_path(chain: Chain) -> Path:

@@ -9,22 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-from toolchain import pipeline, report
-from toolchain.chain import Chain, Session
+from toolchain import pipeline, report, wiring
+from toolchain.chain import Chain
 from toolchain.config import Config
 from toolchain.errors import ConfigError, SpecError, ToolchainError
 from toolchain.journal import Journal
-from toolchain.progress import Progress
 from toolchain.push import Pushed
 from toolchain.runner import result
 from toolchain.spec.mlproject import name_of
 from toolchain.stages import push
 from toolchain.steps import inputs
-from toolchain.store import Store
-from toolchain.trace import Trace
 from toolchain.workspace import Project, Workspace
 
 _STAGES = ("parse", "resolve", "base", "layer", "push")
@@ -92,17 +88,7 @@ def _project(folder: Path) -> Project:
 
 
 def _chain(workspace: Workspace, project: Project) -> Chain:
-    # Importing anything of `tasks` opens doit's workspace in the working folder. That is the same
-    # one, whose settings were found good above.
-    from toolchain.tasks.wiring import Adapters
-
-    cache, counter = workspace.cache, Progress()
-    journal = Journal(cache)
-    store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
-    trace = Trace(cache, journal)
-    tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
-    session = Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
-                      progress=partial(report.progress, counter), say=_say)
+    session = wiring.session(workspace, Journal(workspace.cache), _say)
     # The workspace's settings are the project's: both stand in one pyproject.toml.
     return Chain(session, project, workspace.config)
 

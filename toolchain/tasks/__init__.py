@@ -16,9 +16,8 @@ from typing import Any
 from doit import create_after
 from doit.exceptions import InvalidDodoFile, TaskFailed
 
-from toolchain import pipeline, report
+from toolchain import pipeline, report, wiring
 from toolchain.errors import ToolchainError
-from toolchain.tasks import wiring
 from toolchain.tasks.call import Call
 from toolchain.tasks.reporter import StageReporter
 from toolchain.workspace import Project

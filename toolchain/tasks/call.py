@@ -7,19 +7,18 @@ import dataclasses
 import os
 import sys
 import time
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doit import doit_cmd, get_initial_workdir
 
-from toolchain import pipeline, report
+from toolchain import pipeline, report, wiring
 from toolchain.config import Config, reference
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ToolchainError, nearest
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
-from toolchain.tasks import wiring
 from toolchain.workspace import Project, Workspace, select
 
 if TYPE_CHECKING:
@@ -48,22 +47,7 @@ class Call:
     @cached_property
     def session(self) -> Session:
         """What stages need; a call in which all is fresh never asks for it."""
-        from toolchain.adapters.compatible import host_platform
-        from toolchain.chain import Session
-        from toolchain.progress import Progress
-        from toolchain.store import Store
-        from toolchain.tasks.wiring import Adapters
-        from toolchain.trace import Trace
-
-        workspace, journal = self.workspace, self.journal
-        cache = workspace.cache
-        trace = Trace(cache, journal)
-        store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
-        counter = Progress()
-        tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
-        return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
-                       progress=partial(report.progress, counter), say=report.emit,
-                       host=host_platform())
+        return wiring.session(self.workspace, self.journal, report.emit)
 
     @cached_property
     def projects(self) -> dict[str, Project]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,24 @@ from toolchain.errors import EngineError, nearest, without_credentials
 
 if TYPE_CHECKING:
     from toolchain.adapters.bases import BaseImages
+    from toolchain.adapters.compiler import PinnedCompiler
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.uv import Uv
     from toolchain.attest import Source
+    from toolchain.chain import Session
     from toolchain.config import Config
     from toolchain.journal import Journal
+    from toolchain.lock.base import BasePins
     from toolchain.lock.image import ImagePins
     from toolchain.progress import Progress
     from toolchain.push import BlobSource, Registry
     from toolchain.run import Engine
     from toolchain.store import Store
     from toolchain.trace import Trace
+    from toolchain.workspace import Workspace
 
 _ENGINES = ("local",)
 
@@ -52,6 +56,23 @@ def tracking_file(config: Config, root: Path) -> Path | None:
 def experiment(config: Config) -> str:
     """The experiment's name, or nothing where none is set."""
     return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+
+
+def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) -> Session:
+    """What the projects of one call share, on this machine. `say` tells people."""
+    from toolchain import report
+    from toolchain.adapters.compatible import host_platform
+    from toolchain.chain import Session
+    from toolchain.progress import Progress
+    from toolchain.store import Store
+    from toolchain.trace import Trace
+
+    cache, counter = workspace.cache, Progress()
+    trace = Trace(cache, journal)
+    store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
+    tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
+    return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
+                   progress=partial(report.progress, counter), say=say, host=host_platform())
 
 
 class Adapters:
@@ -86,6 +107,11 @@ class Adapters:
 
     def base_source(self, pins: ImagePins) -> BlobSource:
         return self._images.source(pins)
+    def compiler(self, identity: str, pins: BasePins, python: str) -> PinnedCompiler:
+        from toolchain.adapters.compiler import PinnedCompiler
+
+        return PinnedCompiler(identity=identity, pins=pins, python=python, store=self._store,
+                              folder=self._cache / "interpreters", fetch=self._debian.fetch)
 
     def registry(self, config: Config) -> Registry:
         key = (config.registry, config.pull_registry, config.repository, config.insecure)
