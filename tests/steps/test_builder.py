@@ -31,7 +31,7 @@ class Codeset:
     def __init__(self, monorepo: Monorepo, mirror: Mirror, folder: Path) -> None:
         self.folder = monorepo.add("codeset").rename(folder)
         (self.folder / "pyproject.toml").write_text(
-            f'[tool.toolchain]\nimage.mirror = "{mirror.url}"\n'
+            f'[tool.toolchain]\nimage.bytecode = false\nimage.mirror = "{mirror.url}"\n'
             f'image.keyring = "{mirror.keyring}"\n')
         self.environment = {**monorepo.environment, "TOOLCHAIN_CACHE": f"{folder}-cache"}
 
