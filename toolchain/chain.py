@@ -188,7 +188,10 @@ class Chain:
                 self.forget()
                 plan = stage.plan(self)  # again, for the same reason
                 key = Digest.of_json(plan)
-                trace.record(stage.NAME, key, plan, value, project=self.name)
+                # Another process may have begun at an earlier state of those files and come here
+                # first.
+                if trace.get(stage.NAME, key) != value:
+                    trace.record(stage.NAME, key, plan, value, project=self.name)
         self.forget()
         if self._whole is not self:
             trace.set_current(self.name, part_name(stage.NAME, self.config.image_platform), key)

@@ -112,10 +112,12 @@ def test_a_changed_wheel_is_refused(monorepo: Monorepo, tmp_path: Path) -> None:
 
 def test_no_network_and_no_mirror(monorepo: Monorepo) -> None:
     monorepo.add("one")
+    settings = (monorepo.folder / "pyproject.toml").read_text()
     monorepo.settings('image.mirror = "http://127.0.0.1:9/debian"')
     output = monorepo.doit("push", expect=1)
     assert "cannot be fetched" in output
     assert "GET http://127.0.0.1:9/debian/dists/bookworm/InRelease" in output
+    (monorepo.folder / "pyproject.toml").write_text(settings)
     del monorepo.environment["UV_NO_INDEX"], monorepo.environment["UV_OFFLINE"]
     monorepo.environment["UV_DEFAULT_INDEX"] = "http://127.0.0.1:9/simple"
     (monorepo.folder / "projects/one/requirements.txt").write_text("epsilon\n")
@@ -125,9 +127,10 @@ def test_no_network_and_no_mirror(monorepo: Monorepo) -> None:
 
 def test_a_python_that_no_base_has(monorepo: Monorepo) -> None:
     monorepo.add("one")
-    output = monorepo.doit("push", "python=3.7", expect=1)
-    assert "no embedded base has Python 3.7" in output
-    assert "3.11 (bookworm)" in output
+    output = monorepo.doit("push", "python=3.7", "image.hub=localhost:1", expect=1)
+    assert "no embedded base has Python 3.7; it stands on python:3.7-slim" in output
+    assert "the registry cannot be reached" in output
+    assert "fix: " in output
 
 
 def test_a_pinned_package_that_the_mirror_lost(
@@ -236,10 +239,12 @@ def test_an_unknown_engine(monorepo: Monorepo) -> None:
     assert not (monorepo.folder / "cache/blobs").exists()
 
 
-def test_a_base_image_that_is_not_supported_yet(monorepo: Monorepo) -> None:
+def test_a_base_image_that_cannot_be_reached(monorepo: Monorepo) -> None:
     monorepo.add("one")
-    output = monorepo.doit("push", "image.base=python:3.11-slim", expect=1)
-    assert "base image 'python:3.11-slim' is not supported yet" in output
+    output = monorepo.doit("push", "image.base=python:3.11-slim", "image.hub=localhost:1",
+                           expect=1)
+    assert "the registry cannot be reached" in output
+    assert "fix: " in output
     assert ran(monorepo.doit("push"), "one")["push"] == "made"
 
 

@@ -19,6 +19,7 @@ from toolchain.lock.image import ImagePins
 
 FILE_NAME = "base.lock"
 
+PLATFORMS = ("linux/amd64", "linux/arm64")
 # The suite whose python3 is that minor version (https://packages.debian.org/python3).
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 # The C library of each suite, which decides which manylinux wheels fit (PEP 600).

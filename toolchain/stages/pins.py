@@ -62,7 +62,13 @@ def bytecode(foundation: Foundation, python: str) -> str | None:
 def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
     """The foundation for Python `X.Y[.Z]`, and the names of what was chosen now."""
     platform, tools = chain.config.image_platform, chain.session.tools
+    if platform not in base_lock.PLATFORMS:
+        raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
+                           fix=f"known: {', '.join(base_lock.PLATFORMS)}")
     reference = base_lock.image_for(chain.config.image_base, python)
+    if reference and chain.config.image_base == "auto":
+        chain.session.say(f"{chain.name}: no embedded base has Python {python}; it stands on "
+                          f"{reference}")
     moved: list[str] = []
     base: BasePins | ImagePins
     if reference:

@@ -32,22 +32,28 @@ def make(chain: Chain) -> Made:
     request = _request(chain)
     foundation, moved = pins.settle(chain, request.python)
     request = replace(request, glibc=foundation.base.glibc)
-    where = f"{chain.project.folder}/{_lock_path(chain).name}"
-    locked = lock.read(_lock_path(chain), where)
-    words = "lock is current"
-    if (locked is None or chain.config.upgrade
-            or locked.input != Digest.of_json(request.plan())):
-        old = locked
-        preferred = () if old is None or chain.config.upgrade else old.packages
-        with chain.session.progress(f"resolve {chain.name}"):
-            locked = lock.make(request, preferred, chain.session.tools.resolver())
-        words = lock.changes(old, locked)
-        lock.replace_text(_lock_path(chain), lock.to_text(locked))
+    locked, words = _lock(chain, request)
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
     value = {**foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
     return Made(value={**locked.to_json(), "base": value},
                 words=f"{count(len(locked.packages), 'package')}, {words}")
+
+
+def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
+    """The lock that answers the request, made and written if need be, and what became of it."""
+    path = _lock_path(chain)
+    where = f"{chain.project.folder}/{path.name}"
+    with chain.session.trace.holding("lock", Digest.of(where.encode()), chain.waiting):
+        old = lock.read(path, where)
+        if (old is not None and not chain.config.upgrade
+                and old.input == Digest.of_json(request.plan())):
+            return old, "lock is current"
+        preferred = () if old is None or chain.config.upgrade else old.packages
+        with chain.session.progress(f"resolve {chain.name}"):
+            made = lock.make(request, preferred, chain.session.tools.resolver())
+        lock.replace_text(path, lock.to_text(made))
+        return made, lock.changes(old, made)
 
 
 def result(chain: Chain) -> lock.Lock:
