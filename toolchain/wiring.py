@@ -202,7 +202,8 @@ class Adapters:
             return HttpRegistry(host, host, name, insecure=insecure)
 
         return BaseImages(root=self._root, hub=self._config.image_hub, store=self._store,
-                          progress=self._progress, repository=repository)
+                          progress=self._progress, repository=repository,
+                          engine=self.image_engine)
 
     def _interpreter(self, interpreters: Any) -> Callable[[str], Path]:
         found: dict[str, Path] = {}

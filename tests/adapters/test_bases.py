@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.images import ImageLayout, debian
+from tests.support.services import docker_client
 from toolchain.adapters.bases import BaseImages
+from toolchain.adapters.docker_engine import DockerEngine
 from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest
-from toolchain.errors import ConfigError, ResolveError, ToolchainError
+from toolchain.errors import ConfigError, EngineError, ResolveError, ToolchainError
 from toolchain.lock.image import ImagePins
 from toolchain.progress import Progress
 from toolchain.store import Store
@@ -26,7 +29,8 @@ def layout(tmp_path: Path) -> ImageLayout:
 def images(tmp_path: Path, store: Store) -> BaseImages:
     return BaseImages(
         root=tmp_path, hub="", store=store, progress=Progress(),
-        repository=lambda host, name: HttpRegistry(host, host, name, insecure=False))
+        repository=lambda host, name: HttpRegistry(host, host, name, insecure=False),
+        engine=lambda: DockerEngine(os.environ))
 
 
 def test_an_image_of_a_layout_is_pinned(layout: ImageLayout, images: BaseImages,
@@ -158,3 +162,31 @@ def test_a_folder_that_is_not_there(images: BaseImages) -> None:
 def test_a_reference_that_is_none(images: BaseImages, reference: str) -> None:
     with pytest.raises(ConfigError):
         images.pin(reference, "linux/amd64")
+
+
+def test_an_image_of_a_docker_engine(images: BaseImages, store: Store) -> None:
+    client = docker_client()
+    below, above = debian()
+    first = client.api.import_image_from_data(below, repository="toolchain-test/base", tag="1")
+    image_id = json.loads(first.splitlines()[-1])["status"]
+    try:
+        pins = images.pin("docker-daemon:toolchain-test/base:1", "linux/amd64")
+        assert str(pins.digest) == image_id
+        assert [layer.diff_id for layer in pins.layers] == [Digest.of(below)]
+        assert (pins.glibc, pins.suite, pins.pythons) == (
+            "2.36", "bookworm", {"3.9": "/usr/bin/python3.9"})
+        (layer,) = pins.layers
+        store.path(layer.digest).unlink()
+        data = b"".join(images.source(pins).stream(layer.digest, layer.size))
+        assert Digest.of(data) == layer.digest
+        # Another image of that name is not what was pinned.
+        client.api.import_image_from_data(above, repository="toolchain-test/base", tag="1")
+        store.path(layer.digest).unlink()
+        with pytest.raises(ResolveError, match="is another now"):
+            list(images.source(pins).stream(layer.digest, layer.size))
+        with pytest.raises(ResolveError, match="for linux/amd64, not for linux/arm64"):
+            images.pin("docker-daemon:toolchain-test/base:1", "linux/arm64")
+        with pytest.raises(EngineError, match="has no image"):
+            images.pin("docker-daemon:toolchain-test/missing:1", "linux/amd64")
+    finally:
+        client.images.remove("toolchain-test/base:1", force=True)

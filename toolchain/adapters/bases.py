@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, without_credentials
+from toolchain.errors import ResolveError, StoreError, without_credentials
 from toolchain.image import INDEX, MANIFEST
+from toolchain.layer.archive import LayerWriter, plain
 from toolchain.layer.survey import Survey
 from toolchain.lock.image import BaseLayer, ImagePins
 from toolchain.progress import Progress
@@ -26,9 +29,11 @@ from toolchain.reference import DOCKER_HUB, parse_reference
 from toolchain.store import Store
 
 if TYPE_CHECKING:
+    from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.registry import HttpRegistry
 
 _DOWNLOADS = 4
+_ENGINE = "docker-daemon:"
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
 _SLACK = 1 << 20
 _LARGEST_DOCUMENT = 8 << 20
@@ -56,19 +61,24 @@ class Home(BlobSource, Protocol):
 class BaseImages:
     """Implements toolchain.lock.image.Images, and gives the layers of what was pinned.
 
-    `repository(host, name)` is a repository of a registry. `hub` is the registry of names
-    without a host; Docker Hub if it is empty. Paths of layouts are relative to `root`.
+    `repository(host, name)` is a repository of a registry, `engine()` the Docker engine. `hub` is
+    the registry of names without a host; Docker Hub if it is empty. Paths of layouts are relative
+    to `root`.
     """
 
     def __init__(self, *, root: Path, hub: str, store: Store, progress: Progress,
-                 repository: Callable[[str, str], HttpRegistry]) -> None:
+                 repository: Callable[[str, str], HttpRegistry],
+                 engine: Callable[[], DockerEngine]) -> None:
         self._root = root
         self._hub = hub
         self._store = store
         self._progress = progress
         self._repository = repository
+        self._engine = engine
 
     def pin(self, reference: str, platform: str) -> ImagePins:
+        if reference.startswith(_ENGINE):
+            return self._pin_engine(reference, platform)
         home, wanted = self._home(reference)
         manifest, digest = _manifest(home, wanted, reference, platform)
         descriptor = manifest["config"]
@@ -81,7 +91,38 @@ class BaseImages:
 
     def source(self, pins: ImagePins) -> BlobSource:
         """Where the layers of a pinned image can be had."""
+        if pins.reference.startswith(_ENGINE):
+            return _Stored(self._store, lambda: self._take(pins.reference, pins.digest))
         return self._home(pins.reference)[0]
+
+    def _pin_engine(self, reference: str, platform: str) -> ImagePins:
+        image = self._engine().inspect(reference.removeprefix(_ENGINE))
+        if image.platform != platform:
+            raise _other_platform(image.platform, platform, reference)
+        taken = self._take(reference, image.id)
+        layers = tuple(taken[diff_id] for diff_id in image.diff_ids)
+        return _pins(reference, platform, image.id, {"config": image.config}, layers,
+                     self._survey(layers, reference))
+
+    def _take(self, reference: str, pinned: Digest) -> dict[Digest, BaseLayer]:
+        """Put an image's layers into the store, out of the engine: by diff_id."""
+        engine = self._engine()
+        image = engine.inspect(reference.removeprefix(_ENGINE))
+        if image.id != pinned:
+            raise ResolveError(
+                f"the Docker engine's image is another now: {image.id}, not {pinned}",
+                where=f"image.base = {reference}",
+                fix="pin it anew with upgrade=1, or bring the pinned one back")
+        saved, found = engine.saved(image), {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for stream in saved.layers():
+                with LayerWriter(self._store, reference, pool) as writer:
+                    writer.copy(cast("IO[bytes]", stream))
+                made = writer.layer
+                assert made is not None
+                found[made.diff_id] = BaseLayer(digest=made.digest, diff_id=made.diff_id,
+                                                size=made.size, media_type=made.media_type)
+        return found
 
     def _home(self, reference: str) -> tuple[Home, str]:
         """Where a reference points, and the tag or digest to ask for there."""
@@ -110,16 +151,36 @@ class BaseImages:
         survey = Survey()
         for layer in layers:
             with self._store.open(layer.digest) as blob:
+                most = _SLACK + _HIGHEST_RATIO * layer.size
                 try:
-                    unpacked = _Unpacked(_open(blob, layer, reference), layer.size)
+                    unpacked = _Hashed(plain(blob, layer.media_type, most))
                     survey.layer(cast("IO[bytes]", unpacked))
                     unpacked.drain()
-                except (tarfile.TarError, ValueError, EOFError, OSError) as error:
+                except (tarfile.TarError, ValueError, StoreError) as error:
                     raise _bad(reference, f"layer {layer.digest} is damaged: {error}") from None
                 if unpacked.digest != layer.diff_id:
                     raise _bad(reference, f"layer {layer.digest} does not hold what the image's "
                                           "config names")
         return survey
+
+
+class _Stored:
+    """Blobs that are put into the store before they are read. Implements BlobSource."""
+
+    location: tuple[str, str] | None = None
+
+    def __init__(self, store: Store, fill: Callable[[], object]) -> None:
+        self._store = store
+        self._fill = fill
+        self._lock = threading.Lock()
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        with self._lock:  # filled once for all that are missing
+            if not self._store.has(digest):
+                self._fill()
+        with self._store.open(digest) as stream:
+            while piece := stream.read(1 << 20):
+                yield piece
 
 
 class Layout:
@@ -174,22 +235,18 @@ class Layout:
             raise _bad(self._shown, f"blob {digest} cannot be read: {error.strerror}") from None
 
 
-class _Unpacked(io.RawIOBase):
-    """A layer's tar, hashed while it is read, and no larger than a compressor can make it."""
+class _Hashed(io.RawIOBase):
+    """A layer's tar, hashed while it is read."""
 
-    def __init__(self, stream: IO[bytes], size: int) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._left = _SLACK + _HIGHEST_RATIO * size
         self._sha = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size if size >= 0 else 1 << 20)
-        self._left -= len(data)
-        if self._left < 0:
-            raise ValueError("it is larger than its compressed size allows")
+        data: bytes = self._stream.read(size if size >= 0 else 1 << 20)
         self._sha.update(data)
         return data
 
@@ -241,9 +298,13 @@ def _chosen(index: dict[str, Any], reference: str, platform: str) -> Digest:
 def _check_platform(config: dict[str, Any], platform: str, reference: str) -> None:
     found = f"{config.get('os')}/{config.get('architecture')}"
     if found != "/".join(platform.split("/")[:2]):
-        raise ResolveError(f"the base image is for {found}, not for {platform}",
-                           where=f"image.base = {reference}",
-                           fix="name another base image, or another image.platform")
+        raise _other_platform(found, platform, reference)
+
+
+def _other_platform(found: str, wanted: str, reference: str) -> ResolveError:
+    return ResolveError(f"the base image is for {found}, not for {wanted}",
+                        where=f"image.base = {reference}",
+                        fix="name another base image, or another image.platform")
 
 
 def _layers(manifest: dict[str, Any], config: dict[str, Any],
@@ -281,16 +342,6 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
         labels={str(k): str(v) for k, v in (runtime.get("Labels") or {}).items()},
         layers=layers, installed=survey.installed(),
     )
-
-
-def _open(blob: IO[bytes], layer: BaseLayer, reference: str) -> IO[bytes]:
-    if layer.media_type.endswith("+gzip"):
-        import gzip
-
-        return gzip.GzipFile(fileobj=blob)  # type: ignore[return-value]
-    if layer.media_type.endswith("+zstd"):
-        raise _bad(reference, "its layers are compressed with zstd, which cannot be read")
-    return blob
 
 
 def _small(home: Home, descriptor: dict[str, Any], reference: str) -> bytes:

@@ -67,6 +67,7 @@ class LayerWriter:
         self._pending = bytearray()
         self._members: deque[Future[bytes]] = deque()
         self._folders: set[str] = set()
+        self._is_copy = False
         self.layer: Layer | None = None
 
     def __enter__(self) -> LayerWriter:
@@ -76,7 +77,8 @@ class LayerWriter:
                  traceback: TracebackType | None) -> None:
         if error is None:
             try:
-                self._feed(bytes(2 * _BLOCK))  # end of archive: two blocks of zeros
+                if not self._is_copy:
+                    self._feed(bytes(2 * _BLOCK))  # end of archive: two blocks of zeros
                 self._cut(everything=True)
                 while self._members:
                     self._blob.write(self._members.popleft().result())
@@ -120,6 +122,12 @@ class LayerWriter:
                             fix="run the command again when nothing writes there")
         self._pad(size)
         return Digest(sha.hexdigest())
+
+    def copy(self, tar: IO[bytes]) -> None:
+        """Take a whole tar as it is, in place of entries."""
+        self._is_copy = True
+        while piece := tar.read(_PIECE):
+            self._feed(piece)
 
     def _header(self, entry: Entry, size: int) -> None:
         info = tarfile.TarInfo(entry.path)
@@ -165,13 +173,14 @@ def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
     and for a layer that unpacks to more than `most` bytes; ConfigError if zstandard is missing.
     """
     try:
-        with tarfile.open(fileobj=_plain(stream, media_type, most), mode="r|") as archive:
+        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|") as archive:
             yield archive
     except tarfile.TarError as error:
         raise _refused(f"not a valid layer: {error}", media_type) from None
 
 
-def _plain(stream: IO[bytes], media_type: str, most: int) -> _Bounded:
+def plain(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR) -> _Bounded:
+    """A layer's bytes, uncompressed. Raises as `opened`."""
     if media_type == GZIP:
         return _Bounded(gzip.GzipFile(fileobj=stream), most, (EOFError, OSError, zlib.error))
     if media_type == ZSTD:
