@@ -56,6 +56,9 @@ class Spec:
     hashes: by canonical name, the sha256 digests (hex) that the project itself insists on.
     files: path -> canonical text of MLproject and of every environment file that was read;
     paths that begin with `../` lie outside the project.
+    sources: requirements that name a folder, a repository or a file (toolchain.spec.source), as
+    JSON. options: what an index may be asked for (toolchain.spec.options), a line each.
+    locked: the file of `files` that is another tool's lock, to be used as it stands.
     """
 
     name: str
@@ -66,9 +69,15 @@ class Spec:
     hashes: Mapping[str, tuple[str, ...]]
     entry_points: Mapping[str, EntryPoint]
     files: Mapping[str, str]
+    sources: tuple[Mapping[str, Any], ...] = ()
+    options: tuple[str, ...] = ()
+    locked: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        more = {"sources": [dict(source) for source in self.sources],
+                "options": list(self.options), "locked": self.locked}
         return {
+            **{name: value for name, value in more.items() if value},
             "name": self.name,
             "environment": self.environment,
             "python": self.python,
@@ -90,7 +99,8 @@ class Spec:
 
     def for_runner(self) -> Spec:
         """A copy with what running an entry point needs alone; it goes into the image."""
-        return replace(self, python="", requirements=(), constraints=(), hashes={}, files={})
+        return replace(self, python="", requirements=(), constraints=(), hashes={}, files={},
+                       sources=(), options=(), locked="")
 
     @classmethod
     def from_json(cls, value: Any) -> Spec:
@@ -112,4 +122,7 @@ class Spec:
                 for name, entry in value["entry_points"].items()
             },
             files=dict(value["files"]),
+            sources=tuple(value.get("sources", ())),
+            options=tuple(value.get("options", ())),
+            locked=value.get("locked", ""),
         )

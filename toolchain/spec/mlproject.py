@@ -53,6 +53,9 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         hashes={name: tuple(sorted(values)) for name, values in wanted.hashes.items()},
         entry_points=_entry_points(top.value.get("entry_points"), path, warn),
         files={**wanted.files, path: canonical(top.plain())},
+        sources=tuple(source.to_json() for source in sorted(wanted.sources)),
+        options=wanted.options.to_lines(),
+        locked=environment.locked,
     )
 
 
@@ -116,7 +119,7 @@ def _read_environment(
     kind: str, name: str, reader: Reader, where: str, default_python: str, warn: Warn
 ) -> Environment:
     if name.endswith(".txt"):
-        return read_requirements(name, reader, where)
+        return read_requirements(name, reader, where, warn)
     if kind == "conda_env":
         return read_conda(name, reader, where, default_python, warn)
     return read_python_env(name, reader, where, warn)
