@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
+    from toolchain.adapters.repository import Repositories
     from toolchain.adapters.uv import Uv
     from toolchain.attest import Source
     from toolchain.chain import Session
@@ -91,6 +92,9 @@ class Adapters:
         self._trackers: dict[str, Mlflow] = {}
 
     def resolver(self) -> Uv:
+        return self._uv
+
+    def sources(self) -> Uv:
         return self._uv
 
     def wheels(self) -> Uv:
@@ -190,7 +194,13 @@ class Adapters:
 
         return Uv(environ=self._uv_environment, interpreter=self._interpreter(Interpreters(
             os.environ)), fetcher=self._fetcher, store=self._store,
-            trace=self._trace)
+            trace=self._trace, journal=self._journal, repositories=self._repositories)
+
+    @cached_property
+    def _repositories(self) -> Repositories:
+        from toolchain.adapters.repository import Repositories
+
+        return Repositories(self._cache / "git", os.environ, self._trace)
 
     @cached_property
     def _images(self) -> BaseImages:

@@ -21,11 +21,17 @@ from toolchain.tree import SKIPPED_FOLDERS, is_settled, is_utf8, stamp, visible
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """Where a project is. `folder` is relative to the workspace; `mlproject` is a file name."""
+    """Where a project is. `folder` is relative to the workspace; `mlproject` is a file name.
+
+    Of a project out of a git repository `root` is the folder of its commit, which it may not
+    leave, and `origin` the repository, the commit and its time in seconds since 1970.
+    """
 
     name: str
     folder: str
     mlproject: str
+    root: str = ""
+    origin: tuple[str, str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def read_existing_lock(path: str, reader: Reader, named_at: str, default_python:
         project = _load(beside, reader, path, wanted)
         wanted.files[beside] = canonical(project)
         lock = UvLock(data, path)
-        found = lock.sources(project)
+        found: Iterable[Source] = lock.sources(project)
         wanted.options.extra_indexes += lock.indexes(_indexes(project))
     else:
         found = _pylock_sources(data, path)
@@ -99,7 +99,8 @@ def read_pyproject(path: str, reader: Reader, named_at: str, default_python: str
                         fix="add one with `dependencies`, or name another environment file")
     if "dependencies" in (project.get("dynamic") or ()):
         raise SpecError("the dependencies are dynamic: only a build knows them", where=path,
-                        fix="run `uv lock` and commit uv.lock, or list them in project.dependencies")
+                        fix="run `uv lock` and commit uv.lock, or list them in "
+                            "project.dependencies")
     places = _table(data, "tool", "uv", "sources")
     for line in _strings(project.get("dependencies"), f"{path}, project.dependencies"):
         _add_dependency(line, path, reader, wanted, places, data)

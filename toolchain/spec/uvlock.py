@@ -61,7 +61,7 @@ class UvLock:
         seen: set[tuple[int, str]] = set()
         while waiting:
             wanted = waiting.pop()
-            if not _holds(wanted.get("marker"), environment, self._path):
+            if not holds(wanted.get("marker"), environment, self._path):
                 continue
             for number in self._numbers(wanted, environment):
                 package = self._packages[number]
@@ -132,7 +132,7 @@ class UvLock:
         if environment is None:
             return found
         fit = [number for number in found
-               if any(_holds(marker, environment, self._path)
+               if any(holds(marker, environment, self._path)
                       for marker in self._packages[number].get("resolution-markers") or ("",))]
         return (fit or found)[:1]
 
@@ -152,19 +152,17 @@ def _dependencies(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _holds(marker: Any, environment: Mapping[str, str] | None, where: str) -> bool:
+def holds(marker: Any, environment: Mapping[str, Any] | None, where: str) -> bool:
+    """Whether a marker is true in an environment; any is without one. Raises SpecError."""
     if not marker or environment is None:
         return True
     from packaging.markers import InvalidMarker, Marker, UndefinedComparison
 
     try:
-        return Marker(str(marker)).evaluate(dict(environment))
+        return Marker(str(marker)).evaluate(dict(environment), context="lock_file")
     except (InvalidMarker, UndefinedComparison) as error:
         raise SpecError(f"not a marker: {marker} ({str(error).splitlines()[0]})", where=where,
                         fix="make the lock anew") from None
-
-
-holds = _holds
 
 
 def _git(url: str, where: str) -> str:

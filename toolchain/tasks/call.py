@@ -175,7 +175,7 @@ class Call:
 
     def _evidence(self, chain: Chain, stages: set[str]) -> tuple[set[str], set[Path]]:
         """Of those stages, the ones that files alone can vouch for, and those files."""
-        from toolchain.stages import base, layer, parse, pins, push
+        from toolchain.stages import base, layer, parse, pins, push, resolve
 
         store, cache = self.session.store, self.workspace.cache
         paths = {pins.path(chain)}
@@ -189,6 +189,8 @@ class Call:
             paths.add(path)
         if "parse" in stages:
             paths |= {chain.folder / path for path in parse.plan(chain)["files"]}
+        if "resolve" in stages:
+            paths |= resolve.evidence(chain)
         if "push" in stages:
             for part in map(chain.on, chain.platforms):
                 built = (*base.result(part), layer.result(part))
