@@ -96,6 +96,9 @@ class Config:
     to: str = _setting(
         "", CALL, "file that `export` writes; `{project}` in it is the name, a last `/` a folder"
     )
+    version: str = _setting(
+        "", CALL, "branch, tag or commit of the repository in `project=URL`; empty: its HEAD"
+    )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from toolchain.run import Engine
     from toolchain.store import Store
     from toolchain.trace import Trace
-    from toolchain.workspace import Workspace
+    from toolchain.workspace import Project, Workspace
 
 _ENGINES = ("local",)
 
@@ -74,6 +74,22 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
     return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
                    progress=partial(report.progress, counter), say=say, host=host_platform())
+
+
+def guest(workspace: Workspace, journal: Journal, asked: str,
+          say: Callable[[str], None]) -> Project | None:
+    """The project that a git URL names; None for what is no URL but a name."""
+    from toolchain.adapters.repository import Repositories, is_url, split
+
+    if not is_url(asked):
+        return None
+    from toolchain import guest
+    from toolchain.trace import Trace
+
+    url, folder = split(asked)
+    trace = Trace(workspace.cache, journal)
+    return guest.find(url, folder, workspace,
+                      Repositories(workspace.cache / "git", os.environ, trace), say)
 
 
 class Adapters:

@@ -18,20 +18,22 @@ from toolchain.errors import ConfigError, SpecError, nearest
 from toolchain.journal import Journal
 from toolchain.tree import SKIPPED_FOLDERS, is_settled, is_utf8, stamp, visible
 
+# What somebody else's project may set: its image, not where things go.
+_OF_A_GUEST = ("python", "apt", "image.base", "image.platform")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """Where a project is. `folder` is relative to the workspace; `mlproject` is a file name.
 
     Of a project out of a git repository `root` is the folder of its commit, which it may not
-    leave, and `origin` the repository, the commit and its time in seconds since 1970.
+    leave.
     """
 
     name: str
     folder: str
     mlproject: str
     root: str = ""
-    origin: tuple[str, str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Workspace:
     def config_for(self, project: Project) -> Config:
         """The settings for one project: its own table over the workspace's, the call over both."""
         own = read_settings(f"{self.root}/{project.folder}/pyproject.toml")
+        if project.root:
+            own = {name: value for name, value in own.items() if name in _OF_A_GUEST}
         if not own:
             return self.config
         where = f"{project.folder}/pyproject.toml, [tool.toolchain]"

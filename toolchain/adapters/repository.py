@@ -24,7 +24,6 @@ _PROTOCOLS = "file:git:https:ssh"
 _PIN = "git"  # trace stage: repository and revision -> {"commit"}
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _SHORT = re.compile(r"[0-9a-f]{7,39}\Z")
-_SHA256 = 64
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _SCP = re.compile(r"([\w.-]+@[\w.-]+):(?!/)([^\s]+)\Z")
 _PATIENCE = 600  # seconds for one call of git
@@ -85,7 +84,9 @@ class Repositories:
         return commit
 
     def files(self, url: str, commit: str) -> Path:
-        """The folder with a commit's files and nothing of git; made if it is not there whole.
+        """A checkout of a commit, whole; made if it is not there.
+
+        It borrows the objects of the bare clone, and says as any clone where it is from.
 
         Raises ResolveError.
         """
@@ -98,21 +99,20 @@ class Repositories:
             bare = self._fetched(url, commit)
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="new-", dir=target.parent) as name:
-                made, index = Path(name) / "files", str(Path(name) / "index")
-                made.mkdir()
-                self._must(url, "--git-dir", str(bare), "read-tree", commit,
-                           GIT_INDEX_FILE=index)
-                self._must(url, "--git-dir", str(bare), "--work-tree", str(made),
-                           "checkout-index", "--all", "--quiet", GIT_INDEX_FILE=index)
+                made = Path(name) / "files"
+                self._must(url, "init", "--quiet", "--template=", str(made))
+                own = made / ".git"
+                (own / "info").mkdir(exist_ok=True)
+                (own / "info/exclude").write_text("requirements*.lock\n")
+                (own / "objects/info").mkdir(parents=True, exist_ok=True)
+                (own / "objects/info/alternates").write_text(f"{bare.resolve() / 'objects'}\n")
+                if (bare / "shallow").exists():
+                    shutil.copyfile(bare / "shallow", own / "shallow")
+                self._must(url, "-C", str(made), "config", "remote.origin.url",
+                           without_credentials(url))
+                self._must(url, "-C", str(made), "checkout", "--quiet", "--detach", commit)
                 made.rename(target)
         return target
-
-    def seconds(self, url: str, commit: str) -> int:
-        """The time of a commit that is here, as seconds since 1970; 0 where it has none."""
-        done = self._git("--git-dir", str(self._place(url) / "git"), "log", "-1", "--format=%ct",
-                         commit)
-        text = done.stdout.strip()
-        return int(text) if done.returncode == 0 and text.isdigit() else 0
 
     def _place(self, url: str) -> Path:
         return self._folder / Digest.of(without_credentials(url).encode()).hex[:32]
@@ -193,10 +193,12 @@ class Repositories:
 
         parts = urlsplit(_VARIABLE.sub(value, url))
         host = parts.netloc.rpartition("@")[2]
-        return {"GIT_CONFIG_COUNT": "1",
-                "GIT_CONFIG_KEY_0": "url." + urlunsplit(
+        known = self._environ.get("GIT_CONFIG_COUNT", "")
+        number = int(known) if known.isdigit() else 0
+        return {"GIT_CONFIG_COUNT": str(number + 1),
+                f"GIT_CONFIG_KEY_{number}": "url." + urlunsplit(
                     (parts.scheme, parts.netloc, "/", "", "")) + ".insteadOf",
-                "GIT_CONFIG_VALUE_0": f"{parts.scheme}://{host}/"}
+                f"GIT_CONFIG_VALUE_{number}": f"{parts.scheme}://{host}/"}
 
     def _must(self, url: str, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         remote = any(word in ("fetch", "ls-remote") for word in arguments)

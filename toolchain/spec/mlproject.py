@@ -15,6 +15,13 @@ from toolchain.spec.environment import (
     read_python_env,
     read_requirements,
 )
+from toolchain.spec.pyproject import (
+    PYPROJECT,
+    default_file,
+    is_existing_lock,
+    read_existing_lock,
+    read_pyproject,
+)
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
@@ -108,8 +115,8 @@ def _environment(
                             fix=f"write `{kinds[0]}: {DEFAULT_FILES[kinds[0] == 'conda_env']}`")
         name = posixpath.normpath(value.value.strip())
         return _read_environment(kinds[0], name, reader, where, default_python, warn)
-    for name in DEFAULT_FILES:
-        if reader.read(name) is not None:
+    for name in (*DEFAULT_FILES[:-1], default_file(reader), DEFAULT_FILES[-1]):
+        if name and reader.read(name) is not None:
             kind = {"conda.yaml": "conda_env", "python_env.yaml": "python_env"}.get(name, "")
             return _read_environment(kind, name, reader, path, default_python, warn)
     return Environment(kind="python_env", python="", wanted=Requirements())
@@ -118,6 +125,10 @@ def _environment(
 def _read_environment(
     kind: str, name: str, reader: Reader, where: str, default_python: str, warn: Warn
 ) -> Environment:
+    if is_existing_lock(name):
+        return read_existing_lock(name, reader, where, default_python, warn)
+    if posixpath.basename(name) == PYPROJECT:
+        return read_pyproject(name, reader, where, default_python, warn)
     if name.endswith(".txt"):
         return read_requirements(name, reader, where, warn)
     if kind == "conda_env":

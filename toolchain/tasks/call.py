@@ -52,6 +52,13 @@ class Call:
     @cached_property
     def projects(self) -> dict[str, Project]:
         """The projects that tasks are made for."""
+        if self._names and (":" in self._names or self._names.startswith("git+")):
+            guest = wiring.guest(self.workspace, self.journal, self._names, report.emit)
+            if guest is not None:
+                return {guest.name: guest}
+        if self.workspace.config.version:
+            raise ConfigError("version= says which commit of a repository is meant",
+                              where="command line", fix="give project=URL with it")
         known = self.workspace.projects(self.journal)
         names = self._names
         if names is None:
