@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,9 @@ from toolchain.digest import Digest
 
 
 @pytest.fixture
-def repo(tmp_path: Path, mirror: Mirror) -> Iterator[Monorepo]:
+def repo(tmp_path: Path, mirror: Mirror) -> Monorepo:
     default_wheels(tmp_path / "wheels")
-    yield Monorepo(tmp_path / "repo", mirror, tmp_path / "wheels")
+    return Monorepo(tmp_path / "repo", mirror, tmp_path / "wheels")
 
 
 def packages(repo: Monorepo, project: str) -> dict[str, str]:
@@ -38,8 +37,7 @@ def test_a_shared_library_of_the_workspace(repo: Monorepo) -> None:
     assert "editable" in said
     assert packages(repo, "one") == {"alpha": "1.1", "gamma": "1.0", "shared": "1.5"}
     text = (folder / "requirements.lock").read_text()
-    assert "# toolchain: source shared==1.5 sha256:" in text
-    assert text.rstrip().splitlines()[2].endswith("../../libs/shared")
+    assert text.splitlines()[2] == "# toolchain: folder shared==1.5 ../../libs/shared"
     assert set(ran(repo.doit("train", "project=one"), "one").values()) == {"fresh"}
 
     (library / "notes.md").write_text("no part of the wheel\n")
@@ -49,7 +47,10 @@ def test_a_shared_library_of_the_workspace(repo: Monorepo) -> None:
 
     (library / "shared.py").write_text("VERSION = 'edited'\n")
     assert "library edited" in repo.doit("train", "project=one")
-    assert (folder / "requirements.lock").read_text() != text
+    assert (folder / "requirements.lock").read_text() == text  # its commit is that of the library
+    package_folder(library, "shared", "1.5", requires=("delta",))
+    repo.doit("push", "project=one")
+    assert "delta==1.0" in (folder / "requirements.lock").read_text()
 
     # Another machine: no cache, the lock as it was committed.
     text = (folder / "requirements.lock").read_text()
@@ -116,7 +117,8 @@ def uv_lock(wheels: Path, member: str) -> str:
               'source = { virtual = "%s" }\n' % "."
             + 'dependencies = [{ name = "alpha" }, '
               '{ name = "delta", marker = "sys_platform == \'win32\'" }]\n'
-              '[package.dev-dependencies]\ndev = [{ name = "beta" }]\nextra = [{ name = "gamma" }]\n')
+              '[package.dev-dependencies]\ndev = [{ name = "beta" }]\n'
+              'extra = [{ name = "gamma" }]\n')
 
 
 def test_a_uv_lock_is_used_as_it_stands(repo: Monorepo) -> None:

@@ -278,8 +278,9 @@ class Sources:
                 path = build(Path(name))
                 _check_fits(path.name, platform, title)
                 package, version = _names(path.name)
+                content, metadata = _content(path)
                 built = {"name": package, "version": version, "filename": path.name,
-                         "content": _content(path).hex,
+                         "content": content.hex, "metadata": metadata.hex,
                          "wheel": self._store.put(path.read_bytes()).hex}
             self._trace.record(_BUILT, key, plan, built)
         return built
@@ -299,7 +300,7 @@ def _settled(source: Source, package: Package, built: dict[str, str]) -> Settled
         raise ResolveError(f"{source.location} is {package.name}, not {source.name}",
                            where=str(source), fix=f"write {package.name} before the @")
     return Settled(source=source, package=package, wheel=Digest(built["wheel"]),
-                   filename=built["filename"])
+                   filename=built["filename"], metadata=built.get("metadata", ""))
 
 
 def _pinned(source: Source, commit: str) -> str:
@@ -361,9 +362,10 @@ def _check_fits(filename: str, platform: str, title: str) -> None:
                            fix="build on that platform")
 
 
-def _content(path: Path) -> Digest:
+def _content(path: Path) -> tuple[Digest, Digest]:
     """What a wheel holds, whatever version of a backend wrote it: its files, and of its metadata
-    what an installer acts on."""
+    what an installer acts on. The second digest is of the latter alone."""
+    metadata: list[Any] = []
     with zipfile.ZipFile(path) as archive:
         found: list[list[Any]] = []
         for item in sorted(archive.infolist(), key=lambda item: item.filename):
@@ -374,11 +376,10 @@ def _content(path: Path) -> Digest:
             if folder.endswith(".dist-info"):
                 if name == "METADATA":
                     headers = Parser().parsestr(data.decode("utf-8", "replace"))
-                    found.append([name, [[key, headers.get_all(key) or []]
-                                         for key in _OF_METADATA]])
+                    metadata = [[key, headers.get_all(key) or []] for key in _OF_METADATA]
                     continue
                 if name != "entry_points.txt":
                     continue
             executable = bool((item.external_attr >> 16) & 0o111)
             found.append([item.filename, executable, Digest.of(data).hex])
-    return Digest.of_json(found)
+    return Digest.of_json([found, metadata]), Digest.of_json(metadata)

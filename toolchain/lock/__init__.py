@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,10 +28,14 @@ _SCHEMA = 2
 _HEADER = re.compile(
     r"^# toolchain: python=(\S+) platform=(\S+) input=(sha256:[0-9a-f]{64})$", re.MULTILINE
 )
+_PINS_IN_COMMENTS = ("# toolchain: source ", "# toolchain: folder ")
+_FOLDER = re.compile(r"# toolchain: folder ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) (\.\S*.*)\Z")
 _SOURCE = re.compile(r"# toolchain: source ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) sha256:([0-9a-f]{64}) "
                      r"(\S.*)\Z")
 _FILE = re.compile(r"(\S.*?) --hash=sha256:([0-9a-f]{64}) # ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+)\Z")
 _PIN = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) --hash=sha256:([0-9a-f]{64})\Z")
+
+_UNKNOWN = Digest("0" * 64)  # of a folder, until it is looked at
 
 
 def file_name(platform: str, *, is_first: bool) -> str:
@@ -63,6 +67,11 @@ class Package:
         """Whether it is made from a folder or a repository, and no file is pinned."""
         return bool(self.source) and not ARCHIVE.search(self.source.partition("#")[0])
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is built from a folder, which the same commit as the lock pins."""
+        return self.is_built_here and self.source.startswith(".")
+
     def to_json(self) -> dict[str, str]:
         found = {"name": self.name, "version": self.version, "sha256": self.sha256.hex}
         return {**found, "source": self.source} if self.source else found
@@ -81,6 +90,7 @@ class Settled:
     package: Package
     wheel: Digest
     filename: str
+    metadata: str = ""  # digest (hex) of what a resolver sees of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +138,9 @@ class Request:
     place: Place | None = field(default=None, compare=False)
 
     def plan(self) -> dict[str, Any]:
-        """A folder counts by what its wheel holds; a branch by its name, so that a lock stands
-        although the branch has moved."""
-        folders = {str(item.source): item.package.sha256.hex for item in self.settled
+        """A folder counts by its wheel's metadata, which may change what else is pinned; a branch
+        by its name, so that a lock stands although the branch has moved."""
+        folders = {str(item.source): item.metadata for item in self.settled
                    if item.source.kind == FOLDER}
         more = {
             "sources": [[source.to_json(), folders.get(str(source))] for source in self.sources],
@@ -162,6 +172,13 @@ class Lock:
     @property
     def python_minor(self) -> str:
         return ".".join(self.python.split(".")[:2])
+
+    def with_folders(self, settled: tuple[Settled, ...]) -> Lock:
+        """The lock with what the folders that it names hold now."""
+        now = {item.package.source: item.package for item in settled}
+        return replace(self, packages=tuple(
+            now.get(package.source, package) if package.is_folder else package
+            for package in self.packages))
 
     @property
     def digest(self) -> Digest:
@@ -273,6 +290,8 @@ def to_text(lock: Lock) -> str:
         f"# toolchain: python={lock.python} platform={lock.platform} input={lock.input}",
     ]
     lines += [
+        f"# toolchain: folder {package.name}=={package.version} {package.source}"
+        if package.is_folder else
         f"# toolchain: source {package.name}=={package.version} {package.sha256} {package.source}"
         for package in lock.packages if package.is_built_here
     ]
@@ -323,7 +342,7 @@ def from_text(text: str, where: str) -> Lock:
     lines = text.replace("\\\n", " ").splitlines()
     for line in lines:
         entry = " ".join(line.split())
-        if not entry or (entry.startswith("#") and not entry.startswith("# toolchain: source ")):
+        if not entry or (entry.startswith("#") and not entry.startswith(_PINS_IN_COMMENTS)):
             continue
         package = _package(entry, where)
         if package.name in packages:  # left by a merge of two branches
@@ -340,6 +359,8 @@ def from_text(text: str, where: str) -> Lock:
 
 
 def _package(entry: str, where: str) -> Package:
+    if folder := _FOLDER.fullmatch(entry):
+        return Package(name=folder[1], version=folder[2], sha256=_UNKNOWN, source=folder[3])
     if source := _SOURCE.fullmatch(entry):
         return Package(name=source[1], version=source[2], sha256=Digest(source[3]),
                        source=source[4])

@@ -109,10 +109,11 @@ class Options:
         return name, value.strip()
 
     def _take(self, name: str, value: str) -> None:
-        if name == "--index-url":
-            self.index, self.no_index = value, False
-        elif name == "--extra-index-url":
-            self.extra_indexes.append(value)
+        if name in ("--index-url", "--extra-index-url"):
+            if not self.no_index and name == "--index-url":
+                self.index = value
+            elif not self.no_index:
+                self.extra_indexes.append(value)
         elif name == "--find-links":
             self.find_links.append(value)
         elif name == "--no-index":

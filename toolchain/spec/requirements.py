@@ -176,7 +176,7 @@ def _hashes(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     for value in _HASH.findall(line):
         algorithm, _, hexadecimal = value.partition(":")
         if algorithm != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", hexadecimal):
-            raise SpecError(f"not a sha256 hash: {value}", where=where,
+            raise SpecError(f"not a sha256 hash: {without_credentials(value)}", where=where,
                             fix="give --hash=sha256:<64 hexadecimal digits>")
         found.append(hexadecimal.lower())
     return _HASH.sub("", line).strip(), tuple(found)

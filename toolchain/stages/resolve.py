@@ -68,7 +68,7 @@ def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
         old = lock.read(path, where)
         if (old is not None and not chain.config.upgrade
                 and old.input == Digest.of_json(request.plan())):
-            return old, "lock is current"
+            return old.with_folders(request.settled), "lock is current"
         preferred = () if old is None or chain.config.upgrade else old.packages
         with chain.session.progress(f"resolve {chain.name}"):
             sources = chain.session.tools.sources()
