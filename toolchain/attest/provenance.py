@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source
 from toolchain.digest import Digest, canonical_json
+from toolchain.errors import without_credentials
 from toolchain.lock import Package
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -81,6 +82,10 @@ def _dependencies(made_from: Materials, source: Source) -> Iterable[dict[str, An
         suite = {"annotations": {"suite": made_from.base}}
     yield {"name": "base.lock", "digest": _sha256(made_from.base_lock), **suite}
     for package in made_from.packages:
+        if package.source.startswith("git+"):
+            place = without_credentials(package.source.partition("#")[0])
+            yield {"uri": place, "digest": {"gitCommit": place.rpartition("@")[2]}}
+            continue
         yield {"uri": f"pkg:pypi/{package.name}@{quote(package.version, safe='')}",
                "digest": _sha256(package.sha256)}
 

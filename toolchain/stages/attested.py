@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from toolchain import attest
 from toolchain.attest import BaseImage, Document, Source, provenance, sbom
 from toolchain.chain import Chain
@@ -81,7 +83,8 @@ def _licences(chain: Chain) -> dict[str, str]:
 def _materials(chain: Chain) -> provenance.Materials:
     lock, locks = resolve.result(chain), resolve.plan(chain)
     return provenance.Materials(
-        project=chain.project.folder, platform=lock.platform, python=lock.python,
+        project=os.path.relpath(chain.folder, chain.boundary), platform=lock.platform,
+        python=lock.python,
         plan=Digest.of_json(image_plan(chain)), files=Digest.of_json(layer_plan(chain)),
         lock=Digest(locks["lock"]), base=_base_image(chain) or resolve.base(chain)["suite"],
         base_lock=Digest.of_json(locks["base"]), packages=lock.packages,
