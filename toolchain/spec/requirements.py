@@ -152,7 +152,7 @@ def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     Raises SpecError for what is not one.
     """
     from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
+    from packaging.utils import InvalidName, canonicalize_name
 
     line, hashes = _hashes(line, where)
     option = _OPTION_AFTER.search(line)
@@ -161,12 +161,14 @@ def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
                         fix="take it away, or have a wheel of the package")
     try:
         requirement = Requirement(line)
-    except (InvalidRequirement, RecursionError) as error:
+        # `a_` passes as a requirement, but is no name.
+        requirement.name = canonicalize_name(requirement.name, validate=True)
+        requirement.extras = {canonicalize_name(extra, validate=True)
+                              for extra in requirement.extras}
+    except (InvalidRequirement, InvalidName, RecursionError) as error:
         reason = str(error).split("\n")[0]
         raise SpecError("not a requirement: " + without_credentials(f"{line} ({reason})"),
                         where=where, fix="write it as in `scipy==1.11.4` (PEP 508)") from None
-    requirement.name = canonicalize_name(requirement.name)
-    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
     return str(requirement), hashes
 
 
