@@ -152,9 +152,7 @@ def test_the_tool_builds_an_image_of_itself(clone: Clone) -> None:
     """The builder step in that image asks for a registry, as it does anywhere."""
     client = docker_client()
     clone.doit("load", "project=toolchain")
-    pushed = clone.receipt("toolchain", "push")
-    (image,) = [item for item in client.images.list()
-                if any(pushed["tag"] in tag for tag in item.tags)]
+    image = client.images.get("mlflow/builder:toolchain")
     container = client.containers.create(
         image, ["sh", "-c", "cd /tmp && git --version && gpgv --version && "
                             "printf 'name: x\n' > MLproject && "
