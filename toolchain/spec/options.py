@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from toolchain.errors import SpecError, nearest
+from toolchain.errors import SpecError, nearest, without_credentials
 from toolchain.spec import Reader
 from toolchain.spec.source import check_secret
 
@@ -150,8 +150,10 @@ def _refuse_blanks(value: str, where: str) -> None:
 
 def _place(value: str, path: str, where: str, reader: Reader) -> str:
     if value.startswith(("/", "~", "file:")):
-        raise SpecError(f"an absolute path is true on one machine only: {value}", where=where,
-                        fix="write it relative to this file, or set find-links in pip's own "
+        raise SpecError(
+            f"an absolute path is true on one machine only: {without_credentials(value)}",
+            where=where,
+            fix="write it relative to this file, or set find-links in pip's own "
                             "configuration")
     place = posixpath.normpath(posixpath.join(posixpath.dirname(path), value))
     reader.read(f"{place}/.")  # raises where it leaves the workspace

@@ -195,8 +195,10 @@ def _path(text: str, where: str) -> str:
     if text.startswith("/./"):  # file:///${PROJECT_ROOT}/…
         text = text[1:]
     if text.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", text):
-        raise SpecError(f"an absolute path is true on one machine only: {text}", where=where,
-                        fix="write it relative to the project's folder, as in ../lib")
+        raise SpecError(
+            f"an absolute path is true on one machine only: {without_credentials(text)}",
+            where=where,
+            fix="write it relative to the project's folder, as in ../lib")
     path = posixpath.normpath(text)
     return path if path == "." or path.startswith("../") or path == ".." else f"./{path}"
 
@@ -209,7 +211,7 @@ def _name(name: str, where: str) -> str:
     try:
         return str(canonicalize_name(name, validate=True))
     except InvalidName:
-        raise SpecError(f"not a package's name: {name}", where=where,
+        raise SpecError(f"not a package's name: {without_credentials(name)}", where=where,
                         fix="use letters, digits, '.', '_' and '-'") from None
 
 
@@ -225,7 +227,8 @@ def _marker(text: str, where: str) -> str:
     try:
         return str(Marker(text))
     except InvalidMarker as error:
-        raise SpecError(f"not a marker: {text} ({str(error).splitlines()[0]})", where=where,
+        raise SpecError(without_credentials(f"not a marker: {text} ({str(error).splitlines()[0]})"),
+                        where=where,
                         fix="write it as in `; python_version < '3.12'`") from None
 
 
@@ -234,6 +237,8 @@ def _subdirectory(text: str, where: str) -> str:
     if path == ".":
         return ""
     if path.startswith(("/", "..")) or any(ord(letter) < 32 for letter in path):
-        raise SpecError(f"a subdirectory leaves its repository: {text}", where=where,
-                        fix="name a folder within it")
+        raise SpecError(
+            f"a subdirectory leaves its repository: {without_credentials(text)}",
+            where=where,
+            fix="name a folder within it")
     return path
