@@ -70,7 +70,7 @@ class Builder(Protocol):
 
 
 class Toolchain:
-    """This package. It has no base image: a cold build makes the system's layers, too."""
+    """This package. Its base is the layers of system and interpreter, which are in the cache."""
 
     name = "this package"
 
@@ -86,6 +86,14 @@ class Toolchain:
             shutil.copyfile(REPOSITORY / name, around.folder / name)
         wanted = {*files} | debs(around.folder)
         Cache(around.folder / "cache").take(sorted(wanted), self._warm)
+        base = around.project("base")
+        base.mkdir(parents=True)
+        (base / "MLproject").write_text("name: base\nentry_points: {main: {command: 'true'}}\n")
+        (base / "requirements.txt").write_text("")
+        for compiled in ("yes", "no"):
+            doit(around.folder, "push", "project=base", f"registry={around.host}",
+                 "repository=bench/base", f"image.bytecode={compiled}").run()
+        shutil.rmtree(base)
 
     def push(self, project: str, *, bytecode: bool = True) -> Command:
         extra = () if bytecode else ("image.bytecode=no",)
@@ -153,7 +161,9 @@ class Docker:
         self._pulled = frozenset()
 
     def _remove(self) -> None:
-        self._run("rmi", "--force", *sorted(self._tags))
+        made = self._run("images", "--quiet", "--no-trunc", "--filter",
+                         f"label=benchmark={self._around.session}").stdout.split()
+        self._run("rmi", "--force", *sorted(self._tags), *dict.fromkeys(made))
         if self._buildkit and self._may_prune:
             _succeed(self._run("builder", "prune", "--all", "--force"))
 

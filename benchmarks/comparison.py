@@ -12,8 +12,8 @@ from benchmarks.timing import Times
 class Scenario(enum.Enum):
     """What is measured, in the words of the table."""
 
-    COLD = "cold, wheels at hand"
-    PLAIN = "cold, without byte-code"
+    COLD = "cold, base and wheels at hand"
+    PLAIN = "the same without byte-code"
     NULL = "nothing to do"
     EDIT = "one line of code changed"
     ADDED = "one dependency added"

@@ -4,7 +4,8 @@
 
 Needs docker-registry (Debian's package), a package index and a Debian mirror; for the others a
 Docker engine on this machine (DOCKER_HOST is respected), and buildah and root. What is absent is
-left out with its reason. `--keep` leaves downloads for the next time.
+left out with its reason. `--keep` leaves downloads for the next time. All of it takes
+an hour; after Ctrl-C the table has what was measured until then.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Images:
             def push(*, bytecode: bool = True) -> Command:
                 return builder.push(PROJECT, bytecode=bytecode)
 
-            self.take(builder, COLD, push(), "reused 0 layers")
+            self.take(builder, COLD, push(), " layers, built ")
             self.take(builder, Scenario.PLAIN, push(bytecode=False), "reused ")
             push().run()
             self._edits(builder, around)
@@ -166,7 +167,8 @@ class Images:
                 took, _ = builder.push(project).run()
                 seconds += took
                 say(f"{builder.name}: {project}: {took:.2f} s")
-            self.times.setdefault(builder.name, {})[Scenario.TEN] = Times([seconds])
+            times = self.times.setdefault(builder.name, {})
+            times.setdefault(Scenario.TEN, Times()).seconds.append(seconds)
             self.stored[builder.name] = _bytes(blobs) - before
 
     def measure(self, others: list[Builder], ten: list[str]) -> None:
@@ -175,10 +177,10 @@ class Images:
         for other in others:
             self.one_project(ours, dependencies=DEPENDENCY_RUNS)
             self.one_project(other, dependencies=1)
+            if other.name in ten:
+                self.ten_projects(ours)
+                self.ten_projects(other)
         self.one_project(ours, dependencies=DEPENDENCY_RUNS)
-        for builder in (ours, *others):
-            if builder is ours or builder.name in ten:
-                self.ten_projects(builder)
 
 
 def _pinned(lock: str, name: str) -> str:
@@ -223,7 +225,10 @@ def main() -> None:
             elif wanted:
                 present.append(other)
         images.prepare()
-        images.measure(present, given.ten.split(","))
+        try:
+            images.measure(present, given.ten.split(","))
+        except KeyboardInterrupt:
+            images.reasons["the rest"] = "the benchmark was interrupted"
         text = comparison.markdown(images.times, images.stored, images.reasons, timing.machine())
     print(text)
     if given.write:
