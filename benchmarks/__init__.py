@@ -1,1 +1,1 @@
-"""How long things take, as ratios within one run: python -m benchmarks.spine, .monorepo, .images."""
+"""How long things take, as ratios within one run: benchmarks.spine, .monorepo, .images."""
