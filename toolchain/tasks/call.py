@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import os
 import sys
 import time
 from functools import cached_property
@@ -43,8 +41,6 @@ class Call:
         self._vouched: dict[str, frozenset[str]] = {}  # by the shortcut
         self._verified: dict[str, set[str]] = {}
         self._ran: set[str] = set()
-        self._pid = os.getpid()
-        atexit.register(self._remember)
 
     @cached_property
     def session(self) -> Session:
@@ -172,9 +168,12 @@ class Call:
             train.call(chain)
             self.session.tools.engine(chain.config)
 
-    def _remember(self) -> None:
-        """At the end: put on record what was found fresh, for a faster look next time."""
-        if os.getpid() != self._pid or not self._verified:
+    def remember(self) -> None:
+        """At the end: put on record what was found fresh, for a faster look next time.
+
+        Not when Python ends: the modules that are needed here could no longer be imported.
+        """
+        if not self._verified:
             return
         from toolchain.chain import NotYet
 
