@@ -192,7 +192,7 @@ class Call:
 
     def _evidence(self, chain: Chain, stages: set[str]) -> tuple[set[str], set[Path]]:
         """Of those stages, the ones that files alone can vouch for, and those files."""
-        from toolchain.stages import base, layer, parse, pins, push, resolve
+        from toolchain.stages import base, layer, parse, pins, platforms, push, resolve
 
         store, cache = self.session.store, self.workspace.cache
         paths = {pins.path(chain)}
@@ -220,8 +220,7 @@ class Call:
                 names = (*(item.digest for item in built), done.config, done.digest)
                 paths |= {blobs / name.hex for name in names}
         if embedded:  # of several platforms, their index
-            whole = chain.value("push", pipeline.stage_of("push").plan)
-            paths.add(blobs / Digest.parse(whole["digest"]).hex)
+            paths.add(blobs / Digest.parse(platforms.whole(push, chain)["digest"]).hex)
         return stages, paths
 
 
