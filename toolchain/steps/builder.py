@@ -69,7 +69,8 @@ def build(folder: Path, settings: Mapping[str, str], *, verbose: bool) -> tuple[
             continue
         outcome = pipeline.run(chain, stage)
         _say(report.line(name, chain.name, outcome.words, outcome.seconds))
-    return Pushed.from_json(platforms.whole(push, chain)), chain.session.tools.registry(chain.config).name
+    pushed = Pushed.from_json(platforms.whole(push, chain))
+    return pushed, chain.session.tools.registry(chain.config).name
 
 
 def _project(folder: Path) -> Project:
