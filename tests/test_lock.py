@@ -218,6 +218,8 @@ def test_another_python_falls_back_to_the_official_image() -> None:
 
 def test_a_base_image_that_is_named_is_taken() -> None:
     assert base.image_for("debian:12", "3.11") == "debian:12"
+    assert base.image_for("", "3.11") == ""
+    assert base.image_for("", "3.12") == "python:3.12-slim"
 
 
 def test_a_lock_with_places_is_read_back_as_written() -> None:

@@ -80,7 +80,7 @@ class Config:
     )
     repository: str = _setting("mlflow/trainer", PROJECT, "repository that images are pushed to")
     insecure: bool = _setting(
-        False, PROJECT, "plain HTTP to a registry that is not on this machine"
+        False, PROJECT, "plain HTTP to the registry, though it is not on this machine"
     )
     engine: str = _setting("local", PROJECT, "where training runs")
     tracking_uri: str = _setting(

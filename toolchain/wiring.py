@@ -122,11 +122,22 @@ class Adapters:
     def debs(self) -> DebianArchive:
         return self._debian
 
-    def images(self) -> BaseImages:
-        return self._images
+    def images(self, config: Config) -> BaseImages:
+        from toolchain.adapters.bases import BaseImages
+        from toolchain.adapters.registry import HttpRegistry, address
 
-    def base_source(self, pins: ImagePins) -> BlobSource:
-        return self._images.source(pins)
+        def repository(host: str, name: str) -> HttpRegistry:
+            # `insecure` is said of the registry that is pushed to, and of no other.
+            insecure = config.insecure and host == address(config.registry)
+            return HttpRegistry(host, host, name, insecure=insecure)
+
+        return BaseImages(root=self._root, hub=config.image_hub, store=self._store,
+                          progress=self._progress, repository=repository,
+                          engine=self.image_engine)
+
+    def base_source(self, pins: ImagePins, config: Config) -> BlobSource:
+        return self.images(config).source(pins)
+
     def compiler(self, identity: str, pins: BasePins, python: str) -> PinnedCompiler:
         from toolchain.adapters.compiler import PinnedCompiler
 
@@ -217,19 +228,6 @@ class Adapters:
         from toolchain.adapters.repository import Repositories
 
         return Repositories(self._cache / "git", os.environ, self._trace)
-
-    @cached_property
-    def _images(self) -> BaseImages:
-        from toolchain.adapters.bases import BaseImages
-        from toolchain.adapters.registry import HttpRegistry
-
-        def repository(host: str, name: str) -> HttpRegistry:
-            insecure = self._config.insecure and host == self._config.registry
-            return HttpRegistry(host, host, name, insecure=insecure)
-
-        return BaseImages(root=self._root, hub=self._config.image_hub, store=self._store,
-                          progress=self._progress, repository=repository,
-                          engine=self.image_engine)
 
     def _interpreter(self, interpreters: Any) -> Callable[[str], Path]:
         found: dict[str, Path] = {}

@@ -75,7 +75,7 @@ def _dependencies(made_from: Materials, source: Source) -> Iterable[dict[str, An
     yield {"name": "project files", "digest": _sha256(made_from.files)}
     yield {"name": "requirements.lock", "digest": _sha256(made_from.lock)}
     if isinstance(made_from.base, BaseImage):
-        yield {"name": "base image", "uri": f"docker://{made_from.base.name}",
+        yield {"name": "base image", "uri": made_from.base.uri,
                "digest": _sha256(made_from.base.digest)}
         suite: dict[str, Any] = {}
     else:

@@ -9,6 +9,7 @@ from toolchain.attest import BaseImage, Document, Source, provenance, sbom
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.image import Image
+from toolchain.reference import parse_reference
 from toolchain.stages import resolve
 from toolchain.stages.published import base_image, base_plan, image_plan, layer_plan
 
@@ -28,7 +29,12 @@ def annotate(chain: Chain, source: Source) -> dict[str, str]:
 
 def _base_image(chain: Chain) -> BaseImage | None:
     pins = base_image(chain)
-    return BaseImage(name=pins.reference, digest=pins.digest) if pins else None
+    if pins is None:
+        return None
+    name = pins.reference
+    if not name.startswith(("oci:", "docker-daemon:")):
+        name = str(parse_reference(name))  # a reader knows of no default registry
+    return BaseImage(name=name, digest=pins.digest)
 
 
 def documents(chain: Chain, source: Source, image: Image) -> tuple[Document, ...]:

@@ -66,14 +66,14 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
         raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
                            fix=f"known: {', '.join(base_lock.PLATFORMS)}")
     reference = base_lock.image_for(chain.config.image_base, python)
-    if reference and chain.config.image_base == "auto":
+    if reference and reference != chain.config.image_base:
         chain.session.say(f"{chain.name}: no embedded base has Python {python}; it stands on "
                           f"{reference}")
     moved: list[str] = []
     base: BasePins | ImagePins
     if reference:
         base = _settle(chain, ("image", reference, platform), ImagePins,
-                       lambda: tools.images().pin(reference, platform), moved)
+                       lambda: tools.images(chain.config).pin(reference, platform), moved)
         base.python(python, f"{chain.name}: python {python}")
     else:
         suite = base_lock.suite_for(python)
