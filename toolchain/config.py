@@ -99,6 +99,10 @@ class Config:
     version: str = _setting(
         "", CALL, "branch, tag or commit of the repository in `project=URL`; empty: its HEAD"
     )
+    last_stage: str = _setting(
+        "register", PROJECT, "where a call that names no project stops for this one; `push` for "
+        "an image that trains nothing"
+    )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")
 
