@@ -60,7 +60,7 @@ def result(chain: Chain) -> run.Run:
 def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.Call:
     """The entry point and parameters asked for, checked. Raises SpecError."""
     name, spec = chain.config.entry_point, parse.result(chain)
-    if (name not in spec.entry_points and name.endswith((".py", ".sh"))
+    if (name not in spec.entry_points and name.endswith(command.SCRIPTS)
             and name not in chain.tree.found):
         raise SpecError(f"the project has no file {name!r}", where=chain.name,
                         fix="name a file relative to the project's folder, or an entry point")
