@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
-    ("spec",), ("runner",), ("workspace",), ("lock",), ("layer",), ("image",), ("bundle",),
+    ("spec",), ("runner",), ("scan",), ("workspace",), ("lock",), ("layer",), ("image",), ("bundle",),
     ("push", "load", "export"), ("attest",), ("run",), ("model",), ("chain",), ("stages",),
     ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins", "wiring"), ("tasks",),
     ("steps",),
@@ -33,7 +33,7 @@ OUTSIDE = {
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
 PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
-CACHE = {"journal", "store", "trace", "workspace", "tree"}
+CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
          "cyclonedx", "packageurl", "deflate", "zstandard", "sqlalchemy", "numpy"}
 

@@ -19,6 +19,8 @@ _SCHEMA = 1
 def plan(chain: Chain) -> Any:
     """The files that decide the spec. Which they are is known from last time, or found by
     reading."""
+    if chain.project.mistake is not None:
+        raise chain.project.mistake
     trace = chain.session.trace
     before = trace.current(chain.name, NAME)
     old = trace.plan(NAME, before) if before else None

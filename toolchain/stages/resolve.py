@@ -19,7 +19,7 @@ NAME = "resolve"
 def plan(chain: Chain) -> Any:
     """The request, and what answers it: the lock, and its entries of base.lock."""
     request = _request(chain)
-    return {"request": request.plan(), "base image": chain.config.image_base,
+    return {"request": request.plan(), "base image": pins.image_base(chain),
             "apt": chain.config.apt, "bytecode": chain.config.image_bytecode,
             "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python)}
 
@@ -31,11 +31,15 @@ def stands(chain: Chain, value: Any) -> bool:
 def make(chain: Chain) -> Made:
     request = _request(chain)
     foundation, moved = pins.settle(chain, request.python)
+    request = _request(chain)  # again: an image of its own says which Python it has
     request = replace(request, glibc=foundation.base.glibc)
     locked, words = _lock(chain, request)
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
-    value = {**foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
+    value: dict[str, Any] = {
+        **foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
+    if pins.own_image(chain):
+        value["own packages"] = True
     return Made(value={**locked.to_json(), "base": value},
                 words=f"{count(len(locked.packages), 'package')}, {words}")
 
@@ -77,7 +81,7 @@ def _lock_path(chain: Chain) -> Path:
 
 
 def _request(chain: Chain) -> lock.Request:
-    return lock.request(parse.result(chain), chain.config.python, chain.config.image_platform)
+    return lock.request(parse.result(chain), pins.python(chain), chain.config.image_platform)
 
 
 def _digest_of(path: Path) -> str | None:

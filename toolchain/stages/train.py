@@ -48,6 +48,7 @@ def make(chain: Chain) -> Made:
         experiment=experiment,
         pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
         folder=str(chain.folder), environment=parse.result(chain).environment,
+        docker=parse.result(chain).docker,
         engine=tools.engine(chain.config), tracker=tracker,
     )
     return Made(value=done.to_json(), words=f"run {done.run_id}")

@@ -52,16 +52,18 @@ class Call:
     @cached_property
     def projects(self) -> dict[str, Project]:
         """The projects that tasks are made for."""
-        known = self.workspace.projects(self.journal)
-        names = self._names
+        scan = self.workspace.scan(self.journal)
+        known, names = scan.projects, self._names
         if names is None:
             named = [word.partition(":")[2] for word in sys.argv[1:]
                      if word.partition(":")[0] in _NAMES and ":" in word]
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
             if not named or len(named) != len([w for w in words if "=" not in w]):
+                for note in scan.notes:
+                    report.aside(f"note: {note}")
                 return known
             return {name: known[name] for name in named if name in known} or known
-        return select(known, names)
+        return select(known, names, scan.notes)
 
     def chain(self, name: str) -> Chain:
         from toolchain.chain import Chain
@@ -76,6 +78,8 @@ class Call:
         if self.workspace.config.upgrade or self.workspace.config.force:
             return frozenset()
         project = self.projects[name]
+        if project.mistake is not None:
+            return frozenset()
         config = self.workspace.config_for(project)
         # Most projects have the workspace's own settings.
         settings = (self._common_settings if config is self.workspace.config
