@@ -125,7 +125,8 @@ def test_the_file_is_found_in_any_case_and_only_as_a_file(
     add(tmp_path, "folder/MLproject/inner", "")
     add(tmp_path, "both", "name: capital\n")
     add(tmp_path, "both", "name: small\n", name="mlproject")
-    os.mkfifo(tmp_path / "projects/mlproject")
+    (tmp_path / "projects/pipe").mkdir()
+    os.mkfifo(tmp_path / "projects/pipe/MLproject")
     assert set(names(tmp_path, journal)) == {
         "mlPROJECT", "MLPROJECT", "mlpROJECT", "mlproject", "inner", "capital"}
 

@@ -33,7 +33,7 @@ def test_two_projects_of_one_name_are_both_named(monorepo: Monorepo) -> None:
     monorepo.add("one")
     monorepo.add("other", mlproject="name: one\nentry_points: {main: {command: 'true'}}\n")
     monorepo.add("third")
-    output = monorepo.doit("push", "-c", expect=1)
+    output = monorepo.doit("push", expect=2)
     assert ran(output, "third")["push"] == "made"
     assert "two projects are named 'one'" in output
     assert "projects/one/MLproject and projects/other/MLproject" in output
@@ -52,7 +52,7 @@ def test_a_broken_project_stops_no_other(monorepo: Monorepo) -> None:
     for name in ("good", "yaml", "settings", "caf_xe9"):
         assert f"parse:{name}" in listed
     assert "note: projects/{{cookiecutter.name}} is a template" in listed
-    output = monorepo.doit("push", "-c", expect=1)
+    output = monorepo.doit("push", expect=2)
     assert ran(output, "good")["push"] == "made"
     assert "not valid YAML" in output
     assert "projects/yaml/MLproject:2:1" in output

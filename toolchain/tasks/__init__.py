@@ -242,6 +242,7 @@ _call = _open()
 
 DOIT_CONFIG: dict[str, Any] = {
     "default_tasks": ["push"],
+    "continue": _call.is_about_several,  # a project that fails stops no other
     "backend": "toolchain",
     "dep_file": str(_call.workspace.cache / "doit.json"),
     "reporter": StageReporter,

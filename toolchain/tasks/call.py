@@ -65,6 +65,14 @@ class Call:
             return {name: known[name] for name in named if name in known} or known
         return select(known, names, scan.notes)
 
+    @property
+    def is_about_several(self) -> bool:
+        """Whether tasks are made for more than one project."""
+        try:
+            return len(self.projects) > 1
+        except ToolchainError:
+            return False  # it is reported where tasks are made
+
     def chain(self, name: str) -> Chain:
         from toolchain.chain import Chain
 
