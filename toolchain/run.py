@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -94,6 +95,16 @@ class Engine(Protocol):
 
         A signal to this process is passed on to the job; then KeyboardInterrupt or SystemExit
         leaves here. Nothing of the job stays behind. Raises EngineError if it cannot be started.
+        """
+
+
+class Remote(Protocol):
+    """Where inputs come from that are not on this machine."""
+
+    def fetch(self, uri: str, folder: Path) -> Path:
+        """Download a file or folder into the empty `folder`; its path there.
+
+        Raises TrackingError.
         """
 
 

@@ -140,6 +140,8 @@ def parse_params(text: str) -> dict[str, str]:
     Quotes are respected: `note="a, b"` is one value. A comma separates only where `name=`
     follows it, so `sizes=1,2,3` is one value too. Raises SpecError.
     """
+    if not _is_utf8(text):
+        raise SpecError("not UTF-8", where="params", fix="give values in UTF-8")
     given: dict[str, str] = {}
     position = 0
     while position < len(text):
@@ -175,9 +177,18 @@ def check_value(name: str, kind: str, text: str, where: str) -> None:
     if kind == "uri" and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         raise SpecError(f"parameter {name!r} is a URI, not {text!r}", where=where,
                         fix="give it with its scheme, as in s3://bucket/key")
-    if "\0" in text:
-        raise SpecError(f"parameter {name!r} holds a NUL character", where=where,
-                        fix="take it out")
+    if "\0" in text or not _is_utf8(text):
+        raise SpecError(f"parameter {name!r} holds a character that no program can be given",
+                        where=where, fix="take NUL characters and half surrogates out")
+
+
+def _is_utf8(text: str) -> bool:
+    # Python keeps other bytes of a command line as lone surrogates (PEP 383).
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def substitute(template: str, variables: Mapping[str, str]) -> str:

@@ -36,12 +36,19 @@ def image_base(chain: Chain) -> str:
     return own_image(chain) or chain.config.image_base
 
 
+def named_python(chain: Chain) -> str:
+    """The Python that project, call or settings name; empty where the project's own image has it."""
+    named = parse.result(chain).python
+    if named or not own_image(chain) or "python" in chain.session.workspace.call:
+        return named or chain.config.python
+    return ""
+
+
 def python(chain: Chain) -> str:
     """The Python that the project gets; empty while its own image, which decides, is not pinned."""
-    named, image = parse.result(chain).python, own_image(chain)
-    if named or not image or "python" in chain.session.workspace.call:
-        return named or chain.config.python
-    pins = _read(chain).get(("image", image, chain.config.image_platform))
+    if named := named_python(chain):
+        return named
+    pins = _read(chain).get(("image", own_image(chain), chain.config.image_platform))
     return pins.own_python(f"{chain.name}: docker_env.image") if isinstance(pins, ImagePins) else ""
 
 
@@ -81,7 +88,8 @@ def bytecode(foundation: Foundation, python: str) -> str | None:
 
 
 def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
-    """The foundation for Python `X.Y[.Z]`, and the names of what was chosen now."""
+    """The foundation for Python `X.Y[.Z]`, or for that of the project's own image if it is empty,
+    and the names of what was chosen now."""
     platform, tools = chain.config.image_platform, chain.session.tools
     if platform not in base_lock.PLATFORMS:
         raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
@@ -99,7 +107,7 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
         if python:
             base.python(python, f"{chain.name}: python {python}")
         else:
-            python = base.own_python(f"{chain.name}: docker_env.image")
+            base.own_python(f"{chain.name}: docker_env.image")
     else:
         suite = base_lock.suite_for(python)
         base = _settle(chain, ("base", suite, platform), BasePins,

@@ -29,10 +29,9 @@ def stands(chain: Chain, value: Any) -> bool:
 
 
 def make(chain: Chain) -> Made:
-    request = _request(chain)
-    foundation, moved = pins.settle(chain, request.python)
-    request = _request(chain)  # again: an image of its own says which Python it has
-    request = replace(request, glibc=foundation.base.glibc)
+    foundation, moved = pins.settle(chain, pins.named_python(chain))
+    # Afterwards: an image of the project's own, pinned now, says which Python it is.
+    request = replace(_request(chain), glibc=foundation.base.glibc)
     locked, words = _lock(chain, request)
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"

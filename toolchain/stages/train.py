@@ -11,7 +11,7 @@ from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.spec import command
-from toolchain.stages import layer, parse, push, resolve
+from toolchain.stages import layer, parse, push, remote, resolve
 from toolchain.tree import content
 
 NAME = "train"
@@ -70,13 +70,16 @@ def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.
 
 
 def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
-    """Local files and folders that `path` parameters name: digest, and path for the job."""
+    """Files and folders that `path` parameters name: digest, and path for the job."""
     found: dict[str, tuple[Digest, str]] = {}
     for name, (kind, text) in settled.parameters.items():
-        if kind != "path" or "://" in text:
+        if kind != "path":
             continue
-        path = chain.folder / text
-        if not path.exists():
+        if "://" in text and not text.startswith("file://"):
+            found[name] = remote.bring(chain, text)
+            continue
+        path = chain.folder / _local(text)
+        if "\0" in text or not path.exists():
             raise SpecError(
                 f"parameter {name!r} names a path that does not exist: {text}",
                 where=f"{chain.name}, entry_points.{chain.config.entry_point}.parameters.{name}",
@@ -85,6 +88,14 @@ def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, s
         found[name] = (content(path, chain.session.journal),
                        text if _is_copied(chain, path) else str(path.resolve()))
     return found
+
+
+def _local(text: str) -> str:
+    if not text.startswith("file://"):
+        return text
+    from urllib.parse import unquote, urlsplit
+
+    return unquote(urlsplit(text).path)
 
 
 def _is_copied(chain: Chain, path: Path) -> bool:
