@@ -133,11 +133,11 @@ def test_a_conda_environment_that_is_not_understood_says_why(tmp_path: Path) -> 
         except SpecError as error:
             refused.append((name, error))
     print(f"{len(refused)} of {len(ROWS)} environments are not understood:")
-    for name, error in refused:
-        print(f"  {name}: {error.what}, {error.where}")
+    for name, why in refused:
+        print(f"  {name}: {why.what}, {why.where}")
         assert ROWS[name]["env"].startswith("conda_env")
-        assert re.search(r"\.ya?ml:\d+", error.where)
-        assert error.fix
+        assert re.search(r"\.ya?ml:\d+", why.where)
+        assert why.fix
 
 
 def test_as_one_monorepo_every_project_is_found(tmp_path: Path) -> None:

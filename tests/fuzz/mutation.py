@@ -61,7 +61,8 @@ def run(attempt: Callable[[random.Random], None], *, seed: int, first: int, runs
             accepted += 1
         except ToolchainError as error:
             if not (error.what and error.where and error.fix) or "\n" in error.where:
-                raise AssertionError(f"seed {seed}, run {number}: {error!r} lacks a part") from error
+                raise AssertionError(
+                    f"seed {seed}, run {number}: {error!r} lacks a part") from error
         except BaseException:
             print(f"seed {seed}, run {number}", file=sys.stderr)
             raise

@@ -37,7 +37,7 @@ def image_base(chain: Chain) -> str:
 
 
 def named_python(chain: Chain) -> str:
-    """The Python that project, call or settings name; empty where the project's own image has it."""
+    """The Python that project, call or settings name; empty if the project's own image has it."""
     named = parse.result(chain).python
     if named or not own_image(chain) or "python" in chain.session.workspace.call:
         return named or chain.config.python

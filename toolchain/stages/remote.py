@@ -15,10 +15,20 @@ from pathlib import Path
 
 from toolchain.chain import Chain
 from toolchain.digest import Digest
-from toolchain.errors import StoreError, TrackingError
+from toolchain.errors import StoreError, TrackingError, without_credentials
 from toolchain.tree import content
 
 _STAGE = "input"
+
+
+def is_remote(text: str) -> bool:
+    """Whether a path is to be fetched."""
+    return "://" in text and not text.startswith("file://")
+
+
+def shown(uri: str) -> str:
+    """A URI as a run may record it: without user, password and query."""
+    return without_credentials(uri.partition("?")[0].partition("#")[0])
 
 
 def bring(chain: Chain, uri: str) -> tuple[Digest, str]:
@@ -34,8 +44,8 @@ def bring(chain: Chain, uri: str) -> tuple[Digest, str]:
                 return digest, str(path)
         digest, path = _fetch(chain, uri)
         seen.add(question)
-        shown = path.relative_to(_folder(chain)).as_posix()
-        trace.note(_STAGE, question, {"digest": digest.hex, "path": shown})
+        place = path.relative_to(_folder(chain)).as_posix()
+        trace.note(_STAGE, question, {"digest": digest.hex, "path": place})
         return digest, str(path)
 
 

@@ -44,7 +44,7 @@ def make(chain: Chain) -> Made:
     placed = settled.with_paths(paths)
     done = run.make(
         key=key, project=chain.name, entry_point=chain.config.entry_point,
-        command=placed.command(), variables=placed.variables(), params=settled.texts,
+        command=placed.command(), variables=placed.variables(), params=_params(settled),
         experiment=experiment,
         pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
         folder=str(chain.folder), environment=parse.result(chain).environment,
@@ -69,13 +69,19 @@ def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.
                         command.parse_params(chain.config.params), warn)
 
 
+def _params(settled: command.Call) -> dict[str, str]:
+    """Parameters as the run records them."""
+    return {name: remote.shown(text) if kind == "path" and remote.is_remote(text) else text
+            for name, (kind, text) in settled.parameters.items()}
+
+
 def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
     """Files and folders that `path` parameters name: digest, and path for the job."""
     found: dict[str, tuple[Digest, str]] = {}
     for name, (kind, text) in settled.parameters.items():
         if kind != "path":
             continue
-        if "://" in text and not text.startswith("file://"):
+        if remote.is_remote(text):
             found[name] = remote.bring(chain, text)
             continue
         path = chain.folder / _local(text)

@@ -98,6 +98,15 @@ class Call:
     def _common_settings(self) -> str:
         return _settings(self.workspace.config)
 
+    def describe(self, name: str) -> str:
+        """A project's entry points in one line, as `doit list --all` and `doit info` show them."""
+        from toolchain.stages import parse
+
+        try:
+            return parse.describe(self.chain(name))
+        except ToolchainError as error:
+            return f"({error.what})"
+
     def check(self, stage: str, name: str) -> bool:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""
         try:
