@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from toolchain.errors import SpecError
 from toolchain.spec import EntryPoint, Parameter, Spec
-from toolchain.spec.command import call, check_value, parse_params, substitute
+from toolchain.spec.command import (
+    call,
+    check_value,
+    parse_params,
+    refuse_formatting,
+    substitute,
+)
 from toolchain.spec.commandline import stripped
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40)
@@ -133,6 +140,15 @@ def test_options_go_to_the_last_command_line(command: str, expected: str) -> Non
 ])
 def test_a_line_that_is_continued_nowhere_ends(text: str, expected: str) -> None:
     assert stripped(text) == expected
+
+
+@pytest.mark.parametrize("text", [":", ".a", "[", "[]", "!r", "a.", "{a:", "{a."])
+def test_braces_are_judged_in_no_time(text: str) -> None:
+    started = time.monotonic()
+    refuse_formatting("{a" + text * 3000, {"a": None}, "here")
+    with pytest.raises(SpecError):
+        refuse_formatting("{a" + text * 3000 + "{a:x}", {"a": None}, "here")
+    assert time.monotonic() - started < 1
 
 
 def test_equal_numbers_are_one_identity() -> None:

@@ -24,9 +24,9 @@ _TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}
 # A word of params: up to a blank, or a comma that `name=` follows. Group 1 is empty between words.
 _WORD = re.compile(r"""\s+|,(?=\s*[\w.-]+=)|((?:[^\s"',]|"[^"]*"|'[^']*'|,(?!\s*[\w.-]+=))+)""")
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
-# A use of str.format that is more than a name: `{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`.
-_MORE = re.compile(r"(?<![${])\{([A-Za-z0-9_][A-Za-z0-9_.-]*?)"
-                   r"(\.[A-Za-z_]\w*|\[[^][{}\n]*\]|![rsa]|:[^{}\n]*)+\}(?!\})")
+# What str.format takes behind a name: `{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`.
+_BRACES = re.compile(r"(?<![${])\{([A-Za-z0-9_][^{}\n]*)\}(?!\})")
+_FORMAT = re.compile(r"(?:\.[A-Za-z_]\w*|\[[^][]*\])*(?:![rsa])?(?::.*)?")
 _PROGRAMS = {".py": "python", ".sh": "bash"}
 SCRIPTS = (*_PROGRAMS, ".R")
 _BOOLS = frozenset({"true", "false", "1", "0", "yes", "no", "y", "n", "t", "f", "on", "off"})
@@ -125,13 +125,14 @@ def refuse_formatting(command: str, parameters: Mapping[str, object], where: str
 
     MLflow would give it what the value's Python object holds, or a cut value.
     """
-    for found in _MORE.finditer(command):
-        name = found[0][1:-1]
-        if name not in parameters and found[1] in parameters:
-            raise SpecError(
-                f"a placeholder is a parameter's name and nothing more: {found[0]}", where=where,
-                fix=f"write {{{found[1]}}}, or {{{found[0]}}} if the braces are meant for the "
-                    "command itself")
+    for found in _BRACES.findall(command):
+        for name in parameters:
+            more = found.removeprefix(name)
+            if found not in parameters and more != found and _FORMAT.fullmatch(more):
+                raise SpecError(
+                    f"a placeholder is a parameter's name and nothing more: {{{found}}}",
+                    where=where, fix=f"write {{{name}}}, or {{{{{found}}}}} if the braces are "
+                                     "meant for the command itself")
 
 
 def parse_params(text: str) -> dict[str, str]:

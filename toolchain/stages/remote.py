@@ -9,6 +9,7 @@ signed. Another address, or a local file, of the same content is the same traini
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,11 +20,12 @@ from toolchain.errors import StoreError, TrackingError, without_credentials
 from toolchain.tree import content
 
 _STAGE = "input"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `runs:/…` too
 
 
 def is_remote(text: str) -> bool:
     """Whether a path is to be fetched."""
-    return "://" in text and not text.startswith("file://")
+    return bool(_SCHEME.match(text)) and not text.startswith("file:")
 
 
 def shown(uri: str) -> str:

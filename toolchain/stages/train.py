@@ -97,7 +97,7 @@ def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, s
 
 
 def _local(text: str) -> str:
-    if not text.startswith("file://"):
+    if not text.startswith("file:/"):
         return text
     from urllib.parse import unquote, urlsplit
 
