@@ -27,6 +27,7 @@ from toolchain.journal import Journal
 from toolchain.spec import PARAMETER_TYPES, Docker, EntryPoint, Parameter, Spec
 from toolchain.spec.mlproject import name_of, parse
 from toolchain.spec.reader import TreeReader
+from toolchain.spec.yamltext import canonical
 from toolchain.tree import Tree
 
 CASES = Path(__file__).parent / "data/spec"
@@ -131,6 +132,22 @@ styles = st.fixed_dictionaries({
     "indent": st.integers(2, 8), "default_flow_style": st.sampled_from([True, False, None]),
     "default_style": st.sampled_from([None, "'", '"']), "allow_unicode": st.booleans(),
 })
+
+
+keys = names | words | st.text(max_size=6)
+scalars = (st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words | text
+           | names | st.sampled_from(["yes", "Off", "null", "~", "a: b", "a #b", "-", "- a", "=",
+                                      "<<", "python x {a} --b={c}", "1e3", ".5", "2026-01-02"])
+           | st.binary(max_size=4) | st.dates() | st.datetimes())
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4)
+                      | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(values)
+def test_canonical_text_is_what_pyyaml_writes(value: Any) -> None:
+    assert canonical(value) == yaml.safe_dump(value, sort_keys=True, allow_unicode=True,
+                                              width=1 << 20)
 
 
 def shuffled(value: Any, chance: random.Random) -> Any:

@@ -7,6 +7,7 @@ The same seed number makes the same texts, so that a failure can be had again by
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import random
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from toolchain.errors import ToolchainError
 
 _MOST = 4000  # characters of a text
+_LONGEST = 120  # seconds for a thousand runs
 
 
 class Mutator:
@@ -56,6 +58,8 @@ def run(attempt: Callable[[random.Random], None], *, seed: int, first: int, runs
     how many inputs were accepted."""
     accepted, started = 0, time.monotonic()
     for number in range(first, first + runs):
+        if every and number % 1000 == 0:  # what hangs is a bug too
+            faulthandler.dump_traceback_later(_LONGEST, exit=True)
         try:
             attempt(random.Random(f"{seed} {number}"))
             accepted += 1
