@@ -138,7 +138,7 @@ keys = names | words | st.text(max_size=6)
 scalars = (st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words | text
            | names | st.sampled_from(["yes", "Off", "null", "~", "a: b", "a #b", "-", "- a", "=",
                                       "<<", "python x {a} --b={c}", "1e3", ".5", "2026-01-02"])
-           | st.binary(max_size=4) | st.dates() | st.datetimes())
+           | st.binary(max_size=4) | st.just(set()) | st.dates() | st.datetimes())
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4)
                       | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
 

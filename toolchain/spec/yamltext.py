@@ -201,6 +201,8 @@ def _scalar(value: Any) -> str:
         return _dumped_line(value)
     if isinstance(value, (dict, list)):
         return "[]" if isinstance(value, list) else "{}"
+    if isinstance(value, set):  # `!!set` without content
+        raise _NotSimple
     return _dumped_line(value)
 
 
