@@ -1,1 +1,1 @@
-"""How long things take, as ratios within one run: python -m benchmarks.spine, .monorepo."""
+"""How long things take, as ratios within one run: benchmarks.spine, .monorepo, .images."""

@@ -38,8 +38,8 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         seconds = self.times.seconds
-        return (self.what, _seconds(self.times.median),
-                f"{_seconds(min(seconds))}–{_seconds(max(seconds))}", str(len(seconds)),
+        return (self.what, in_words(self.times.median),
+                f"{in_words(min(seconds))}–{in_words(max(seconds))}", str(len(seconds)),
                 f"{self.ratio:.2f}×" if self.ratio < 100 else f"{self.ratio:.0f}×", self.target,
                 ("met" if self.is_met else "**missed**") if self.target else "")
 
@@ -62,6 +62,6 @@ def write(name: str, text: str) -> None:
     DOCUMENT.write_text(pattern.sub(lambda _: f"{begin}{text}{end}", document), encoding="utf-8")
 
 
-def _seconds(value: float) -> str:
+def in_words(value: float) -> str:
     return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else (
         f"{value * 1000:.0f} ms")

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
-    ("spec",), ("runner",), ("scan",), ("workspace",), ("lock",), ("layer",), ("image",),
+    ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
+    ("image",),
     ("bundle",),
     ("push", "load", "export"), ("attest",), ("run",), ("model",), ("chain",), ("stages",),
     ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins", "wiring"), ("tasks",),

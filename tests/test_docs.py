@@ -405,6 +405,8 @@ def test_receipts_have_the_fields_that_are_documented(stage: str, workspaces: Wo
 
 def _agree(shown: Any, real: Any, place: str) -> None:
     """Both have the same fields of the same types; of many alike, the first stands for all."""
+    if place == "resolve.base.bytecode" and real is None:
+        return  # as documented: nothing is compiled in a test's workspace
     assert type(shown) is type(real), place
     if isinstance(shown, dict):
         if place.rpartition(".")[2] in _OPEN:

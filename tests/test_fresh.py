@@ -12,6 +12,7 @@ import pytest
 
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
+from toolchain.tree import walk
 
 STAGES = frozenset({"parse", "push"})
 
@@ -37,7 +38,8 @@ def root(tmp_path: Path) -> Path:
 
 def recorded(root: Path, journal: Journal, *more: str) -> None:
     outputs = [root / name for name in ("base.lock", "receipt.json", *more)]
-    Shortcut(root, journal).record("one", root / "projects/one", "settings", STAGES, outputs)
+    Shortcut(root, journal).record("one", list(walk(root / "projects/one")), "settings", STAGES,
+                                   outputs, time.time_ns())
 
 
 def fresh(root: Path, journal: Journal, settings: str = "settings") -> frozenset[str]:
@@ -109,6 +111,25 @@ def test_what_changed_a_moment_ago_is_not_recorded(
     ahead = time.time_ns()
     os.utime(root / path, ns=(ahead, ahead))
     recorded(root, journal)
+    assert fresh(root, journal) == frozenset()
+
+
+@pytest.mark.parametrize("path", ["projects/one/sub/train.py", "receipt.json"])
+def test_what_changed_during_a_long_call_is_not_recorded(
+    root: Path, journal: Journal, path: str
+) -> None:
+    looked_at, since = list(walk(root / "projects/one")), time.time_ns()
+    ahead = since + 5_000_000_000
+    os.utime(root / path, ns=(ahead, ahead))
+    Shortcut(root, journal).record("one", looked_at, "settings", STAGES,
+                                   [root / "receipt.json"], since)
+    assert fresh(root, journal) == frozenset()
+
+
+def test_what_was_deleted_during_a_call_is_not_recorded(root: Path, journal: Journal) -> None:
+    looked_at = list(walk(root / "projects/one"))
+    (root / "projects/one/sub/train.py").unlink()
+    Shortcut(root, journal).record("one", looked_at, "settings", STAGES, [], time.time_ns())
     assert fresh(root, journal) == frozenset()
 
 

@@ -16,6 +16,7 @@ from toolchain.lock import Lock, Package, Request, base
 from toolchain.lock.base import BasePins, DebianPackage
 from toolchain.spec import Spec
 from toolchain.spec.requirements import Requirements
+from toolchain.spec.source import Source
 
 INPUT = Digest.of(b"input")
 HEADER = f"# toolchain: python=3.11 platform=linux/amd64 input={INPUT}\n"
@@ -217,3 +218,28 @@ def test_another_python_falls_back_to_the_official_image() -> None:
 
 def test_a_base_image_that_is_named_is_taken() -> None:
     assert base.image_for("debian:12", "3.11") == "debian:12"
+    assert base.image_for("", "3.11") == ""
+    assert base.image_for("", "3.12") == "python:3.12-slim"
+
+
+def test_a_lock_with_places_is_read_back_as_written() -> None:
+    """Of a folder only the name stands there; its digest is what it holds at the time."""
+    here = Digest.of(b"content")
+    folder = Package(name="lib", version="1.0", sha256=here, source="../../my lib#subdirectory=x")
+    commit = Package(name="far", version="2.0", sha256=here,
+                     source=f"git+https://host.invalid/far@{'a' * 40}#rev=main")
+    url = Package(name="url", version="3.0", sha256=here,
+                  source="https://host.invalid/url-3.0-py3-none-any.whl")
+    file = Package(name="file", version="4.0", sha256=here, source="./a b/file-4.0.tar.gz")
+    plain = Package(name="plain", version="5.0", sha256=here)
+    made = Lock(python="3.11", platform="linux/amd64", input=Digest.of(b""),
+                packages=tuple(sorted((folder, commit, url, file, plain))))
+    text = lock.to_text(made)
+    for line in text.splitlines():  # pip reads what is no comment, and all of that has a hash
+        assert line.startswith(("#", "    --hash=")) or line.endswith(" \\")
+    found = lock.from_text(text, "x")
+    assert {item for item in found.packages if not item.is_folder} == {commit, url, file, plain}
+    settled = lock.Settled(source=Source(kind="folder", location="../../my lib"), package=folder,
+                           wheel=here, filename="x")
+    assert found.with_folders((settled,)) == made
+    assert Lock.from_json(made.to_json(), made.input) == made

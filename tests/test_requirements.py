@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolchain.errors import SpecError
+from toolchain.spec import source as sources
+from toolchain.spec.options import Options
 from toolchain.spec.requirements import Requirements, logical_lines, parse_requirement
+from toolchain.spec.source import Source
 
 HEX = "0123456789abcdef" * 4
 
@@ -123,18 +126,115 @@ def test_files_nested_without_end_are_refused() -> None:
         read("-r f0.txt", **chain)
 
 
-@pytest.mark.parametrize("line", [
-    "./beta", "../beta", "/opt/beta", "file:///opt/beta", "beta @ file:///opt/beta",
-    "beta-1.0-py3-none-any.whl", "folder/beta-1.0-py3-none-any.whl", "beta-1.0.tar.gz",
-    "beta-1.0.zip", "folder/beta-1.0.tar.gz", "beta-1.0-py3-none-any.whl ; os_name == 'nt'",
-    "beta-1.0+local-py3-none-any.whl",
-    "https://host.invalid/beta.whl", "git+ssh://git@host.invalid/beta", "-e .", "--editable=.",
-    "hg+https://host.invalid/beta", "beta@git+https://host.invalid/beta@main ; os_name == 'nt'",
+PACKAGES = {f"{folder}/pyproject.toml".removeprefix("./"): "" for folder in (
+    ".", "beta", "../beta", "libs/beta", "beta/sub")}
+
+
+def place(line: str) -> tuple[str, ...]:
+    """The one source of a line, as people read it."""
+    wanted = Requirements()
+    wanted.add_file("requirements.txt", Texts({"requirements.txt": line, **PACKAGES}))
+    assert wanted.requirements == set()
+    return tuple(str(source) for source in wanted.sources)
+
+
+@pytest.mark.parametrize(("line", "normal"), [
+    ("./beta", "./beta"), ("beta/", None), ("../beta", "../beta"), ("libs/beta", "./libs/beta"),
+    (".", "."), ("-e .", "."), ("-e .[Gpu,a_b]", ".[a-b,gpu]"), ("--editable=./beta", "./beta"),
+    ("file:beta", "./beta"), ("file:./beta", "./beta"), ("beta @ file:../beta", "beta @ ../beta"),
+    ("file:///${PROJECT_ROOT}/beta", "./beta"), ("./x/../beta#subdirectory=sub",
+                                                 "./beta#subdirectory=sub"),
+    ("./beta ; os_name=='nt'", './beta ; os_name == "nt"'),
+    ("beta-1.0-py3-none-any.whl", "./beta-1.0-py3-none-any.whl"),
+    ("folder/beta-1.0+local.tar.gz", "./folder/beta-1.0+local.tar.gz"),
+    ("beta-1.0.zip ; os_name == 'nt'", './beta-1.0.zip ; os_name == "nt"'),
+    ("https://host.invalid/beta-1.0.zip", "https://host.invalid/beta-1.0.zip"),
+    ("Beta[x] @ https://host.invalid/beta.whl",
+     "beta[x] @ https://host.invalid/beta.whl"),
+    ("git+ssh://git@host.invalid/beta", "git+ssh://git@host.invalid/beta"),
+    ("git+git@host.invalid:me/beta.git@v1", "git+ssh://git@host.invalid/me/beta.git@v1"),
+    ("-e git+https://host.invalid/b.git@v1#egg=beta[x]&subdirectory=a/b",
+     "beta[x] @ git+https://host.invalid/b.git@v1#subdirectory=a/b"),
+    ("beta@git+https://${USER}:${TOKEN}@host.invalid/b@feature/one ; os_name == 'nt'",
+     'beta @ git+https://${USER}:${TOKEN}@host.invalid/b@feature/one ; os_name == "nt"'),
 ])
-def test_a_requirement_that_no_index_has_is_refused(line: str) -> None:
-    error = refusal(f"alpha\n{line}")
-    assert error.what.startswith("a requirement from a path or URL is not supported yet: ")
-    assert error.where == "requirements.txt:2"
+def test_a_place_has_one_spelling(line: str, normal: str | None) -> None:
+    if normal is None:
+        assert place(line) == ("./beta",)
+        return
+    assert place(line) == (normal,)
+    assert place(normal) == (normal,)
+
+
+@given(st.sampled_from(["./beta", "../beta", "git+https://host.invalid/x", "git+file:///srv/x",
+                        "https://host.invalid/beta-1.0.zip"]),
+       st.sampled_from(["", "beta"]), st.sets(st.sampled_from(["a", "b-c"])),
+       st.sampled_from(["", "os_name == \"nt\""]), st.sampled_from(["", "main", "v1.0", "a/b"]),
+       st.sampled_from(["", "sub", "a/b"]))
+def test_a_source_is_read_back_as_it_was_written(
+    location: str, name: str, extras: set[str], marker: str, revision: str, part: str
+) -> None:
+    git = location.startswith("git+")
+    kind = "git" if git else "url" if "://" in location else "folder"
+    made = Source(kind=kind, location=location.removeprefix("git+"), name=name,
+                  extras=tuple(sorted(extras)) if name or not part else (), marker=marker,
+                  revision=revision if git else "", subdirectory=part)
+    if name or not (git or made.extras):
+        assert sources.read(str(made), (), "") == made
+    assert Source.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(("line", "what"), [
+    ("/opt/beta", "an absolute path is true on one machine only: /opt/beta"),
+    ("file:///opt/beta", "an absolute path is true on one machine only: /opt/beta"),
+    ("beta @ file:///opt/beta", "an absolute path is true on one machine only: /opt/beta"),
+    ("~/beta", "an absolute path is true on one machine only: ~/beta"),
+    ("./nothing", "no Python package there: ./nothing"),
+    ("hg+https://host.invalid/beta", "version control other than git: hg+https://host.invalid/beta"),
+    ("git+http://host.invalid/beta", "not a git URL that is followed: http://host.invalid/beta"),
+    ("git+https://host.invalid/beta@--upload-pack=x", "not a git revision: '--upload-pack=x'"),
+    ("git+https://host.invalid/beta#subdirectory=../x",
+     "a subdirectory leaves its repository: ../x"),
+    ("https://host.invalid/beta", "neither a wheel nor a source archive: https://host.invalid/beta"),
+    ("ftp://host.invalid/beta.whl", "not a URL that is followed: ftp://host.invalid/beta.whl"),
+    (f"./beta --hash=sha256:{HEX}", "a folder has no one hash: ./beta"),
+    ("-c more.txt", "a constraint names a path or URL: ./beta"),
+    ("alpha --config-settings=x=y", "an option for one requirement is not supported: "
+                                    "--config-settings"),
+])
+def test_a_place_that_is_not_followed_is_refused(line: str, what: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Requirements().add_file("requirements.txt", Texts(
+            {"requirements.txt": f"gamma\n{line}", "more.txt": "./beta", **PACKAGES}))
+    assert caught.value.what == what
+    assert caught.value.where.endswith(":2") or line.startswith("-c")
+
+
+def test_editable_is_said_once() -> None:
+    said: list[str] = []
+    wanted = Requirements(said.append)
+    wanted.add_file("requirements.txt", Texts({"requirements.txt": "-e .\n-e ./beta", **PACKAGES}))
+    assert len(said) == 1
+    assert "editable" in said[0]
+
+
+@pytest.mark.parametrize(("text", "lines"), [
+    ("-i https://one.invalid/simple\n--index-url=https://two.invalid/simple",
+     ("--index-url https://two.invalid/simple",)),
+    ("--extra-index-url https://${U}:${P}@a.invalid/s --pre", (
+        "--extra-index-url https://${U}:${P}@a.invalid/s", "--pre")),
+    ("--find-links ./wheels\n-f https://a.invalid/files", (
+        "--find-links ./wheels", "--find-links https://a.invalid/files")),
+    ("--no-binary B_x,a\n--only-binary=b.x", ("--no-binary a", "--only-binary b-x")),
+    ("--no-binary :all:\n--no-binary :none:\n", ()),
+    ("--index-url https://a.invalid/s\n--no-index", ("--no-index",)),
+    ("--require-hashes\n--prefer-binary\n--use-feature fast-deps", ()),
+    ("--trusted-host a.invalid", ()),
+])
+def test_options_mean_what_pip_takes_them_for(text: str, lines: tuple[str, ...]) -> None:
+    options = read(text).options
+    assert options.to_lines() == lines
+    assert Options.from_lines(lines).to_lines() == lines
 
 
 @pytest.mark.parametrize("line", [
@@ -155,11 +255,19 @@ def test_credentials_are_never_in_a_message(line: str) -> None:
     assert "s3cr3t" not in str(refusal(line))
 
 
-@pytest.mark.parametrize("option", ["--index-url", "-i", "--pre", "--no-binary"])
-def test_an_option_is_refused_with_the_place_where_indexes_go(option: str) -> None:
-    error = refusal(f"{option} something")
-    assert error.what == f"option is not supported yet: {option}"
-    assert "configuration" in error.fix
+@pytest.mark.parametrize(("line", "what"), [
+    ("--index-urll x", "option is not supported: --index-urll (did you mean '--index-url'?)"),
+    ("--global-option=s3cr3t", "option is not supported: --global-option"),
+    ("-x s3cr3t", "option is not supported: -x"),
+    ("--no-binary", "option has no value: --no-binary"),
+    ("--index-url 'x", "a line of options is not understood: No closing quotation"),
+    ("--find-links /opt/wheels", "an absolute path is true on one machine only: /opt/wheels"),
+])
+def test_an_option_that_is_not_known_is_refused(line: str, what: str) -> None:
+    error = refusal(f"alpha\n{line}")
+    assert (error.what, error.where) == (what, "requirements.txt:2")
+    assert "s3cr3t" not in str(error)
+
 
 
 @pytest.mark.parametrize("line", ["=1", "alpha beta", "alpha==", "alpha[", "alpha; nonsense"])

@@ -135,7 +135,8 @@ styles = st.fixed_dictionaries({
 
 
 keys = names | words | st.text(max_size=6)
-scalars = (st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words | text
+scalars: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words | text
            | names | st.sampled_from(["yes", "Off", "null", "~", "a: b", "a #b", "-", "- a", "=",
                                       "<<", "python x {a} --b={c}", "1e3", ".5", "2026-01-02"])
            | st.binary(max_size=4) | st.just(set()) | st.dates() | st.datetimes())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from toolchain.config import Config
     from toolchain.layer import Compiler, DebSource, WheelSource
     from toolchain.load import ImageEngine
-    from toolchain.lock import Resolver
+    from toolchain.lock import Resolver, Sources
     from toolchain.lock.base import Archive, BasePins
     from toolchain.lock.image import ImagePins, Images
     from toolchain.model import Models
@@ -67,9 +67,10 @@ class Tools(Protocol):
     """The adapters, made when they are first asked for."""
 
     def resolver(self) -> Resolver: ...
+    def sources(self) -> Sources: ...
     def archive(self) -> Archive: ...
-    def images(self) -> Images: ...
-    def base_source(self, pins: ImagePins) -> BlobSource: ...
+    def images(self, config: Config) -> Images: ...
+    def base_source(self, pins: ImagePins, config: Config) -> BlobSource: ...
     def debs(self) -> DebSource: ...
     def wheels(self) -> WheelSource: ...
     def compiler(self, identity: str, pins: BasePins, python: str) -> Compiler: ...
@@ -124,6 +125,11 @@ class Chain:
     @property
     def folder(self) -> Path:
         return self.root / self.project.folder
+
+    @property
+    def boundary(self) -> Path:
+        """What the project reads must be below this: the workspace, or its own repository."""
+        return self.root / self.project.root
 
     @cached_property
     def tree(self) -> Tree:

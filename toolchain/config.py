@@ -80,7 +80,7 @@ class Config:
     )
     repository: str = _setting("mlflow/trainer", PROJECT, "repository that images are pushed to")
     insecure: bool = _setting(
-        False, PROJECT, "plain HTTP to a registry that is not on this machine"
+        False, PROJECT, "plain HTTP to the registry, though it is not on this machine"
     )
     engine: str = _setting("local", PROJECT, "where training runs")
     tracking_uri: str = _setting(
@@ -95,6 +95,9 @@ class Config:
     params: str = _setting("", CALL, "`name=value` pairs for the entry point, by blank or comma")
     to: str = _setting(
         "", CALL, "file that `export` writes; `{project}` in it is the name, a last `/` a folder"
+    )
+    version: str = _setting(
+        "", CALL, "branch, tag or commit of the repository in `project=URL`; empty: its HEAD"
     )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")

@@ -16,7 +16,7 @@ from pathlib import Path
 from toolchain.digest import Digest, canonical_json, fingerprint
 from toolchain.errors import ToolchainError
 from toolchain.journal import Journal
-from toolchain.tree import is_settled, stamp, walk
+from toolchain.tree import Found, is_settled, stamp, walk
 
 _Stamp = tuple[int, int, int, int]
 
@@ -39,30 +39,35 @@ class Shortcut:
             return frozenset()
         signature, stages, outputs = rows[0]
         try:
-            now = self._signature(folder, json.loads(outputs))[0]
+            now = self._signature(walk(folder), json.loads(outputs))
         except ToolchainError:
             return frozenset()
         return frozenset(stages.split()) if now == signature else frozenset()
 
-    def record(self, project: str, folder: Path, settings: str, stages: Iterable[str],
-               outputs: Iterable[Path]) -> None:
-        """Remember that these stages are fresh, unless something changed a moment ago."""
-        paths = sorted({str(path) for path in outputs})
+    def record(self, project: str, files: Iterable[Found], settings: str, stages: Iterable[str],
+               outputs: Iterable[Path], since: int) -> None:
+        """Remember that these stages are fresh, unless something changed meanwhile.
+
+        `files` are the project's as the stages were planned from them. What moved after `since`,
+        in nanoseconds, or a moment before, may not be what was looked at: a long call for other
+        projects leaves time for an edit.
+        """
+        paths, found = sorted({str(path) for path in outputs}), list(files)
         self._shared.clear()
-        signature, settled = self._signature(folder, paths)
-        if settled:
+        stamps = [item.stamp for item in found]
+        stamps += filter(None, map(self._stamp, paths))
+        if is_settled(iter(stamps), since):
+            signature = self._signature(found, paths)
             self._journal.write(
                 "insert or replace into fresh values (?,?,?,?,?)",
                 (project, settings, signature, " ".join(sorted(stages)),
                  canonical_json(paths).decode()),
             )
 
-    def _signature(self, folder: Path, outputs: list[str]) -> tuple[str, bool]:
-        found = [(file.path, file.mode, file.stamp) for file in walk(folder)]
+    def _signature(self, files: Iterable[Found], outputs: list[str]) -> str:
+        found = [(file.path, file.mode, file.stamp) for file in files]
         shared = [self._stamp(path) for path in outputs]
-        settled = is_settled(item[2] for item in found) and is_settled(
-            item for item in shared if item is not None)
-        return fingerprint(repr((found, shared)).encode()), settled
+        return fingerprint(repr((found, shared)).encode())
 
     def _stamp(self, path: str) -> _Stamp | None:
         if path not in self._shared:

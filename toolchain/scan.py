@@ -30,12 +30,14 @@ _UNFIT = re.compile(r"[:=,*/\\\x00-\x1f\x7f]|^[\s-]|^\.+\Z")
 class Project:
     """Where a project is. `folder` is relative to the workspace; `mlproject` is a file name.
 
-    mistake: why it can only be listed, if it can only be listed.
+    Of a project out of a git repository `root` is the folder of its commit, which it may not
+    leave. mistake: why it can only be listed, if it can only be listed.
     """
 
     name: str
     folder: str
     mlproject: str
+    root: str = ""
     mistake: SpecError | None = None
 
 

@@ -64,14 +64,16 @@ class TreeFile:
         return [self.path, self.executable, content]
 
 
-def walk(root: Path) -> Iterator[Found]:
+def walk(root: Path, skipped: tuple[Path, ...] = ()) -> Iterator[Found]:
     """Every file and link below `root`, sorted by folder, without what is never project content.
 
+    `skipped` folders, by their whole path, are left out.
     Empty folders are left out: git does not keep them, so two clones would differ.
     Raises SpecError for a socket, device or pipe, for a name that is not UTF-8 (an image, a plan
     and a receipt hold names as text), and for a folder that cannot be read.
     """
     folders = [("", os.fspath(root))]
+    left_out = frozenset(map(os.fspath, skipped))
     while folders:
         prefix, folder = folders.pop()
         try:
@@ -86,7 +88,7 @@ def walk(root: Path) -> Iterator[Found]:
             name = entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
             if is_folder:
-                if name in SKIPPED_FOLDERS:
+                if name in SKIPPED_FOLDERS or (left_out and entry.path in left_out):
                     continue
             elif name in _SKIPPED_FILES or name.startswith(".env") or name.endswith(".pyc"):
                 continue
@@ -131,9 +133,9 @@ def is_settled(stamps: Iterator[_Stamp], now_ns: int | None = None) -> bool:
 class Tree:
     """The files below one folder, by content. One `Tree` is one look at the folder."""
 
-    def __init__(self, root: Path, journal: Journal) -> None:
+    def __init__(self, root: Path, journal: Journal, skipped: tuple[Path, ...] = ()) -> None:
         self.root = root
-        self.found = {file.path: file for file in walk(root)}
+        self.found = {file.path: file for file in walk(root, skipped)}
         self._journal = journal
         self._known: dict[str, list[object]] | None = None
         self._added = False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.remote import RemoteInputs
+    from toolchain.adapters.repository import Repositories
     from toolchain.adapters.uv import Uv
     from toolchain.attest import Source
     from toolchain.chain import Session
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from toolchain.run import Engine
     from toolchain.store import Store
     from toolchain.trace import Trace
-    from toolchain.workspace import Workspace
+    from toolchain.workspace import Project, Workspace
 
 _ENGINES = ("local",)
 
@@ -76,6 +77,22 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
                    progress=partial(report.progress, counter), say=say, host=host_platform())
 
 
+def guest(workspace: Workspace, journal: Journal, asked: str,
+          say: Callable[[str], None]) -> Project | None:
+    """The project that a git URL names; None for what is no URL but a name."""
+    from toolchain.adapters.repository import Repositories, is_url, split
+
+    if not is_url(asked):
+        return None
+    from toolchain import guest
+    from toolchain.trace import Trace
+
+    url, folder = split(asked)
+    trace = Trace(workspace.cache, journal)
+    return guest.find(url, folder, workspace,
+                      Repositories(workspace.cache / "git", os.environ, trace), say)
+
+
 class Adapters:
     """The tools of one workspace on this machine; implements toolchain.chain.Tools."""
 
@@ -94,6 +111,9 @@ class Adapters:
     def resolver(self) -> Uv:
         return self._uv
 
+    def sources(self) -> Uv:
+        return self._uv
+
     def wheels(self) -> Uv:
         return self._uv
 
@@ -103,11 +123,22 @@ class Adapters:
     def debs(self) -> DebianArchive:
         return self._debian
 
-    def images(self) -> BaseImages:
-        return self._images
+    def images(self, config: Config) -> BaseImages:
+        from toolchain.adapters.bases import BaseImages
+        from toolchain.adapters.registry import HttpRegistry, address
 
-    def base_source(self, pins: ImagePins) -> BlobSource:
-        return self._images.source(pins)
+        def repository(host: str, name: str) -> HttpRegistry:
+            # `insecure` is said of the registry that is pushed to, and of no other.
+            insecure = config.insecure and host == address(config.registry)
+            return HttpRegistry(host, host, name, insecure=insecure)
+
+        return BaseImages(root=self._root, hub=config.image_hub, store=self._store,
+                          progress=self._progress, repository=repository,
+                          engine=self.image_engine)
+
+    def base_source(self, pins: ImagePins, config: Config) -> BlobSource:
+        return self.images(config).source(pins)
+
     def compiler(self, identity: str, pins: BasePins, python: str) -> PinnedCompiler:
         from toolchain.adapters.compiler import PinnedCompiler
 
@@ -196,20 +227,13 @@ class Adapters:
 
         return Uv(environ=self._uv_environment, interpreter=self._interpreter(Interpreters(
             os.environ)), fetcher=self._fetcher, store=self._store,
-            trace=self._trace)
+            trace=self._trace, journal=self._journal, repositories=self._repositories)
 
     @cached_property
-    def _images(self) -> BaseImages:
-        from toolchain.adapters.bases import BaseImages
-        from toolchain.adapters.registry import HttpRegistry
+    def _repositories(self) -> Repositories:
+        from toolchain.adapters.repository import Repositories
 
-        def repository(host: str, name: str) -> HttpRegistry:
-            insecure = self._config.insecure and host == self._config.registry
-            return HttpRegistry(host, host, name, insecure=insecure)
-
-        return BaseImages(root=self._root, hub=self._config.image_hub, store=self._store,
-                          progress=self._progress, repository=repository,
-                          engine=self.image_engine)
+        return Repositories(self._cache / "git", os.environ, self._trace)
 
     def _interpreter(self, interpreters: Any) -> Callable[[str], Path]:
         found: dict[str, Path] = {}

@@ -16,6 +16,9 @@ from toolchain.scan import Project, Scan, scan
 
 __all__ = ["Project", "Scan", "Workspace", "select"]
 
+# What somebody else's project may set: its image, not where things go.
+_OF_A_GUEST = ("python", "apt", "image.base", "image.platform")
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -42,6 +45,8 @@ class Workspace:
     def config_for(self, project: Project) -> Config:
         """The settings for one project: its own table over the workspace's, the call over both."""
         own = read_settings(f"{self.root}/{project.folder}/pyproject.toml")
+        if project.root:
+            own = {name: value for name, value in own.items() if name in _OF_A_GUEST}
         if not own:
             return self.config
         where = f"{project.folder}/pyproject.toml, [tool.toolchain]"

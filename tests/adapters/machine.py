@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.adapters.double import Answer, Request
 from toolchain import lock
 from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.repository import Repositories
 from toolchain.adapters.uv import Uv
 from toolchain.digest import Digest
 from toolchain.journal import Journal
@@ -44,7 +45,8 @@ class Machine:
                      "UV_CACHE_DIR": str(folder / "uv"), "UV_PYTHON_DOWNLOADS": "never",
                      "UV_HTTP_RETRIES": "0", **where},
             interpreter=lambda version: Path(sys.executable),
-            store=self.store, trace=self.trace,
+            store=self.store, trace=self.trace, journal=journal,
+            repositories=Repositories(folder / "cache/git", os.environ, self.trace),
             fetcher=Fetcher(store=self.store, progress=Progress()))
 
     def resolve(self, *requirements: str, preferred: tuple[Package, ...] = (),

@@ -49,6 +49,18 @@ def test_an_image_of_a_layout_is_pinned(layout: ImageLayout, images: BaseImages,
     assert ImagePins.from_json(json.loads(json.dumps(pins.to_json()))) == pins
 
 
+@pytest.mark.parametrize(("reference", "says"), [
+    ("docker-daemon:", "no image of the Docker engine is named"),
+    ("Foo:::", "not an image reference"),
+])
+def test_what_names_no_image_is_said_of_the_setting(images: BaseImages, reference: str,
+                                                    says: str) -> None:
+    with pytest.raises(ToolchainError, match=says) as caught:
+        images.pin(reference, "linux/amd64")
+    assert caught.value.where.startswith("image.base = ")
+    assert caught.value.fix
+
+
 def test_the_platform_of_an_index_is_chosen(layout: ImageLayout, images: BaseImages) -> None:
     amd = layout.manifest(debian())
     arm = layout.manifest(debian("3.12"), platform="linux/arm64")

@@ -168,7 +168,7 @@ def test_an_sdist_that_does_not_build_says_why(machine: Machine, index: Path) ->
     with pytest.raises(ResolveError, match="no compiler here") as caught:
         _wheel(machine, item)
     assert "broken 1.0" in caught.value.what
-    assert caught.value.where == "broken-1.0.tar.gz"
+    assert caught.value.where == "broken 1.0"
     assert caught.value.fix
 
 

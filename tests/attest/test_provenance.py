@@ -82,6 +82,12 @@ def test_a_base_image_is_named_by_its_digest() -> None:
     assert {"name": "base.lock", "digest": {"sha256": MATERIALS.base_lock.hex}} in found
 
 
+def test_a_base_that_is_in_no_registry_is_not_said_to_be_in_one() -> None:
+    base = BaseImage(name="oci:base", digest=Digest.of(b"other"))
+    found = dependencies(statement(replace(MATERIALS, base=base)))
+    assert "oci:base" in [item.get("uri") for item in found]
+
+
 def test_the_same_inputs_give_the_same_bytes() -> None:
     assert statement() == statement()
     assert statement() != statement(replace(MATERIALS, files=Digest.of(b"others")))

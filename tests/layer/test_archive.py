@@ -20,7 +20,7 @@ from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.layer import GZIP, Layer
-from toolchain.layer.archive import TIME, Entry, LayerWriter
+from toolchain.layer.archive import TIME, Entry, LayerWriter, header
 from toolchain.store import Store
 
 Members = Callable[[Layer], dict[str, tuple[tarfile.TarInfo, bytes]]]
@@ -69,6 +69,26 @@ def test_the_bytes_of_a_fixed_set_of_entries_never_change(store: Store) -> None:
         "sha256:61a28f60d511c60766f671127833a82edb630e198b51e7b5f7a4018e30ea9e68",
         "sha256:95206240823e433fd80b96475c00b9d260ae4227c6b938b636b8e1736f9782fa",
     )
+
+
+_names = st.one_of(
+    st.text(min_size=1, max_size=130).filter(lambda name: "\0" not in name),
+    st.integers(1, 130).map(lambda length: "n" * length),
+)
+
+
+@settings(max_examples=500)
+@given(path=_names, link=st.one_of(st.just(""), _names), mode=st.integers(0, 0o177777),
+       kind=st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]),
+       size=st.one_of(st.integers(0, 9999), st.integers((1 << 33) - 2, (1 << 33) + 2)),
+       user=st.one_of(st.just(0), st.integers(0o7777776, 0o10000001)))
+def test_a_header_is_that_of_tarfile(path: str, link: str, mode: int, kind: bytes, size: int,
+                                     user: int) -> None:
+    info = tarfile.TarInfo(path)
+    info.linkname, info.mode, info.type, info.size, info.mtime = link, mode, kind, size, TIME
+    info.uid = info.gid = user
+    entry = Entry(path=path, link=link, mode=mode, kind=kind, uid=user, gid=user)
+    assert header(entry, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 @pytest.mark.parametrize("threads", [1, 3, 16])

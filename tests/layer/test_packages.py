@@ -126,10 +126,12 @@ class Folder:
         self.located: list[tuple[Package, ...]] = []
         self.fetched: list[str] = []
 
-    def locate(self, packages: tuple[Package, ...], python: str, platform: str) -> None:
+    def locate(self, packages: tuple[Package, ...], python: str, platform: str,
+               options: tuple[str, ...] = ()) -> None:
         self.located.append(packages)
 
-    def wheel(self, package: Package, python: str, platform: str) -> Wheel:
+    def wheel(self, package: Package, python: str, platform: str,
+              options: tuple[str, ...] = ()) -> Wheel:
         self.fetched.append(package.name)
         (path,) = self._folder.glob(f"{package.name}-{package.version}-*.whl")
         data = path.read_bytes()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.debs import Mirror
+from tests.support.images import ImageLayout, debian
 from tests.support.monorepo import Monorepo
 from tests.support.registry import RegistryServer
 from toolchain.errors import ConfigError
@@ -55,10 +56,12 @@ def _results(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
 
-def _manifest(registry: str, repository: str, reference: str) -> tuple[dict[str, Any], str]:
+def _manifest(registry: str, repository: str, reference: str,
+              kind: str = "application/vnd.oci.image.manifest.v1+json",
+              ) -> tuple[dict[str, Any], str]:
     request = urllib.request.Request(
         f"http://{registry}/v2/{repository}/manifests/{reference}",
-        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+        headers={"Accept": kind})
     with urllib.request.urlopen(request) as response:
         return json.load(response), response.headers["Docker-Content-Digest"]
 
@@ -116,6 +119,19 @@ def test_the_same_codeset_is_the_same_image_and_costs_nothing(
         first = other
     (codeset.folder / "requirements.txt").write_text("# the same\nalpha==1.1\n")
     assert _results(codeset.build(f"--registry={registry}", "--repository=a/b")) == first
+
+
+def test_several_platforms_are_one_name(codeset: Codeset, registry: str) -> None:
+    base = ImageLayout(codeset.folder.parent / "base")
+    base.tag(base.index(*(base.manifest(debian(), platform=f"linux/{machine}")
+                          for machine in ("amd64", "arm64"))))
+    found = _results(codeset.build(
+        f"registry={registry}", "repository=both", "base_image=oci:../base",
+        "image.platform=linux/amd64,linux/arm64"))
+    index, digest = _manifest(registry, "both", found["image"].rpartition(":")[2],
+                              kind="application/vnd.oci.image.index.v1+json")
+    assert digest == found["digest"]
+    assert [item["platform"]["architecture"] for item in index["manifests"]] == ["amd64", "arm64"]
 
 
 def test_the_name_is_the_folders_where_the_project_has_none(

@@ -45,6 +45,40 @@ def wheel(folder: Path, name: str, version: str = "1.0", *,
     return path
 
 
+def package_folder(folder: Path, name: str, version: str = "1.0", *,
+                   requires: tuple[str, ...] = (), extra: str = "") -> Path:
+    """Write a package that a backend of its own builds, so that no index is needed: one module,
+    and whatever other module is at its top. `extra` is `name: requirement`."""
+    lines = [f"Requires-Dist: {item}" for item in requires]
+    if extra:
+        which, _, what = extra.partition(": ")
+        lines += [f"Provides-Extra: {which}", f'Requires-Dist: {what}; extra == "{which}"']
+    backend = (
+        "import zipfile, os\n"
+        f"NAME, VERSION, LINES = {name!r}, {version!r}, {lines!r}\n"
+        "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
+        "    info = f'{NAME}-{VERSION}.dist-info'\n"
+        "    head = ['Metadata-Version: 2.1', f'Name: {NAME}', f'Version: {VERSION}', *LINES, '']\n"
+        "    files = {f'{NAME}.py': open(f'{NAME}.py').read(),\n"
+        "        f'{info}/METADATA': '\\n'.join(head),\n"
+        "        f'{info}/WHEEL': 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\n'\n"
+        "            'Tag: py3-none-any\\n'}\n"
+        "    files[f'{info}/RECORD'] = ''.join(f'{p},,\\n' for p in [*files, f'{info}/RECORD'])\n"
+        "    path = f'{NAME}-{VERSION}-py3-none-any.whl'\n"
+        "    with zipfile.ZipFile(os.path.join(folder, path), 'w') as z:\n"
+        "        for p, text in files.items():\n"
+        "            z.writestr(zipfile.ZipInfo(p, (2020, 1, 1, 0, 0, 0)), text)\n"
+        "    return path\n"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "backend.py").write_text(backend)
+    (folder / f"{name}.py").write_text(f"VERSION = {version!r}\n")
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "{version}"\n')
+    return folder
+
+
 def sdist(folder: Path, name: str, version: str = "1.0") -> Path:
     """Write a source distribution that builds with what pip's own backend standard library has:
     a backend within the sdist itself, so that no index is needed."""

@@ -222,6 +222,8 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
         assert "requirements.linux-arm64.lock" not in " ".join(image.files())
     assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
     assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    components = json.loads(monorepo.doit("sbom", "project=one").splitlines()[0])["components"]
+    assert "alpha" in {item["name"] for item in components}
     monorepo.doit("forget", "push:one")
     assert ran(monorepo.doit("push"), "one")["push"] == "made"
     assert monorepo.receipt("one", "push") == receipt
@@ -268,6 +270,12 @@ def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLay
                  f'registry = "{host}"')
         output = monorepo.doit("push")
         assert monorepo.receipt("one", "resolve")["base"]["image"] == "python:3.12-slim"
+        manifest = subprocess.run(
+            [need("skopeo"), "inspect", "--raw", "--tls-verify=false",
+             f"docker://{monorepo.receipt('one', 'push')['reference']}"],
+            capture_output=True, check=True, timeout=60).stdout
+        assert json.loads(manifest)["annotations"]["org.opencontainers.image.base.name"] == (
+            "docker.io/library/python:3.12-slim")
         digest = monorepo.receipt("one", "push")["reference"]
         shutil.rmtree(monorepo.folder / "cache")
         again = monorepo.doit("push")
@@ -282,6 +290,29 @@ def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLay
              f"docker://{monorepo.receipt('one', 'push')['reference']}"],
             capture_output=True, text=True, timeout=60)
         assert check.returncode == 0, check.stderr
+
+
+def test_plain_http_is_for_the_registry_that_it_is_said_of(
+        monorepo: Monorepo, mirror: Mirror, base: ImageLayout, tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    monorepo.environment |= {"NO_PROXY": "127.1", "no_proxy": "127.1"}
+    with running_registry(tmp_path / "registry") as host:
+        subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
+                        f"oci:{base.folder}:latest", f"docker://{host}/team/base:1"],
+                       check=True, timeout=60)
+        other = host.replace("127.0.0.1", "127.1")  # a name that does not say it is this machine
+        image = f'image.base = "{other}/team/base:1"'
+        folder = monorepo.add("one")
+        set_base(monorepo, mirror, image)
+        for said in ((), ("insecure=1",)):
+            output = monorepo.doit("push", *said, expect=1)
+            assert "the registry speaks plain HTTP" in output
+            assert "insecure=1" in output
+        set_base(monorepo, mirror)
+        (folder / "pyproject.toml").write_text(
+            f'[tool.toolchain]\n{image}\ninsecure = true\nregistry = "http://{other}"\n')
+        monorepo.doit("push")
+        assert monorepo.receipt("one", "push")["reference"].startswith(f"{other}/")
 
 
 def test_a_registry_that_is_not_there(monorepo: Monorepo, mirror: Mirror) -> None:

@@ -118,3 +118,12 @@ def _is_alive(pid: int) -> bool:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_nothing_is_said_at_the_end_of_a_call_that_failed_in_another_process(
+        monorepo: Monorepo) -> None:
+    """The process that asks what is fresh has loaded little when its helpers did the work."""
+    monorepo.add("one")
+    monorepo.add("two")
+    monorepo.doit("parse")
+    monorepo.doit("-n", "2", "resolve", "image.platform=linux/arm64", expect=1)

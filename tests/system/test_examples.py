@@ -28,8 +28,10 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        for name in ("dodo.py", "pyproject.toml", "base.lock"):
+        for name in ("dodo.py", "pyproject.toml", "base.lock", "README.md", "CHANGELOG.md"):
             shutil.copy(ROOT / name, folder / name)
+        shutil.copytree(ROOT / "toolchain", folder / "toolchain",
+                        ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "projects", folder / "projects",
                         ignore=shutil.ignore_patterns("mlruns", "__pycache__"))
 
@@ -58,7 +60,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_example_trains_and_registers(clone: Clone) -> None:
-    clone.doit("register")
+    clone.doit("register", "project=elasticnet,digits,boosting")
     for project, metric, least in (("elasticnet", "r2", 0.3), ("digits", "accuracy", 0.97),
                                    ("boosting", "auc", 0.98)):
         run = clone.receipt(project, "train")
@@ -66,13 +68,14 @@ def test_every_example_trains_and_registers(clone: Clone) -> None:
         assert run["metrics"][metric] > least
         assert run["model_uri"].startswith("models:/m-")
         assert clone.receipt(project, "register")["version"] == "1"
-    output = clone.doit("register")
+    output = clone.doit("register", "project=elasticnet,digits,boosting")
     assert output.count("up to date") == 21
 
 
 def test_the_examples_locks_are_current(clone: Clone) -> None:
     """A clone resolves nothing: the committed locks answer the committed requirements."""
-    for project in ("elasticnet", "digits", "boosting"):
+    clone.doit("resolve")
+    for project in ("elasticnet", "digits", "boosting", "toolchain"):
         lock = f"projects/{project}/requirements.lock"
         assert (clone.folder / lock).read_text() == (ROOT / lock).read_text()
     assert (clone.folder / "base.lock").read_text() == (ROOT / "base.lock").read_text()
@@ -143,3 +146,25 @@ def test_two_clones_at_different_paths_give_one_digest(clone: Clone, tmp_path: P
     other.doit("push", "project=elasticnet")
     assert other.receipt("elasticnet", "push")["digest"] == clone.receipt(
         "elasticnet", "push")["digest"]
+
+
+def test_the_tool_builds_an_image_of_itself(clone: Clone) -> None:
+    """The builder step in that image asks for a registry, as it does anywhere."""
+    client = docker_client()
+    clone.doit("load", "project=toolchain")
+    image = client.images.get("mlflow/builder:toolchain")
+    container = client.containers.create(
+        image, ["sh", "-c", "cd /tmp && git --version && gpgv --version && "
+                            "printf 'name: x\n' > MLproject && "
+                            "python -m toolchain.steps.builder; echo exit $?"],
+        network_mode="none")
+    try:
+        container.start()
+        container.wait()
+        said = container.logs().decode()
+    finally:
+        container.remove(force=True)
+        client.images.remove(image.id, force=True)
+    assert "no registry is given" in said
+    assert "exit 1" in said
+    assert "git version" in said

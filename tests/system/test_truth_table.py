@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -221,6 +222,68 @@ def test_upgrade_moves_the_pins_and_nothing_else_does(built: Monorepo) -> None:
     assert built.receipt("one", "resolve")["packages"][0]["version"] == "1.0"
     assert "alpha 1.0 -> 1.1" in built.doit("push", "project=one", "upgrade=1")
     assert built.receipt("one", "resolve")["packages"][0]["version"] == "1.1"
+
+
+def recorded(monorepo: Monorepo) -> list[tuple[str, ...]]:
+    """The stages that the shortcut vouches for."""
+    with contextlib.closing(sqlite3.connect(monorepo.folder / "cache/state.db")) as database:
+        return database.execute("select project, stages from fresh").fetchall()
+
+
+def test_the_shortcut_keeps_what_it_knew(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    monorepo.doit("base")
+    time.sleep(2.1)
+    monorepo.doit("base")
+    assert recorded(monorepo) == [("one", "base parse resolve")]
+    monorepo.doit("push")
+    time.sleep(2.1)
+    monorepo.doit("base")  # its receipts are there; those of push came after
+    for _ in range(2):
+        monorepo.doit("push")
+        assert recorded(monorepo) == [("one", "base layer parse push resolve")]
+
+
+@pytest.mark.parametrize("gone", ["digest", "config", "layer"])
+def test_the_shortcut_misses_what_is_gone_from_the_layout(monorepo: Monorepo, gone: str) -> None:
+    monorepo.add("one")
+    monorepo.doit("push")
+    time.sleep(2.1)
+    monorepo.doit("push")
+    assert recorded(monorepo)
+    digest = (monorepo.receipt("one", "base")["layers"][0]["digest"] if gone == "layer"
+              else monorepo.receipt("one", "push")[gone])
+    blob = monorepo.folder / "cache/registry/mlflow/trainer/blobs/sha256" / digest[7:]
+    blob.unlink()
+    assert ran(monorepo.doit("push"), "one")["push"] == "made"
+    assert blob.exists()
+
+
+def test_the_shortcut_misses_a_layer_that_is_gone(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    monorepo.doit("base")
+    time.sleep(2.1)
+    monorepo.doit("base")
+    assert recorded(monorepo)
+    digest = monorepo.receipt("one", "base")["layers"][0]["digest"]
+    (monorepo.folder / "cache/blobs/sha256" / digest[7:]).unlink()
+    assert ran(monorepo.doit("base"), "one")["base"] == "made"
+
+
+def test_an_edit_during_a_long_call_is_seen_by_the_next(monorepo: Monorepo) -> None:
+    one = monorepo.add("one")
+    with open(monorepo.folder / "dodo.py", "a") as file:
+        file.write("def task_slow():\n    return {'actions': ['echo slow', 'sleep 4'], "
+                   "'verbosity': 2}\n")
+    monorepo.doit("push")
+    time.sleep(2.1)
+    call = monorepo.start("push", "slow")
+    assert call.stdout is not None
+    while call.stdout.readline().strip() != "slow":
+        assert call.poll() is None
+    (one / "train.py").write_text("print('edited')\n")
+    call.communicate(timeout=60)
+    assert ran(monorepo.doit("push", "project=one"), "one")["layer"] == "made"
 
 
 def test_the_shortcut_sees_what_the_stages_see(built: Monorepo) -> None:

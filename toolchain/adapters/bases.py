@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, StoreError, without_credentials
+from toolchain.errors import ConfigError, ResolveError, StoreError, without_credentials
 from toolchain.image import INDEX, MANIFEST
 from toolchain.layer.archive import LayerWriter, plain
 from toolchain.layer.survey import Survey
@@ -96,6 +96,10 @@ class BaseImages:
         return self._home(pins.reference)[0]
 
     def _pin_engine(self, reference: str, platform: str) -> ImagePins:
+        if reference == _ENGINE:
+            raise ResolveError("no image of the Docker engine is named",
+                               where=f"image.base = {reference}",
+                               fix=f"write it as {_ENGINE}NAME[:TAG]; `docker images` lists them")
         image = self._engine().inspect(reference.removeprefix(_ENGINE))
         if image.platform != platform:
             raise _other_platform(image.platform, platform, reference)
@@ -129,7 +133,11 @@ class BaseImages:
         if reference.startswith("oci:"):
             folder, _, tag = reference.removeprefix("oci:").partition(":")
             return Layout(self._root / folder, reference), tag
-        found = parse_reference(reference)
+        try:
+            found = parse_reference(reference)
+        except ConfigError as error:
+            raise ConfigError(error.what, where=f"image.base = {error.where}",
+                              fix=error.fix) from None
         host = self._hub if self._hub and found.host == DOCKER_HUB else found.host
         return self._repository(host, found.repository), found.wanted
 

@@ -45,6 +45,10 @@ class Fetcher:
         self._certificates = certificates
         self._local = threading.local()
 
+    def know(self, host: str, user: str, password: str) -> None:
+        """Use these for a host from now on."""
+        self._credentials[host] = (user, password)
+
     def fetch(self, url: str, expect: Digest, what: str) -> None:
         """Store the bytes at `url`, which must be `expect`. Doing it twice is as doing it once.
 

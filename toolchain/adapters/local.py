@@ -81,7 +81,8 @@ class LocalEngine:
                 shutil.rmtree(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             text = to_text(job.lock) if job.lock.packages else ""
-            self._uv.environment(folder, text, self._uv.stored(job.lock), job.lock.python)
+            self._uv.environment(folder, text, self._uv.stored(job.lock), job.lock.python,
+                                 job.lock.options)
             done.write_text(json.dumps(job.lock.to_json()))
         return folder
 

@@ -45,7 +45,7 @@ class HttpRegistry:
         root = _root(host, insecure=insecure)
         self._address = root.partition("://")[2]
         self._repository = check_repository(repository)
-        self._name = f"{pull_host.split('://')[-1].rstrip('/')}/{repository}"
+        self._name = f"{address(pull_host)}/{repository}"
         self._transport = Transport(root, os.environ if environ is None else environ,
                                     backoff or Backoff())
         self._base = f"{root}/v2/{self._repository}"
@@ -207,6 +207,11 @@ class HttpRegistry:
 
     def _url(self, kind: str, reference: str) -> str:
         return f"{self._base}/{kind}/{reference}"
+
+
+def address(setting: str) -> str:
+    """`host[:port]` of a registry as people may write it, with a scheme."""
+    return setting.rpartition("://")[2].rstrip("/")
 
 
 def _root(host: str, *, insecure: bool) -> str:

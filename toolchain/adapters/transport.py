@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LARGEST_DOCUMENT = 8 << 20  # manifests, configs, errors
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
+# How OpenSSL takes an answer in plain HTTP.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 _REFUSALS = 3  # 401 in a row; a token may expire on its way
 BROKEN = (OSError, http.client.HTTPException)
 
@@ -176,9 +178,15 @@ class Transport:
                 f"the registry's certificate is not trusted: {error.verify_message}", where=where,
                 fix=f"put its CA into /etc/docker/certs.d/{host}/ca.crt or ~/.config/docker/"
                     f"certs.d/{host}/ca.crt, or name it in SSL_CERT_FILE")
+        if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+            return RegistryError(
+                "the registry speaks plain HTTP", where=where,
+                fix="give it a certificate, or allow plain HTTP with insecure=1, which holds for "
+                    "the registry that `registry` names")
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return RegistryError(f"the registry cannot be reached: {reason}"[:300], where=where,
-                             fix="check that it runs and that `registry` names it")
+                             fix="check that it runs, and its name in `registry`, `image.base` or "
+                                 "`image.hub`")
 
     def _ask_token_server(self, method: str, url: str, headers: Mapping[str, str],
                           body: bytes | None) -> tuple[int, bytes]:

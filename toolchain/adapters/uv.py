@@ -17,16 +17,24 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from toolchain.adapters.compatible import best_file, host_platform, machine_of, tag_ranks
+from toolchain.adapters.existing import pick
 from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.indexes import credentials, with_options
+from toolchain.adapters.repository import Repositories
+from toolchain.adapters.sources import Sources
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
+from toolchain.journal import Journal
 from toolchain.layer.wheel import Wheel
-from toolchain.lock import Lock, Package, Request
+from toolchain.lock import Lock, Package, Place, Request, Settled
+from toolchain.spec.options import Options
+from toolchain.spec.source import Source
 from toolchain.store import Store
 from toolchain.trace import Trace
 
 _NEWEST_GLIBC = (2, 50)
 _WHERE = "file"  # trace stage: sha256 of an index's file -> {"url", "filename"}
+_LOCKED = "locked file"  # the same, as another tool's lock has it: taken where no index has it
 _BUILT = "wheel"  # trace stage: sdist and platform -> {"sha256", "filename"}
 
 
@@ -44,16 +52,27 @@ class Uv:
     """
 
     def __init__(self, *, environ: Mapping[str, str], interpreter: Callable[[str], Path],
-                 fetcher: Fetcher, store: Store, trace: Trace) -> None:
+                 fetcher: Fetcher, store: Store, trace: Trace, journal: Journal,
+                 repositories: Repositories) -> None:
         self._environ = dict(environ)
         self._interpreter = interpreter
         self._fetcher = fetcher
         self._store = store
         self._trace = trace
+        self._sources = Sources(store=store, trace=trace, journal=journal, fetcher=fetcher,
+                                repositories=repositories, environ=environ, note=self._note_at)
 
     # Resolver
 
+    def look(self, source: Source, place: Place) -> Any:
+        return self._sources.look(source, place)
+
+    def settle(self, source: Source, request: Request, preferred: tuple[Package, ...]) -> Settled:
+        return self._sources.settle(source, request, preferred, self)
+
     def resolve(self, request: Request, preferred: tuple[Package, ...]) -> tuple[Package, ...]:
+        if request.existing is not None:
+            return self._as_locked(request)
         known = self._known(request)
         # Without the network uv answers in a tenth of the time, but it may fall back to whatever
         # old version it happens to remember. So its answer counts only if this workspace has
@@ -61,7 +80,8 @@ class Uv:
         found = None
         if known:
             found = self._compile(request, preferred, offline=True)
-            if found is not None and not {(p.name, p.version) for p in found} <= known:
+            if found is not None and not {(p.name, p.version) for p in found
+                                          if not p.source} <= known:
                 found = None
         if found is None:
             found = self._compile(request, preferred, offline=False)
@@ -73,6 +93,17 @@ class Uv:
             "pins": [[package.name, package.version] for package in found],
         })
         return found
+
+    def _as_locked(self, request: Request) -> tuple[Package, ...]:
+        found = []
+        ranks = tag_ranks(request.python, request.platform, _glibc(request))
+        for package, url, filename in pick(request, ranks):
+            if "://" in url:
+                value = {"url": without_credentials(url), "filename": filename}
+                if self._trace.get(_LOCKED, package.sha256) != value:
+                    self._trace.note(_LOCKED, package.sha256, value)
+            found.append(package)
+        return tuple(sorted(found))
 
     def _known(self, request: Request) -> set[tuple[str, str]]:
         return {
@@ -88,7 +119,8 @@ class Uv:
         with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
             folder = Path(name)
             wanted = folder / "requirements.in"
-            wanted.write_text("".join(f"{line}\n" for line in request.requirements))
+            wanted.write_text("".join(f"{line}\n" for line in (
+                *request.requirements, *self._places(request, folder))))
             answer = folder / "pylock.toml"
             if preferred:  # uv keeps the versions of a lock that it is about to replace
                 answer.write_text('lock-version = "1.0"\ncreated-by = "toolchain"\n' + "".join(
@@ -110,12 +142,28 @@ class Uv:
                 command.append("--offline")
             if not deep:
                 command.append("--no-deps")
-            done = self._run([*command, str(wanted)], folder)
+            options = Options.from_lines(request.options)
+            for name in sorted(options.no_binary):
+                command += ["--no-binary", name]
+            for name in sorted(options.only_binary):
+                command += ["--only-binary", name]
+            done = self._run([*command, str(wanted)], folder, options=request.options,
+                             home=request.place.folder if request.place else None)
             if done.returncode:
                 if offline:
                     return None
                 raise _resolution_error(done.stderr, request)
             return tuple(sorted(self._choose(_toml(answer), request)))
+
+    def _places(self, request: Request, folder: Path) -> Iterable[str]:
+        """The wheels of what is of no index, as requirements; they are linked into `folder`."""
+        for number, item in enumerate(request.settled):
+            place = folder / str(number) / item.filename
+            place.parent.mkdir()
+            self._store.link(item.wheel, place)
+            extras = f"[{','.join(item.source.extras)}]" if item.source.extras else ""
+            marker = f" ; {item.source.marker}" if item.source.marker else ""
+            yield f"{item.package.name}{extras} @ {place.as_uri()}{marker}"
 
     def _choose(self, answer: dict[str, Any], request: Request) -> Iterable[Package]:
         """One file for each package: the best wheel for the image, else the sdist."""
@@ -123,8 +171,17 @@ class Uv:
 
         ranks = tag_ranks(request.python, request.platform, _glibc(request))
         insisted = dict(request.hashes)
+        settled = {item.package.name: item.package for item in request.settled}
+        options = Options.from_lines(request.options)
         for entry in answer.get("packages", []):
             name = canonicalize_name(entry["name"])
+            if name in settled:
+                yield settled[name]
+                continue
+            if options.no_binary & {name, ":all:"}:
+                entry.pop("wheels", None)
+            if options.only_binary & {name, ":all:"}:
+                entry.pop("sdist", None)
             if "version" not in entry:
                 raise ResolveError(f"{name} has no version", where="uv pip compile",
                                    fix="require a release from an index")
@@ -145,15 +202,23 @@ class Uv:
         """Keep where a file is to be had, for when it is fetched."""
         url = file.get("url") or Path(file["path"]).as_uri()
         filename = file.get("name") or unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+        self._note_at(digest, url, filename)
+
+    def _note_at(self, digest: Digest, url: str, filename: str) -> None:
         value = {"url": without_credentials(url), "filename": filename}
         if self._trace.get(_WHERE, digest) != value:
             self._trace.note(_WHERE, digest, value)
 
     # Wheels
 
-    def locate(self, packages: tuple[Package, ...], python: str, platform: str) -> None:
+    def locate(self, packages: tuple[Package, ...], python: str, platform: str,
+               options: tuple[str, ...] = ()) -> None:
         """Find out where files are to be had, for locks that were made elsewhere."""
-        missing = tuple(p for p in packages if self._trace.get(_WHERE, p.sha256) is None
+        environ = with_options(self._environ, options, None)
+        for host, (user, password) in credentials(environ).items():
+            self._fetcher.know(host, user, password)
+        missing = tuple(p for p in packages if not p.source
+                        and self._trace.get(_WHERE, p.sha256) is None
                         and not self._store.has(p.sha256))
         if not missing:
             return
@@ -161,9 +226,16 @@ class Uv:
             python=python, platform=platform, constraints=(),
             requirements=tuple(f"{p.name}=={p.version}" for p in missing),
             hashes=tuple((p.name, (p.sha256.hex,)) for p in missing),
+            options=tuple(line for line in options if "binary" not in line),
         )
-        if self._compile_quietly(request, offline=True) is None:
+        if self._compile_quietly(request, offline=True) is not None:
+            return
+        try:
             self._compile(request, (), offline=False, deep=False)
+        except ResolveError:
+            # Another tool's lock says where its files are.
+            if not all(self._trace.get(_LOCKED, p.sha256) for p in missing):
+                raise
 
     def _compile_quietly(self, request: Request, *, offline: bool) -> object | None:
         try:
@@ -171,12 +243,17 @@ class Uv:
         except ResolveError:
             return None
 
-    def wheel(self, package: Package, python: str, platform: str) -> Wheel:
+    def wheel(self, package: Package, python: str, platform: str,
+              options: tuple[str, ...] = ()) -> Wheel:
         """The package's wheel, in the store, checked against the lock. sdists are built first.
 
         Raises ResolveError if it cannot be had, does not match its hash or cannot be built.
         """
-        hint = self._trace.get(_WHERE, package.sha256)
+        if package.source:
+            built = self._sources.wheel(package, python, platform, self, options)
+            if built is not None:
+                return built
+        hint = self._hint(package)
         if hint is None:
             raise ResolveError(
                 f"{package.name} {package.version} with sha256 {package.sha256.hex} is in no "
@@ -189,11 +266,17 @@ class Uv:
                                     f"{package.name} {package.version}")
         if hint["filename"].endswith(".whl"):
             return Wheel(digest=package.sha256, filename=hint["filename"])
-        return self._build(package, hint["filename"], python, platform)
+        return self._build(package, hint["filename"], python, platform, options)
+
+    def _hint(self, package: Package) -> Any:
+        return (self._trace.get(_WHERE, package.sha256)
+                or self._trace.get(_LOCKED, package.sha256))
 
     def here(self, package: Package, python: str, platform: str) -> Wheel | None:
         """The package's wheel if it is in the store; nothing is fetched or built."""
-        hint = self._trace.get(_WHERE, package.sha256)
+        if package.source and (known := self._sources.here(package, python, platform)):
+            return known
+        hint = self._hint(package)
         if hint is None:
             return None
         if hint["filename"].endswith(".whl"):
@@ -206,17 +289,26 @@ class Uv:
         return found if self._store.has(found.digest) else None
 
     def stored(self, lock: Lock) -> tuple[Wheel, ...]:
-        """The lock's wheels if all of them are in the store already, else nothing."""
+        """The lock's wheels if all of them are in the store already, else nothing.
+
+        A lock that names a folder or a repository cannot be installed by uv: its wheels are
+        brought here.
+        """
+        if any(package.source for package in lock.packages):
+            self.locate(lock.packages, lock.python, lock.platform, lock.options)
+            return tuple(self.wheel(package, lock.python, lock.platform, lock.options)
+                         for package in lock.packages)
         wheels = []
         for package in lock.packages:
-            hint = self._trace.get(_WHERE, package.sha256)
+            hint = self._hint(package)
             if (hint is None or not hint["filename"].endswith(".whl")
                     or not self._store.has(package.sha256)):
                 return ()
             wheels.append(Wheel(digest=package.sha256, filename=hint["filename"]))
         return tuple(wheels)
 
-    def _build(self, package: Package, filename: str, python: str, platform: str) -> Wheel:
+    def _build(self, package: Package, filename: str, python: str, platform: str,
+               options: tuple[str, ...]) -> Wheel:
         """Build an sdist into a wheel, once for each Python and platform."""
         if platform != host_platform():
             raise ResolveError(
@@ -229,32 +321,37 @@ class Uv:
         with self._trace.holding(_BUILT, key):
             built = self._trace.get(_BUILT, key)
             if built is None or not self._store.has(Digest(built["sha256"])):
-                built = self._build_now(package, filename, python)
+                built = self._build_now(package, filename, python, options)
                 self._trace.record(_BUILT, key, plan, built)
         return Wheel(digest=Digest(built["sha256"]), filename=built["filename"])
 
-    def _build_now(self, package: Package, filename: str, python: str) -> dict[str, str]:
+    def _build_now(self, package: Package, filename: str, python: str,
+                   options: tuple[str, ...]) -> dict[str, str]:
         with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
-            folder = Path(name)
-            sdist = folder / filename
+            sdist = Path(name) / filename
             self._store.link(package.sha256, sdist)
-            done = self._run(["build", "--wheel", "--python",
-                              str(self._interpreter(python)), "--out-dir", str(folder / "out"),
-                              str(sdist)], folder, SOURCE_DATE_EPOCH="315532800")
-            wheels = list((folder / "out").glob("*.whl")) if not done.returncode else []
-            if not wheels:
-                raise ResolveError(
-                    f"{package.name} {package.version} has no wheel and its sdist does not build: "
-                    f"{_last_lines(done.stderr)}", where=filename,
-                    fix="pin a version that has a wheel, or install what its build needs",
-                )
-            data = wheels[0].read_bytes()
-            return {"sha256": self._store.put(data).hex, "filename": wheels[0].name}
+            wheel = self.build(sdist, python, options, f"{package.name} {package.version}")
+            return {"sha256": self._store.put(wheel.read_bytes()).hex, "filename": wheel.name}
+
+    def build(self, what: Path, python: str, options: tuple[str, ...], title: str) -> Path:
+        """Build a source folder or archive into a wheel; implements sources.Builder."""
+        out = what.parent / "out"
+        done = self._run(["build", "--wheel", "--python", str(self._interpreter(python)),
+                          "--no-create-gitignore", "--out-dir", str(out), str(what)], what.parent,
+                         options=options, SOURCE_DATE_EPOCH="315532800")
+        wheels = list(out.glob("*.whl")) if not done.returncode else []
+        if not wheels:
+            raise ResolveError(
+                f"{title} has no wheel and its source does not build: "
+                f"{_last_lines(done.stderr)}", where=title,
+                fix="pin a version that has a wheel, or install what its build needs",
+            )
+        return wheels[0]
 
     # Environments
 
     def environment(self, folder: Path, lock_text: str, wheels: tuple[Wheel, ...],
-                    python: str) -> None:
+                    python: str, options: tuple[str, ...] = ()) -> None:
         """Make a virtual environment with exactly the locked packages.
 
         With `wheels` nothing is fetched; without, uv takes what its cache has before it asks the
@@ -281,7 +378,7 @@ class Uv:
                 lock.write_text(lock_text)
                 tries = [["--require-hashes", "--offline"], ["--require-hashes"]]
             for extra in tries:
-                done = self._run([*command, *extra], scratch)
+                done = self._run([*command, *extra], scratch, options=options)
                 if not done.returncode:
                     return
             raise ResolveError(
@@ -292,15 +389,16 @@ class Uv:
 
     # Common
 
-    def _run(self, arguments: list[str], cwd: Path,
-             **extra: str) -> subprocess.CompletedProcess[str]:
-        if self._environ.get("UV_NO_INDEX") == "1" and arguments[0] == "pip" \
+    def _run(self, arguments: list[str], cwd: Path, *, options: tuple[str, ...] = (),
+             home: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+        environ = with_options(self._environ, options, home)
+        if environ.get("UV_NO_INDEX") == "1" and arguments[0] == "pip" \
                 and "--no-index" not in arguments:
             arguments = [*arguments, "--no-index"]  # uv reads no such variable
         return subprocess.run(
             [uv_program(), *arguments], cwd=cwd, capture_output=True, text=True,
             stdin=subprocess.DEVNULL, errors="replace",
-            env={**self._environ, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", **extra},
+            env={**environ, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", **extra},
         )
 
     def _interpreter_or_none(self, python: str) -> Path | None:

@@ -59,6 +59,12 @@ class BaseImage:
     name: str
     digest: Digest
 
+    @property
+    def uri(self) -> str:
+        """Where it is, as containers' tools name it; `oci:` and `docker-daemon:` say so already."""
+        is_local = self.name.startswith(("oci:", "docker-daemon:"))
+        return self.name if is_local else f"docker://{self.name}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:

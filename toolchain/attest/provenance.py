@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source
 from toolchain.digest import Digest, canonical_json
+from toolchain.errors import without_credentials
 from toolchain.lock import Package
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -74,13 +75,17 @@ def _dependencies(made_from: Materials, source: Source) -> Iterable[dict[str, An
     yield {"name": "project files", "digest": _sha256(made_from.files)}
     yield {"name": "requirements.lock", "digest": _sha256(made_from.lock)}
     if isinstance(made_from.base, BaseImage):
-        yield {"name": "base image", "uri": f"docker://{made_from.base.name}",
+        yield {"name": "base image", "uri": made_from.base.uri,
                "digest": _sha256(made_from.base.digest)}
         suite: dict[str, Any] = {}
     else:
         suite = {"annotations": {"suite": made_from.base}}
     yield {"name": "base.lock", "digest": _sha256(made_from.base_lock), **suite}
     for package in made_from.packages:
+        if package.source.startswith("git+"):
+            place = without_credentials(package.source.partition("#")[0])
+            yield {"uri": place, "digest": {"gitCommit": place.rpartition("@")[2]}}
+            continue
         yield {"uri": f"pkg:pypi/{package.name}@{quote(package.version, safe='')}",
                "digest": _sha256(package.sha256)}
 

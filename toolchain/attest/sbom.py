@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.attest import CYCLONEDX, VERSION, Document
 from toolchain.digest import Digest, canonical_json
+from toolchain.errors import without_credentials
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins, Foundation
 from toolchain.lock.image import ImagePins
@@ -62,13 +63,23 @@ def _python(packages: Iterable[Package], licences: Mapping[str, str]) -> Iterabl
 
     factory = LicenseFactory()
     for package in packages:
-        purl = PackageURL("pypi", name=package.name, version=package.version)
+        purl = PackageURL("pypi", name=package.name, version=package.version,
+                          qualifiers=_origin(package))
         text = licences.get(package.name, "")
         yield Component(name=package.name, version=package.version, purl=purl,
-                        bom_ref=purl.to_string(), hashes=[_sha256(package.sha256)],
+                        bom_ref=purl.to_string(),
+                        hashes=[] if package.is_built_here else [_sha256(package.sha256)],
                         licenses=[factory.make_from_string(
                             text, license_acknowledgement=LicenseAcknowledgement.DECLARED,
                         )] if text else ())
+
+
+def _origin(package: Package) -> dict[str, str]:
+    """Where a package is from that is of no index, as package URLs say it; a folder says none."""
+    place = without_credentials(package.source.partition("#")[0])
+    if place.startswith("git+"):
+        return {"vcs_url": place}
+    return {"download_url": place} if "://" in place else {}
 
 
 def _debian(foundation: Foundation) -> Iterable[Component]:

@@ -72,10 +72,15 @@ def from_json(value: Any) -> tuple[Layer, ...]:
 class WheelSource(Protocol):
     """Where wheels come from. `Wheel` is in toolchain.layer.wheel."""
 
-    def locate(self, packages: tuple[Package, ...], python: str, platform: str) -> None:
-        """Find out where the files of a lock are to be had; once for all is faster than singly."""
+    def locate(self, packages: tuple[Package, ...], python: str, platform: str,
+               options: tuple[str, ...]) -> None:
+        """Find out where the files of a lock are to be had; once for all is faster than singly.
 
-    def wheel(self, package: Package, python: str, platform: str) -> Any:
+        `options` are those of the lock, here and below.
+        """
+
+    def wheel(self, package: Package, python: str, platform: str,
+              options: tuple[str, ...]) -> Any:
         """The package's wheel in the store, checked against the lock. Twice is as once.
 
         Raises ResolveError.

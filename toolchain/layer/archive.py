@@ -31,6 +31,9 @@ from toolchain.store import Store
 
 _PIECE = 4 << 20
 _BLOCK = 512
+_LARGEST_OCTAL = 1 << 33  # a size of eleven octal digits
+_MAGIC = b"ustar\00000".ljust(_BLOCK - 257, b"\0")  # what follows the link's name
+_MAGIC_SUM = sum(_MAGIC)
 _LARGEST_TAR = 64 << 30
 _LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
@@ -64,8 +67,9 @@ class LayerWriter:
         self._context = store.writer()
         self._blob = self._context.__enter__()
         self._diff = hashlib.sha256()
-        self._pending = bytearray()
-        self._members: deque[Future[bytes]] = deque()
+        self._pending: list[bytes] = []  # what was fed and not cut yet, `_size` bytes in all
+        self._size = 0
+        self._members: deque[Future[bytes | bytearray]] = deque()
         self._folders: set[str] = set()
         self._is_copy = False
         self.layer: Layer | None = None
@@ -130,14 +134,7 @@ class LayerWriter:
             self._feed(piece)
 
     def _header(self, entry: Entry, size: int) -> None:
-        info = tarfile.TarInfo(entry.path)
-        info.type = entry.kind
-        info.mode = entry.mode
-        info.uid, info.gid = entry.uid, entry.gid
-        info.linkname = entry.link
-        info.mtime = TIME
-        info.size = size
-        self._feed(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        self._feed(header(entry, size))
 
     def _pad(self, size: int) -> None:
         if rest := size % _BLOCK:
@@ -150,18 +147,52 @@ class LayerWriter:
                            uid=entry.uid, gid=entry.gid))
 
     def _feed(self, data: bytes) -> None:
-        self._pending += data
-        if len(self._pending) >= _PIECE:
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size >= _PIECE:
             self._cut(everything=False)
 
     def _cut(self, *, everything: bool) -> None:
-        while len(self._pending) >= _PIECE or (everything and self._pending):
-            piece = bytes(self._pending[:_PIECE])
-            del self._pending[:_PIECE]
-            self._diff.update(piece)
+        view = memoryview(b"".join(self._pending))
+        whole = len(view) if everything else len(view) - len(view) % _PIECE
+        self._diff.update(view[:whole])
+        for start in range(0, whole, _PIECE):
+            piece = view[start:min(start + _PIECE, whole)]
             self._members.append(self._pool.submit(self._compression.press, piece))
             while len(self._members) > 2 * (os.cpu_count() or 1):
                 self._blob.write(self._members.popleft().result())
+        self._size = len(view) - whole
+        self._pending = [bytes(view[whole:])] if self._size else []
+
+
+def header(entry: Entry, size: int) -> bytes:
+    """The tar header of an entry whose content has `size` bytes.
+
+    Most entries need no pax record and go the short way, which gives the bytes that tarfile gives;
+    tarfile takes ten times as long.
+    """
+    name = entry.path + "/" if entry.kind == tarfile.DIRTYPE else entry.path
+    if (len(name) > 100 or len(entry.link) > 100 or entry.path.endswith("/")
+            or not (name.isascii() and entry.link.isascii())
+            or size >= _LARGEST_OCTAL or entry.uid > 0o7777777 or entry.gid > 0o7777777):
+        return _pax_header(entry, size)
+    front = b"%b\0%07o\0%07o\0%011o\0%011o\0" % (
+        b"%07o" % (entry.mode & 0o7777), entry.uid, entry.gid, size, TIME)
+    head = b"%b%b        %b%b" % (name.encode().ljust(100, b"\0"), front, entry.kind,
+                                 entry.link.encode().ljust(100, b"\0"))
+    checksum = sum(head) + _MAGIC_SUM  # of all bytes, with blanks in its own place
+    return b"%b%06o\0 %b%b" % (head[:148], checksum, head[156:], _MAGIC)
+
+
+def _pax_header(entry: Entry, size: int) -> bytes:
+    info = tarfile.TarInfo(entry.path)
+    info.type = entry.kind
+    info.mode = entry.mode
+    info.uid, info.gid = entry.uid, entry.gid
+    info.linkname = entry.link
+    info.mtime = TIME
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ class Compression:
 
     identity: str
     media_type: str
-    press: Callable[[bytes], bytes]
+    press: Callable[[bytes | memoryview], bytes | bytearray]
 
 
 def compression(name: str) -> Compression:
@@ -37,10 +37,10 @@ def compression(name: str) -> Compression:
                       where="image.compression", fix="gzip or zstd")
 
 
-def _gzip(piece: bytes) -> bytes:
+def _gzip(piece: bytes | memoryview) -> bytes | bytearray:
     import deflate
 
-    return bytes(deflate.gzip_compress(piece, _GZIP_LEVEL))
+    return deflate.gzip_compress(piece, _GZIP_LEVEL)
 
 
 LIBDEFLATE = Compression(identity=f"libdeflate-{_GZIP_LEVEL}", media_type=GZIP, press=_gzip)
@@ -57,7 +57,7 @@ def _zstandard() -> Compression:
         ) from None
     version = ".".join(map(str, zstandard.ZSTD_VERSION))
 
-    def press(piece: bytes) -> bytes:
+    def press(piece: bytes | memoryview) -> bytes:
         # A compressor may not be shared by threads; making one costs little beside a piece.
         made = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
         return bytes(made.compress(piece))

@@ -32,9 +32,10 @@ class Built:
 
 def wheels(lock: Lock, source: WheelSource) -> dict[Package, Wheel]:
     """Every wheel of a lock, in the store. Raises ResolveError."""
-    source.locate(lock.packages, lock.python, lock.platform)
+    source.locate(lock.packages, lock.python, lock.platform, lock.options)
     with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        found = pool.map(lambda package: source.wheel(package, lock.python, lock.platform),
+        found = pool.map(lambda package: source.wheel(package, lock.python, lock.platform,
+                                                        lock.options),
                          lock.packages)
         return dict(zip(lock.packages, found, strict=True))
 

@@ -2,6 +2,8 @@
 
 The lock is `requirements.lock` beside the project: a pip-compatible requirements file with one
 sha256 for each package, the file that is installed on the lock's platform. It names no index.
+What is built from a folder or a repository stands in comments, since pip refuses a whole file if
+one of its lines can have no hash (docs/decisions/0021).
 Its header records the digest of the plan it answers; while that matches, nothing is resolved.
 """
 
@@ -10,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.spec import Spec
+from toolchain.spec.source import ARCHIVE, FOLDER, Source
 
 FILE_NAME = "requirements.lock"
 _FILE_NAMES = re.compile(r"requirements(\.[a-z0-9]+-[a-z0-9]+)?\.lock\Z")
@@ -25,7 +28,14 @@ _SCHEMA = 2
 _HEADER = re.compile(
     r"^# toolchain: python=(\S+) platform=(\S+) input=(sha256:[0-9a-f]{64})$", re.MULTILINE
 )
+_PINS_IN_COMMENTS = ("# toolchain: source ", "# toolchain: folder ")
+_FOLDER = re.compile(r"# toolchain: folder ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) (\.\S*.*)\Z")
+_SOURCE = re.compile(r"# toolchain: source ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) sha256:([0-9a-f]{64}) "
+                     r"(\S.*)\Z")
+_FILE = re.compile(r"(\S.*?) --hash=sha256:([0-9a-f]{64}) # ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+)\Z")
 _PIN = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) --hash=sha256:([0-9a-f]{64})\Z")
+
+_UNKNOWN = Digest("0" * 64)  # of a folder, until it is looked at
 
 
 def file_name(platform: str, *, is_first: bool) -> str:
@@ -40,14 +50,70 @@ def is_lock(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Package:
-    """One pinned file of a package index: a wheel, or an sdist where no wheel fits."""
+    """One pinned file of a package index: a wheel, or an sdist where no wheel fits.
+
+    `source` is where else it is from, as a requirements file writes it: `./../lib`,
+    `git+https://host/repository@COMMIT`, a URL. `sha256` is then that of the file; of a folder,
+    of what its wheel holds; of a commit, of its files.
+    """
 
     name: str
     version: str
     sha256: Digest
+    source: str = ""
+
+    @property
+    def is_built_here(self) -> bool:
+        """Whether it is made from a folder or a repository, and no file is pinned."""
+        return bool(self.source) and not ARCHIVE.search(self.source.partition("#")[0])
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is built from a folder, which the same commit as the lock pins."""
+        return self.is_built_here and self.source.startswith(".")
 
     def to_json(self) -> dict[str, str]:
-        return {"name": self.name, "version": self.version, "sha256": self.sha256.hex}
+        found = {"name": self.name, "version": self.version, "sha256": self.sha256.hex}
+        return {**found, "source": self.source} if self.source else found
+
+    @classmethod
+    def from_json(cls, value: Any) -> Package:
+        return cls(name=value["name"], version=value["version"], sha256=Digest(value["sha256"]),
+                   source=value.get("source", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A requirement that names a place, and the wheel that was made of it, in the store."""
+
+    source: Source
+    package: Package
+    wheel: Digest
+    filename: str
+    metadata: str = ""  # digest (hex) of what a resolver sees of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a project's relative paths begin, and the folder that they may not leave. Never
+    part of a plan."""
+
+    folder: Path
+    root: Path
+    skipped: tuple[Path, ...] = ()  # folders of the workspace that are in no package
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """Another tool's lock: canonical texts of the file and of the pyproject.toml beside it."""
+
+    path: str
+    text: str
+    project: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"path": self.path, "text": Digest.of(self.text.encode()).hex,
+                "project": Digest.of(self.project.encode()).hex}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +121,8 @@ class Request:
     """What is to be pinned. `python` is `X.Y` or `X.Y.Z`, `platform` as OCI names it.
 
     `glibc` is the image's C library, as in `2.36`; empty while the base is not pinned.
+    `sources` are requirements that name a place, `settled` what they came to, `options` what an
+    index may be asked for. With `existing` nothing is chosen anew.
     """
 
     python: str
@@ -63,9 +131,24 @@ class Request:
     requirements: tuple[str, ...]
     constraints: tuple[str, ...]
     hashes: tuple[tuple[str, tuple[str, ...]], ...]
+    sources: tuple[Source, ...] = ()
+    settled: tuple[Settled, ...] = ()
+    options: tuple[str, ...] = ()
+    existing: Existing | None = None
+    place: Place | None = field(default=None, compare=False)
 
     def plan(self) -> dict[str, Any]:
+        """A folder counts by its wheel's metadata, which may change what else is pinned; a branch
+        by its name, so that a lock stands although the branch has moved."""
+        folders = {str(item.source): item.metadata for item in self.settled
+                   if item.source.kind == FOLDER}
+        more = {
+            "sources": [[source.to_json(), folders.get(str(source))] for source in self.sources],
+            "options": list(self.options),
+            "existing": self.existing and self.existing.to_json(),
+        }
         return {
+            **{name: value for name, value in more.items() if value},
             "schema": _SCHEMA,
             "python": self.python,
             "platform": self.platform,
@@ -84,10 +167,18 @@ class Lock:
     platform: str
     packages: tuple[Package, ...]
     input: Digest
+    options: tuple[str, ...] = field(default=(), compare=False)  # as in Request
 
     @property
     def python_minor(self) -> str:
         return ".".join(self.python.split(".")[:2])
+
+    def with_folders(self, settled: tuple[Settled, ...]) -> Lock:
+        """The lock with what the folders that it names hold now."""
+        now = {item.package.source: item.package for item in settled}
+        return replace(self, packages=tuple(
+            now.get(package.source, package) if package.is_folder else package
+            for package in self.packages))
 
     @property
     def digest(self) -> Digest:
@@ -106,10 +197,7 @@ class Lock:
         return cls(
             python=value["python"],
             platform=value["platform"],
-            packages=tuple(
-                Package(name=item["name"], version=item["version"], sha256=Digest(item["sha256"]))
-                for item in value["packages"]
-            ),
+            packages=tuple(Package.from_json(item) for item in value["packages"]),
             input=input,
         )
 
@@ -122,30 +210,60 @@ class Resolver(Protocol):
     ) -> tuple[Package, ...]:
         """Pin everything the request needs, its dependencies included, sorted by name.
 
-        `preferred` versions are kept where the request allows them. Raises ResolveError if the
+        `preferred` versions are kept where the request allows them. Of a request's `sources` all
+        are in `settled`. Raises ResolveError if the
         request cannot be met or the index not be reached.
         """
 
 
-def request(spec: Spec, default_python: str, platform: str) -> Request:
+class Sources(Protocol):
+    """Makes wheels of folders, repositories and files."""
+
+    def settle(self, source: Source, request: Request, preferred: tuple[Package, ...]) -> Settled:
+        """Bring about the wheel of a requirement that names a place. Twice is as once.
+
+        The commit of a `preferred` package that has the same source is kept. Raises ResolveError
+        if it cannot be had or built, SpecError if it leaves the project's root.
+        """
+
+    def look(self, source: Source, place: Place) -> Any:
+        """What of a folder or file decides its wheel, as JSON, without building it."""
+
+
+def request(spec: Spec, default_python: str, platform: str,
+            place: Place | None = None) -> Request:
     """What `spec` wants pinned for `platform`."""
+    existing = None
+    if spec.locked:
+        project = _beside(spec)
+        existing = Existing(path=spec.locked, text=spec.files[spec.locked], project=project)
     return Request(
         python=spec.python or default_python,
         platform=platform,
         requirements=spec.requirements,
         constraints=spec.constraints,
         hashes=tuple(sorted(spec.hashes.items())),
+        sources=tuple(sorted(Source.from_json(value) for value in spec.sources)),
+        options=spec.options, existing=existing, place=place,
     )
+
+
+def _beside(spec: Spec) -> str:
+    """The pyproject.toml that was read with the lock; the project's own if there are two."""
+    found = sorted((path for path in spec.files if path.split("/")[-1] == "pyproject.toml"),
+                   key=len)
+    return spec.files[found[0]] if found else ""
 
 
 def make(
     wanted: Request, preferred: tuple[Package, ...], resolver: Resolver
 ) -> Lock:
     """Resolve a request. Raises ResolveError."""
-    packages = resolver.resolve(wanted, preferred) if wanted.requirements else ()
+    asked = wanted.requirements or wanted.sources or wanted.existing
+    packages = resolver.resolve(wanted, preferred) if asked else ()
     return Lock(
         python=wanted.python, platform=wanted.platform, packages=tuple(sorted(packages)),
-        input=Digest.of_json(wanted.plan()),
+        input=Digest.of_json(wanted.plan()), options=wanted.options,
     )
 
 
@@ -172,8 +290,16 @@ def to_text(lock: Lock) -> str:
         f"# toolchain: python={lock.python} platform={lock.platform} input={lock.input}",
     ]
     lines += [
+        f"# toolchain: folder {package.name}=={package.version} {package.source}"
+        if package.is_folder else
+        f"# toolchain: source {package.name}=={package.version} {package.sha256} {package.source}"
+        for package in lock.packages if package.is_built_here
+    ]
+    lines += [
+        f"{package.source} \\\n    --hash={package.sha256} # {package.name}=={package.version}"
+        if package.source else
         f"{package.name}=={package.version} \\\n    --hash={package.sha256}"
-        for package in lock.packages
+        for package in lock.packages if not package.is_built_here
     ]
     return "\n".join(lines) + "\n"
 
@@ -216,23 +342,34 @@ def from_text(text: str, where: str) -> Lock:
     lines = text.replace("\\\n", " ").splitlines()
     for line in lines:
         entry = " ".join(line.split())
-        if not entry or entry.startswith("#"):
+        if not entry or (entry.startswith("#") and not entry.startswith(_PINS_IN_COMMENTS)):
             continue
-        pin = _PIN.fullmatch(entry)
-        if pin is None:
+        package = _package(entry, where)
+        if package.name in packages:  # left by a merge of two branches
             raise ResolveError(
-                f"not a pinned package: {entry[:80]}", where=where,
-                fix="each line is name==version --hash=sha256:…; delete the file and run "
-                    "`doit resolve` to make it anew",
-            )
-        if pin[1] in packages:  # left by a merge of two branches
-            raise ResolveError(
-                f"{pin[1]} is pinned twice", where=where,
+                f"{package.name} is pinned twice", where=where,
                 fix="keep one of its two lines, or delete the file and run `doit resolve` to "
                     "make it anew",
             )
-        packages[pin[1]] = Package(name=pin[1], version=pin[2], sha256=Digest(pin[3]))
+        packages[package.name] = package
     return Lock(
         python=header[1], platform=header[2], packages=tuple(sorted(packages.values())),
         input=Digest.parse(header[3]),
+    )
+
+
+def _package(entry: str, where: str) -> Package:
+    if folder := _FOLDER.fullmatch(entry):
+        return Package(name=folder[1], version=folder[2], sha256=_UNKNOWN, source=folder[3])
+    if source := _SOURCE.fullmatch(entry):
+        return Package(name=source[1], version=source[2], sha256=Digest(source[3]),
+                       source=source[4])
+    if file := _FILE.fullmatch(entry):
+        return Package(name=file[3], version=file[4], sha256=Digest(file[2]), source=file[1])
+    if pin := _PIN.fullmatch(entry):
+        return Package(name=pin[1], version=pin[2], sha256=Digest(pin[3]))
+    raise ResolveError(
+        f"not a pinned package: {entry[:80]}", where=where,
+        fix="each line is name==version --hash=sha256:…; delete the file and run "
+            "`doit resolve` to make it anew",
     )

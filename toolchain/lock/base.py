@@ -159,10 +159,10 @@ class Archive(Protocol):
 def image_for(setting: str, python: str) -> str:
     """The reference of the base image; empty for the embedded base, which Debian's Python decides.
 
-    `setting` is image.base, `python` is `X.Y` or `X.Y.Z`.
+    `setting` is image.base, where nothing is as `auto`; `python` is `X.Y` or `X.Y.Z`.
     """
     minor = ".".join(python.split(".")[:2])
-    if setting != "auto":
+    if setting not in ("", "auto"):
         return setting
     return "" if minor in SUITES else f"python:{minor}-slim"
 

@@ -110,6 +110,9 @@ class Spec:
     hashes: by canonical name, the sha256 digests (hex) that the project itself insists on.
     files: path -> canonical text of MLproject and of every environment file that was read;
     paths that begin with `../` lie outside the project. docker: where the kind is `docker`.
+    sources: requirements that name a folder, a repository or a file (toolchain.spec.source), as
+    JSON. options: what an index may be asked for (toolchain.spec.options), a line each.
+    locked: the file of `files` that is another tool's lock, to be used as it stands.
     """
 
     name: str
@@ -121,9 +124,15 @@ class Spec:
     entry_points: Mapping[str, EntryPoint]
     files: Mapping[str, str]
     docker: Docker | None = None
+    sources: tuple[Mapping[str, Any], ...] = ()
+    options: tuple[str, ...] = ()
+    locked: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        more = {"sources": [dict(source) for source in self.sources],
+                "options": list(self.options), "locked": self.locked}
         return {
+            **{name: value for name, value in more.items() if value},
             "name": self.name,
             "environment": self.environment,
             "python": self.python,
@@ -138,7 +147,7 @@ class Spec:
     def for_runner(self) -> Spec:
         """A copy with what running an entry point needs alone; it goes into the image."""
         return replace(self, python="", requirements=(), constraints=(), hashes={}, files={},
-                       docker=None)
+                       docker=None, sources=(), options=(), locked="")
 
     @classmethod
     def from_json(cls, value: Any) -> Spec:
@@ -153,4 +162,7 @@ class Spec:
                           for name, entry in value["entry_points"].items()},
             files=dict(value["files"]),
             docker=Docker.from_json(value["docker"]) if "docker" in value else None,
+            sources=tuple(value.get("sources", ())),
+            options=tuple(value.get("options", ())),
+            locked=value.get("locked", ""),
         )

@@ -16,26 +16,24 @@ from toolchain.spec import Reader, Warn
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
-# Looked for in this order where MLproject names no environment: MLflow's own two, then ours.
-DEFAULT_FILES = ("python_env.yaml", "conda.yaml", "requirements.txt")
-
 _PYTHON_ENV_KEYS = ("python", "build_dependencies", "dependencies")
 _CONDA_KEYS = ("name", "channels", "dependencies", "prefix", "variables")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What one project needs. `kind` and `python` as in Spec; `wanted` holds the rest."""
+    """What one project needs. `kind`, `python` and `locked` as in Spec; `wanted` holds the rest."""
 
     kind: str
     python: str
     wanted: Requirements
+    locked: str = ""
 
 
 def read_python_env(path: str, reader: Reader, named_at: str, warn: Warn) -> Environment:
     data = _mapping(path, reader, named_at)
     _warn_of_unknown(data, _PYTHON_ENV_KEYS, path, warn)
-    wanted = Requirements()
+    wanted = Requirements(warn)
     folder = posixpath.dirname(path)
     lists: dict[str, list[str]] = {}
     for key in ("build_dependencies", "dependencies"):
@@ -57,7 +55,7 @@ def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
                warn: Warn) -> Environment:
     data = _mapping(path, reader, named_at)
     _warn_of_unknown(data, _CONDA_KEYS, path, warn)
-    wanted = Requirements()
+    wanted = Requirements(warn)
     python = ""
     conda_lines: list[str] = []
     pip_lines: list[str] = []
@@ -90,8 +88,8 @@ def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
     return Environment(kind="conda", python=python, wanted=wanted)
 
 
-def read_requirements(path: str, reader: Reader, named_at: str) -> Environment:
-    wanted = Requirements()
+def read_requirements(path: str, reader: Reader, named_at: str, warn: Warn) -> Environment:
+    wanted = Requirements(warn)
     wanted.add_file(path, reader, named_at=named_at)
     return Environment(kind="python_env", python="", wanted=wanted)
 

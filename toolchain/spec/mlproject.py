@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 
 from toolchain.errors import SpecError, nearest
@@ -14,6 +15,12 @@ from toolchain.spec.environment import (
     read_conda,
     read_python_env,
     read_requirements,
+)
+from toolchain.spec.pyproject import (
+    PYPROJECT,
+    is_existing_lock,
+    read_existing_lock,
+    read_pyproject,
 )
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
@@ -56,6 +63,9 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         entry_points=entry_points(top.value.get("entry_points"), path, warn),
         files={**wanted.files, path: canonical(top.plain())},
         docker=docker,
+        sources=tuple(source.to_json() for source in sorted(wanted.sources)),
+        options=wanted.options.to_lines(),
+        locked=environment.locked,
     )
 
 
@@ -102,12 +112,13 @@ def _environment(
 
 def _read_environment(chosen: Choice, reader: Reader, default_python: str,
                       warn: Warn) -> Environment:
-    if chosen.kind == "requirements.txt":
-        return read_requirements(chosen.path, reader, chosen.where)
+    name, where = chosen.path, chosen.where
+    if is_existing_lock(name):
+        return read_existing_lock(name, reader, where, default_python, warn)
+    if posixpath.basename(name) == PYPROJECT:
+        return read_pyproject(name, reader, where, default_python, warn)
+    if name.endswith(".txt"):
+        return read_requirements(name, reader, where, warn)
     if chosen.kind == "conda_env":
-        return read_conda(chosen.path, reader, chosen.where, default_python, warn)
-    if chosen.kind == "python_env":
-        return read_python_env(chosen.path, reader, chosen.where, warn)
-    raise SpecError(f"{chosen.kind} is not supported yet", where=chosen.where,
-                    fix=f"name another environment, as in `python_env: python_env.yaml`; "
-                        f"found: {chosen.path}")
+        return read_conda(name, reader, where, default_python, warn)
+    return read_python_env(name, reader, where, warn)

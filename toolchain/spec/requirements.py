@@ -10,24 +10,36 @@ import re
 from dataclasses import dataclass, field
 
 from toolchain.errors import SpecError, without_credentials
-from toolchain.spec import Reader
+from toolchain.spec import Reader, Warn
+from toolchain.spec import source as sources
+from toolchain.spec.options import Options
+from toolchain.spec.source import Source
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"\s--hash[= ](\S+)")
-_OPTION = re.compile(r"--[A-Za-z-]+|-\w?")
-# A file that pip would install: for a wheel or an sdist `beta-1.0.tar.gz` is also a valid name.
-_ARCHIVE = re.compile(r"\.whl\Z|-\d[^/]*\.(?:tar\.\w+|tgz|zip)\Z", re.IGNORECASE)
+_OPTION_AFTER = re.compile(r"\s(--[A-Za-z-]+)")
 _DEEPEST = 16
+
+
+def _quiet(_: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass(slots=True)
 class Requirements:
-    """What a set of requirement lines asks for; filled while files are read."""
+    """What a set of requirement lines asks for; filled while files are read.
 
+    Paths in them are relative to the project's folder, where pip is started by MLflow.
+    """
+
+    warn: Warn = field(default=_quiet, compare=False, repr=False)
     requirements: set[str] = field(default_factory=set)
     constraints: set[str] = field(default_factory=set)
     hashes: dict[str, set[str]] = field(default_factory=dict)
+    sources: set[Source] = field(default_factory=set)
+    options: Options = field(default_factory=Options)
     files: dict[str, str] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set, compare=False)
     _read: set[tuple[str, bool]] = field(default_factory=set)  # as requirements or constraints
 
     def add_file(self, path: str, reader: Reader, *, constrain: bool = False,
@@ -69,13 +81,17 @@ class Requirements:
             self.add_file(target, reader, constrain=constrain or option == "-c",
                           named_at=where, depth=depth + 1)
             return f"{option} {include[2].strip()}"
-        if re.match(r"(-e|--editable)\b", line):
-            raise _unsupported_source(line, where)
+        editable = re.match(r"(-e|--editable)(?:[= ]\s*|(?=\.))(.+)\Z", line)
+        if editable:
+            self._say("-e", f"{where}: an editable requirement is installed as it is now, as a "
+                      "wheel; a change to it makes a new one")
+            return self._add_source(*_hashes(editable[2], where), where, reader, constrain)
         if line.startswith("-"):
-            raise SpecError(
-                f"option is not supported yet: {_option(line)}", where=where,
-                fix="set package indexes up in pip's or uv's own configuration; list packages here",
-            )
+            return self.options.read(line, path, where, reader,
+                                     lambda text: self._say(text, f"{where}: {text}"))
+        plain, found = _hashes(line, where)
+        if sources.is_one(plain):
+            return self._add_source(plain, found, where, reader, constrain)
         requirement, hashes = parse_requirement(line, where)
         (self.constraints if constrain else self.requirements).add(requirement)
         if hashes:
@@ -85,6 +101,30 @@ class Requirements:
             name = canonicalize_name(Requirement(requirement).name)
             self.hashes.setdefault(name, set()).update(hashes)
         return requirement + "".join(f" --hash=sha256:{value}" for value in sorted(hashes))
+
+    def _add_source(self, line: str, hashes: tuple[str, ...], where: str, reader: Reader,
+                    constrain: bool) -> str:
+        source = sources.read(line, hashes, where)
+        if constrain:
+            raise SpecError(f"a constraint names a path or URL: {source}", where=where,
+                            fix="write it where it is required, without -c")
+        if source.kind == sources.FOLDER:
+            folder = posixpath.join(source.location, source.subdirectory)
+            if all(reader.read(posixpath.normpath(posixpath.join(folder, name))) is None
+                   for name in ("pyproject.toml", "setup.py", "setup.cfg")):
+                raise SpecError(
+                    f"no Python package there: {source.location}", where=where,
+                    fix="name a folder that has a pyproject.toml or a setup.py; paths are relative "
+                        "to the project's folder")
+        elif source.kind == sources.FILE:
+            reader.read(f"{posixpath.dirname(source.location)}/.")  # may it be looked at?
+        self.sources.add(source)
+        return str(source) + "".join(f" --hash=sha256:{value}" for value in source.hashes)
+
+    def _say(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            self.warn(text)
 
 
 def logical_lines(text: str) -> list[tuple[int, str]]:
@@ -107,44 +147,38 @@ def logical_lines(text: str) -> list[tuple[int, str]]:
 
 
 def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
-    """One PEP 508 requirement, normalised, and the sha256 digests given with it.
+    """One PEP 508 requirement of a release, normalised, and the sha256 digests given with it.
 
-    Raises SpecError for what is not one, and for paths and version-control URLs.
+    Raises SpecError for what is not one.
     """
     from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
+    from packaging.utils import InvalidName, canonicalize_name
 
-    hashes: list[str] = []
-    for value in _HASH.findall(line):
-        algorithm, _, hexadecimal = value.partition(":")
-        if algorithm != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", hexadecimal):
-            raise SpecError(f"not a sha256 hash: {value}", where=where,
-                            fix="give --hash=sha256:<64 hexadecimal digits>")
-        hashes.append(hexadecimal.lower())
-    line = _HASH.sub("", line).strip()
+    line, hashes = _hashes(line, where)
+    option = _OPTION_AFTER.search(line)
+    if option:  # what follows may hold a password
+        raise SpecError(f"an option for one requirement is not supported: {option[1]}", where=where,
+                        fix="take it away, or have a wheel of the package")
     try:
         requirement = Requirement(line)
-    except InvalidRequirement as error:
-        if re.match(r"(\.|/|\w+://|git\+|hg\+|svn\+|bzr\+)", line) or _ARCHIVE.search(line):
-            raise _unsupported_source(line, where) from None
+        # `a_` passes as a requirement, but is no name.
+        requirement.name = canonicalize_name(requirement.name, validate=True)
+        requirement.extras = {canonicalize_name(extra, validate=True)
+                              for extra in requirement.extras}
+    except (InvalidRequirement, InvalidName, RecursionError) as error:
         reason = str(error).split("\n")[0]
         raise SpecError("not a requirement: " + without_credentials(f"{line} ({reason})"),
                         where=where, fix="write it as in `scipy==1.11.4` (PEP 508)") from None
-    if requirement.url or _ARCHIVE.search(requirement.name):
-        raise _unsupported_source(requirement.name, where)
-    requirement.name = canonicalize_name(requirement.name)
-    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
-    return str(requirement), tuple(hashes)
+    return str(requirement), hashes
 
 
-def _option(line: str) -> str:
-    """An option's name alone: what follows may hold a password."""
-    match = _OPTION.match(line)
-    return match[0] if match else "-"
-
-
-def _unsupported_source(line: str, where: str) -> SpecError:
-    return SpecError(
-        f"a requirement from a path or URL is not supported yet: {without_credentials(line)}",
-        where=where, fix="publish it to a package index, or put the wheel where find-links looks",
-    )
+def _hashes(line: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """The line without its `--hash` options, and their values."""
+    found: list[str] = []
+    for value in _HASH.findall(line):
+        algorithm, _, hexadecimal = value.partition(":")
+        if algorithm != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", hexadecimal):
+            raise SpecError(f"not a sha256 hash: {without_credentials(value)}", where=where,
+                            fix="give --hash=sha256:<64 hexadecimal digits>")
+        found.append(hexadecimal.lower())
+    return _HASH.sub("", line).strip(), tuple(found)

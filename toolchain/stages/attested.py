@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from toolchain import attest
 from toolchain.attest import BaseImage, Document, Source, provenance, sbom
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.image import Image
+from toolchain.reference import parse_reference
 from toolchain.stages import resolve
 from toolchain.stages.published import base_image, base_plan, image_plan, layer_plan
 
@@ -26,7 +29,12 @@ def annotate(chain: Chain, source: Source) -> dict[str, str]:
 
 def _base_image(chain: Chain) -> BaseImage | None:
     pins = base_image(chain)
-    return BaseImage(name=pins.reference, digest=pins.digest) if pins else None
+    if pins is None:
+        return None
+    name = pins.reference
+    if not name.startswith(("oci:", "docker-daemon:")):
+        name = str(parse_reference(name))  # a reader knows of no default registry
+    return BaseImage(name=name, digest=pins.digest)
 
 
 def documents(chain: Chain, source: Source, image: Image) -> tuple[Document, ...]:
@@ -81,7 +89,8 @@ def _licences(chain: Chain) -> dict[str, str]:
 def _materials(chain: Chain) -> provenance.Materials:
     lock, locks = resolve.result(chain), resolve.plan(chain)
     return provenance.Materials(
-        project=chain.project.folder, platform=lock.platform, python=lock.python,
+        project=os.path.relpath(chain.folder, chain.boundary), platform=lock.platform,
+        python=lock.python,
         plan=Digest.of_json(image_plan(chain)), files=Digest.of_json(layer_plan(chain)),
         lock=Digest(locks["lock"]), base=_base_image(chain) or resolve.base(chain)["suite"],
         base_lock=Digest.of_json(locks["base"]), packages=lock.packages,

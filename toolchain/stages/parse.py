@@ -25,13 +25,13 @@ def plan(chain: Chain) -> Any:
     before = trace.current(chain.name, NAME)
     old = trace.plan(NAME, before) if before else None
     if old is not None:
-        reader = TreeReader(chain.tree, chain.root)
+        reader = TreeReader(chain.tree, chain.boundary)
         for path in old["files"]:
             reader.note(path)
         same = _plan(chain, reader)
         if trace.get(NAME, Digest.of_json(same)) is not None:
             return same
-    reader = TreeReader(chain.tree, chain.root)
+    reader = TreeReader(chain.tree, chain.boundary)
     _parse(chain, reader, lambda _: None)
     return _plan(chain, reader)
 
@@ -42,11 +42,15 @@ def stands(chain: Chain, value: Any) -> bool:
 
 def make(chain: Chain) -> Made:
     warnings: list[str] = []
-    spec = _parse(chain, TreeReader(chain.tree, chain.root), warnings.append)
+    spec = _parse(chain, TreeReader(chain.tree, chain.boundary), warnings.append)
     for warning in warnings:
         chain.session.say(f"warning: {chain.project.folder}/{warning}")
     return Made(value=spec.to_json(), words=f"{count(len(spec.entry_points), 'entry point')}, "
-                                            f"{count(len(spec.requirements), 'requirement')}")
+                                            f"{count(_wanted(spec), 'requirement')}")
+
+
+def _wanted(spec: Spec) -> int:
+    return len(spec.requirements) + len(spec.sources)
 
 
 def describe(chain: Chain) -> str:

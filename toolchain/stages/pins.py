@@ -96,14 +96,14 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
                            fix=f"known: {', '.join(base_lock.PLATFORMS)}")
     setting = image_base(chain)
     reference = base_lock.image_for(setting, python)
-    if reference and setting == "auto":
+    if reference and reference != setting:
         chain.session.say(f"{chain.name}: no embedded base has Python {python}; it stands on "
                           f"{reference}")
     moved: list[str] = []
     base: BasePins | ImagePins
     if reference:
         base = _settle(chain, ("image", reference, platform), ImagePins,
-                       lambda: tools.images().pin(reference, platform), moved)
+                       lambda: tools.images(chain.config).pin(reference, platform), moved)
         if python:
             base.python(python, f"{chain.name}: python {python}")
         else:

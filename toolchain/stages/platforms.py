@@ -29,6 +29,11 @@ def of(module: Module) -> Stage:
     return _Here(module) if module.NAME in _HERE else module
 
 
+def whole(module: Module, chain: Chain) -> Any:
+    """The stage's value on record for the project as a whole. Raises NotYet."""
+    return chain.value(module.NAME, of(module).plan)
+
+
 class _Here:
     def __init__(self, module: Module) -> None:
         self.NAME = module.NAME

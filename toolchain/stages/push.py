@@ -52,7 +52,7 @@ def make(chain: Chain) -> Made:
     origin = attested.source(chain)
     built = _assemble(chain, layers, attested.annotate(chain, origin))
     session, lender = chain.session, base_image(chain)
-    source = session.tools.base_source(lender) if lender else None
+    source = session.tools.base_source(lender, chain.config) if lender else None
     lent = {item.digest for item in base_image_layers(chain)}
     with session.progress(f"{NAME} {chain.name}") as progress:
         if chain.config.image_attest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock import base as base_lock
+from toolchain.spec.source import FILE, FOLDER
 from toolchain.stages import count, parse, pins
+from toolchain.tree import walk
 
 NAME = "resolve"
 
@@ -19,19 +23,34 @@ NAME = "resolve"
 def plan(chain: Chain) -> Any:
     """The request, and what answers it: the lock, and its entries of base.lock."""
     request = _request(chain)
-    return {"request": request.plan(), "base image": pins.image_base(chain),
+    places = {str(source): chain.session.tools.sources().look(source, _place(chain))
+              for source in request.sources if source.kind in (FOLDER, FILE)}
+    more = {"places": places} if places else {}
+    return {"request": request.plan(), **more, "base image": pins.image_base(chain),
             "apt": chain.config.apt, "bytecode": chain.config.image_bytecode,
             "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python)}
 
 
 def stands(chain: Chain, value: Any) -> bool:
-    return not chain.config.upgrade
+    if chain.config.upgrade:
+        return False
+    # What was built of a folder can be had from there alone.
+    folders = [package for package in lock.Lock.from_json(value, Digest.of(b"")).packages
+               if package.is_built_here and package.source.startswith(".")]
+    return not folders or all(
+        chain.session.tools.wheels().here(package, value["python"], value["platform"])
+        for package in folders)
 
 
 def make(chain: Chain) -> Made:
     foundation, moved = pins.settle(chain, pins.named_python(chain))
     # Afterwards: an image of the project's own, pinned now, says which Python it is.
     request = replace(_request(chain), glibc=foundation.base.glibc)
+    sources = chain.session.tools.sources()
+    with _titled(chain, request):
+        request = replace(request, settled=tuple(
+            sources.settle(source, request, ()) for source in request.sources
+            if source.kind in (FOLDER, FILE)))
     locked, words = _lock(chain, request)
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
@@ -39,7 +58,8 @@ def make(chain: Chain) -> Made:
         **foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
     if pins.own_image(chain):
         value["own packages"] = True
-    return Made(value={**locked.to_json(), "base": value},
+    named = {"input": locked.input.hex} if request.sources else {}
+    return Made(value={**locked.to_json(), **named, "base": value},
                 words=f"{count(len(locked.packages), 'package')}, {words}")
 
 
@@ -51,9 +71,14 @@ def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
         old = lock.read(path, where)
         if (old is not None and not chain.config.upgrade
                 and old.input == Digest.of_json(request.plan())):
-            return old, "lock is current"
+            return old.with_folders(request.settled), "lock is current"
         preferred = () if old is None or chain.config.upgrade else old.packages
         with chain.session.progress(f"resolve {chain.name}"):
+            sources = chain.session.tools.sources()
+            known = {item.source: item for item in request.settled}
+            request = replace(request, settled=tuple(
+                known.get(source) or sources.settle(source, request, preferred)
+                for source in request.sources))
             made = lock.make(request, preferred, chain.session.tools.resolver())
         lock.replace_text(path, lock.to_text(made))
         return made, lock.changes(old, made)
@@ -62,7 +87,24 @@ def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
 def result(chain: Chain) -> lock.Lock:
     value = chain.value(NAME, plan)
     request = replace(_request(chain), glibc=value["base"]["glibc"])
-    return lock.Lock.from_json(value, Digest.of_json(request.plan()))
+    answers = (Digest(value["input"]) if "input" in value
+               else Digest.of_json(request.plan()))
+    return replace(lock.Lock.from_json(value, answers), options=_absolute(request, chain.folder))
+
+
+def evidence(chain: Chain) -> set[Path]:
+    """The files and folders outside the project that decide what its folders' wheels are."""
+    found: set[Path] = set()
+    for source in _request(chain).sources:
+        if source.kind == FILE:
+            found.add(chain.folder / source.location)
+        elif source.kind == FOLDER:
+            top = chain.folder / source.location
+            paths = [top / file.path for file in walk(top, _place(chain).skipped)]
+            # A folder's time moves when a file comes or goes.
+            found |= {*paths, top, *(above for path in paths for above in path.parents
+                                     if above.is_relative_to(top))}
+    return found
 
 
 def base(chain: Chain) -> Any:
@@ -80,7 +122,26 @@ def _lock_path(chain: Chain) -> Path:
 
 
 def _request(chain: Chain) -> lock.Request:
-    return lock.request(parse.result(chain), pins.python(chain), chain.config.image_platform)
+    return lock.request(parse.result(chain), pins.python(chain), chain.config.image_platform,
+                        _place(chain))
+
+
+def _place(chain: Chain) -> lock.Place:
+    workspace = chain.session.workspace
+    return lock.Place(folder=chain.folder, root=chain.boundary, skipped=(
+        workspace.cache, Path(os.path.normpath(workspace.root / workspace.config.projects))))
+
+
+def _absolute(request: lock.Request, folder: Path) -> tuple[str, ...]:
+    """The options with their paths as they are on this machine."""
+    return tuple(f"--find-links {folder / line.split(' ', 1)[1]}"
+                 if line.startswith("--find-links .") else line for line in request.options)
+
+
+def _titled(chain: Chain, request: lock.Request) -> Any:
+    """Progress, where something is to be built."""
+    return (chain.session.progress(f"resolve {chain.name}") if request.sources
+            else contextlib.nullcontext())
 
 
 def _digest_of(path: Path) -> str | None:

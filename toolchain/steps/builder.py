@@ -19,7 +19,7 @@ from toolchain.journal import Journal
 from toolchain.push import Pushed
 from toolchain.runner import result
 from toolchain.spec.mlproject import name_of
-from toolchain.stages import push
+from toolchain.stages import platforms, push
 from toolchain.steps import inputs
 from toolchain.workspace import Project, Workspace
 
@@ -69,7 +69,8 @@ def build(folder: Path, settings: Mapping[str, str], *, verbose: bool) -> tuple[
             continue
         outcome = pipeline.run(chain, stage)
         _say(report.line(name, chain.name, outcome.words, outcome.seconds))
-    return push.result(chain), chain.session.tools.registry(chain.config).name
+    pushed = Pushed.from_json(platforms.whole(push, chain))
+    return pushed, chain.session.tools.registry(chain.config).name
 
 
 def _project(folder: Path) -> Project:

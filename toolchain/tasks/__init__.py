@@ -144,6 +144,11 @@ def forget(stage: str, name: str) -> None:
         pipeline.forget(_call.chain(name), pipeline.stage_of(stage))
 
 
+def remember() -> None:
+    """What a call does at its end, whatever became of it."""
+    _call.remember()
+
+
 def results(name: str, asked: str) -> list[str]:
     """The last lines that a person reads about a project, up to the stage that was asked for."""
     import json

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import os
 import sys
 import time
 from functools import cached_property
@@ -39,10 +37,10 @@ class Call:
         self.journal = Journal(self.workspace.cache)
         self._shortcut = Shortcut(root, self.journal)
         self._chains: dict[str, Chain] = {}
+        self._started = time.time_ns()
+        self._vouched: dict[str, frozenset[str]] = {}  # by the shortcut
         self._verified: dict[str, set[str]] = {}
         self._ran: set[str] = set()
-        self._pid = os.getpid()
-        atexit.register(self._remember)
 
     @cached_property
     def session(self) -> Session:
@@ -52,6 +50,13 @@ class Call:
     @cached_property
     def projects(self) -> dict[str, Project]:
         """The projects that tasks are made for."""
+        if self._names and (":" in self._names or self._names.startswith("git+")):
+            guest = wiring.guest(self.workspace, self.journal, self._names, report.emit)
+            if guest is not None:
+                return {guest.name: guest}
+        if self.workspace.config.version:
+            raise ConfigError("version= says which commit of a repository is meant",
+                              where="command line", fix="give project=URL with it")
         scan = self.workspace.scan(self.journal)
         known, names = scan.projects, self._names
         if names is None:
@@ -92,7 +97,9 @@ class Call:
         # Most projects have the workspace's own settings.
         settings = (self._common_settings if config is self.workspace.config
                     else _settings(config))
-        return self._shortcut.stages(name, self.workspace.root / project.folder, settings)
+        found = self._shortcut.stages(name, self.workspace.root / project.folder, settings)
+        self._vouched[name] = found
+        return found
 
     @cached_property
     def _common_settings(self) -> str:
@@ -129,8 +136,8 @@ class Call:
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
 
     def print_sbom(self, name: str) -> None:
-        """Print the project's bill of materials, made from its locks. What people are told
-        meanwhile goes beside it."""
+        """Print the project's bill of materials, made from its locks: for the platform that this
+        machine runs, of several. What people are told meanwhile goes beside it."""
         from toolchain.chain import Chain
         from toolchain.stages import attested
 
@@ -141,10 +148,12 @@ class Call:
             if not pipeline.is_fresh(chain, stage):
                 outcome = pipeline.run(chain, stage)
                 report.aside(report.line(stage.NAME, name, outcome.words, outcome.seconds))
+        chain = chain.here
         document = attested.bill_of_materials(chain, attested.source(chain))
         # A document is longer than what a pipe takes at once.
         with chain.session.trace.holding("print", Digest.of(b"sbom")):
             report.emit(document.data.decode())
+
     def check_commands(self) -> None:
         """A file that cannot be written is to be named before anything is built for it."""
         if sys.argv[1:2] != ["help"] and any(
@@ -180,44 +189,59 @@ class Call:
             train.call(chain)
             self.session.tools.engine(chain.config)
 
-    def _remember(self) -> None:
-        """At the end: put on record what was found fresh, for a faster look next time."""
-        if os.getpid() != self._pid:
+    def remember(self) -> None:
+        """At the end: put on record what was found fresh, for a faster look next time.
+
+        Not when Python ends: the modules that are needed here could no longer be imported.
+        """
+        if not self._verified:
             return
-        for name, stages in self._verified.items():
+        from toolchain.chain import NotYet
+
+        for name, verified in self._verified.items():
             if name in self._ran:
                 continue
             chain = self._chains[name]
+            # What the shortcut vouched for stays on record beside what was looked at now.
+            stages = verified | self._vouched.get(name, frozenset())
             try:
-                self._shortcut.record(name, chain.folder, _settings(chain.config),
-                                      *self._evidence(chain, stages))
-            except ToolchainError:
+                stages, outputs = self._evidence(chain, stages)
+                self._shortcut.record(name, chain.tree.found.values(), _settings(chain.config),
+                                      stages, outputs, self._started)
+            except (ToolchainError, NotYet):  # another process changed what was looked at
                 return
 
     def _evidence(self, chain: Chain, stages: set[str]) -> tuple[set[str], set[Path]]:
         """Of those stages, the ones that files alone can vouch for, and those files."""
-        from toolchain.stages import base, layer, parse, pins, push
+        from toolchain.stages import base, layer, parse, pins, platforms, push, resolve
 
         store, cache = self.session.store, self.workspace.cache
         paths = {pins.path(chain)}
         database = wiring.tracking_file(chain.config, self.workspace.root)
         if database is None:
             stages = stages - {"train", "register"}
-        else:
+        elif stages & {"train", "register"}:
             paths.add(database)
         for stage in stages:
             path = pipeline.receipt_path(cache, chain.name, stage)
             paths.add(path)
         if "parse" in stages:
             paths |= {chain.folder / path for path in parse.plan(chain)["files"]}
-        if "push" in stages:
-            for part in map(chain.on, chain.platforms):
-                built = (*base.result(part), layer.result(part))
-                paths |= {store.path(item.digest) for item in built}
-                if not chain.config.registry:
-                    blobs = cache / "registry" / chain.config.repository / "blobs" / "sha256"
-                    names = [item.digest for item in built]
-                    paths |= {blobs / name.hex for name in (*names, push.result(part).digest)}
+        if "resolve" in stages:
+            paths |= resolve.evidence(chain)
+        blobs = cache / "registry" / chain.config.repository / "blobs" / "sha256"
+        embedded = "push" in stages and not chain.config.registry
+        for part in map(chain.on, chain.platforms):
+            built = base.result(part) if stages & {"base", "push"} else ()
+            if stages & {"layer", "push"}:
+                built = (*built, layer.result(part))
+            paths |= {store.path(item.digest) for item in built}
+            if embedded:
+                done = push.result(part)
+                names = (*(item.digest for item in built), done.config, done.digest)
+                paths |= {blobs / name.hex for name in names}
+        if embedded:  # of several platforms, their index
+            paths.add(blobs / Digest.parse(platforms.whole(push, chain)["digest"]).hex)
         return stages, paths
 
 

@@ -68,8 +68,9 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
         super().complete_run()
         if sys.exc_info()[0] is not None:
             return  # interrupted: there is no result to show
-        from toolchain.tasks import results
+        from toolchain.tasks import remember, results
 
+        remember()
         done = [name for name, stage in self._asked.items()
                 if name not in self._failed and stage in ("push", "train", "register")]
         for name in done[:_MOST_RESULTS]:

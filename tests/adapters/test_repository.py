@@ -1,0 +1,170 @@
+"""Other people's repositories: revisions, commits, checkouts, and what git is not let do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.adapters.test_sources import git
+from toolchain.adapters.repository import Repositories, is_url, split
+from toolchain.errors import ResolveError
+from toolchain.journal import Journal
+from toolchain.trace import Trace
+
+
+class Upstream:
+    """A repository with two commits on main, a branch, a tag."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"file://{folder}"
+        folder.mkdir()
+        git(folder, "init", "-q", "-b", "main")
+        self.first = self.commit("one")
+        git(folder, "tag", "-a", "v1", "-m", "v1")
+        git(folder, "branch", "side")
+        self.second = self.commit("two")
+
+    def commit(self, text: str) -> str:
+        (self.folder / "file").write_text(text)
+        git(self.folder, "add", "-A")
+        git(self.folder, "commit", "-qm", text)
+        return git(self.folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Upstream:
+    return Upstream(tmp_path / "upstream")
+
+
+@pytest.fixture
+def repositories(tmp_path: Path) -> Repositories:
+    cache = tmp_path / "cache"
+    return Repositories(cache / "git", os.environ, Trace(cache, Journal(cache)))
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(
+    repositories: Repositories, upstream: Upstream
+) -> None:
+    assert repositories.pin(upstream.url, "") == upstream.second
+    for name in ("side", "v1", upstream.first, upstream.first[:9], "refs/heads/side"):
+        assert repositories.pin(upstream.url, name) == upstream.first
+
+
+def test_a_branch_is_asked_again_only_when_told(
+    repositories: Repositories, upstream: Upstream
+) -> None:
+    repositories.pin(upstream.url, "main")
+    third = upstream.commit("three")
+    assert repositories.pin(upstream.url, "main") == upstream.second
+    assert repositories.pin(upstream.url, "main", anew=True) == third
+    assert repositories.pin(upstream.url, "main") == third
+
+
+def test_what_was_pinned_needs_no_repository_any_more(
+    repositories: Repositories, upstream: Upstream
+) -> None:
+    commit = repositories.pin(upstream.url, "v1")
+    folder = repositories.files(upstream.url, commit)
+    upstream.folder.rename(upstream.folder.with_name("gone"))
+    assert repositories.files(upstream.url, repositories.pin(upstream.url, "v1")) == folder
+    assert (folder / "file").read_text() == "one"
+
+
+def test_a_checkout_says_where_it_is_from(repositories: Repositories, upstream: Upstream) -> None:
+    folder = repositories.files(upstream.url, upstream.first)
+    assert git(folder, "rev-parse", "HEAD") == upstream.first
+    assert git(folder, "remote", "get-url", "origin") == upstream.url
+    (folder / "requirements.lock").write_text("x")
+    assert git(folder, "status", "--porcelain") == ""
+
+
+def test_hooks_and_submodules_are_left_alone(
+    repositories: Repositories, upstream: Upstream, tmp_path: Path
+) -> None:
+    template = tmp_path / "template/hooks"
+    template.mkdir(parents=True)
+    hook = template / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/hooked\n")
+    hook.chmod(0o755)
+    (upstream.folder / ".gitmodules").write_text(
+        '[submodule "x"]\n\tpath = x\n\turl = ext::sh -c "touch hooked"\n')
+    environ = {**os.environ, "GIT_TEMPLATE_DIR": str(template.parent)}
+    made = Repositories(tmp_path / "other", environ,
+                        Trace(tmp_path / "o", Journal(tmp_path / "o")))
+    folder = made.files(upstream.url, upstream.commit("four"))
+    assert (folder / "file").read_text() == "four"
+    assert not (tmp_path / "hooked").exists()
+
+
+@pytest.mark.parametrize(("revision", "what"), [
+    ("mian", "no branch, tag or commit 'mian' (did you mean 'main'?)"),
+    ("0123456789", "no branch, tag or commit '0123456789'"),
+])
+def test_a_revision_that_is_not_there_is_named(
+    repositories: Repositories, upstream: Upstream, revision: str, what: str
+) -> None:
+    with pytest.raises(ResolveError) as caught:
+        repositories.pin(upstream.url, revision)
+    assert caught.value.what == what
+
+
+def test_a_commit_that_is_not_there_is_named(
+    repositories: Repositories, upstream: Upstream
+) -> None:
+    with pytest.raises(ResolveError, match="has no commit 0000"):
+        repositories.files(upstream.url, "0" * 40)
+
+
+def test_a_repository_that_is_not_there_is_named(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    with pytest.raises(ResolveError, match="git failed"):
+        repositories.pin(f"file://{tmp_path}/nothing", "main")
+
+
+def test_a_variable_reaches_git_by_its_environment(tmp_path: Path) -> None:
+    """A program in git's place writes down what it is called with."""
+    program = tmp_path / "bin/git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n'
+                       f'echo "$GIT_CONFIG_KEY_0 $GIT_CONFIG_VALUE_0" > {tmp_path}/env\nexit 1\n')
+    program.chmod(0o755)
+    made = Repositories(tmp_path / "git", {"PATH": str(program.parent), "TOKEN": "s3/cr3t"},
+                        Trace(tmp_path / "c", Journal(tmp_path / "c")))
+    with pytest.raises(ResolveError) as caught:
+        made.pin("https://me:${TOKEN}@host.invalid/x.git", "main")
+    said = (tmp_path / "said").read_text()
+    assert "https://host.invalid/x.git" in said
+    assert "cr3t" not in said + str(caught.value)
+    assert (tmp_path / "env").read_text() == (
+        "url.https://me:s3%2Fcr3t@host.invalid/.insteadOf https://host.invalid/\n")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("https://host.invalid/a.git#one/two", ("https://host.invalid/a.git", "one/two")),
+    ("git@host.invalid:me/a.git", ("ssh://git@host.invalid/me/a.git", "")),
+    ("git+ssh://git@host.invalid/a#subdirectory=x", ("ssh://git@host.invalid/a", "x")),
+    ("file:///srv/a.git", ("file:///srv/a.git", "")),
+])
+def test_urls_are_those_that_mlflow_takes(text: str, expected: tuple[str, str]) -> None:
+    assert is_url(text)
+    assert split(text) == expected
+
+
+@pytest.mark.parametrize("text", [
+    "ext::sh -c 'touch x'://", "http://host.invalid/a", "--upload-pack=x://y",
+    "https://host.invalid/a#../../x", "https://me:s3cr3t@host.invalid/a", "https://[/a",
+    "https://host.invalid/a b",
+])
+def test_a_url_that_is_not_followed_is_refused(text: str) -> None:
+    with pytest.raises(ResolveError) as caught:
+        split(text)
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["elasticnet", "a,b", "my project"])
+def test_a_name_is_no_url(text: str) -> None:
+    assert not is_url(text)

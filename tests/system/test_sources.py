@@ -1,0 +1,230 @@
+"""Projects that need a folder, a repository or another tool's lock, and projects out of git."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.adapters.test_sources import git, repository
+from tests.support.debs import Mirror
+from tests.support.monorepo import TRAIN, Monorepo, default_wheels, ran
+from tests.support.wheels import package_folder, wheel
+from toolchain.digest import Digest
+
+
+@pytest.fixture
+def repo(tmp_path: Path, mirror: Mirror) -> Monorepo:
+    default_wheels(tmp_path / "wheels")
+    return Monorepo(tmp_path / "repo", mirror, tmp_path / "wheels")
+
+
+def packages(repo: Monorepo, project: str) -> dict[str, str]:
+    return {item["name"]: item["version"]
+            for item in repo.receipt(project, "resolve")["packages"]}
+
+
+def test_a_shared_library_of_the_workspace(repo: Monorepo) -> None:
+    library = package_folder(repo.folder / "libs/shared", "shared", "1.5", requires=("gamma",))
+    folder = repo.add("one", requirements="alpha\n-e ../../libs/shared\n")
+    program = folder / "train.py"
+    program.write_text(f"import shared\nprint('library', shared.VERSION)\n{TRAIN}")
+    said = repo.doit("train", "project=one")
+    assert "library 1.5" in said
+    assert "editable" in said
+    assert packages(repo, "one") == {"alpha": "1.1", "gamma": "1.0", "shared": "1.5"}
+    text = (folder / "requirements.lock").read_text()
+    assert text.splitlines()[2] == "# toolchain: folder shared==1.5 ../../libs/shared"
+    assert set(ran(repo.doit("train", "project=one"), "one").values()) == {"fresh"}
+
+    (library / "notes.md").write_text("no part of the wheel\n")
+    found = ran(repo.doit("push", "project=one"), "one")
+    assert found["base"] == found["push"] == "fresh"
+    assert (folder / "requirements.lock").read_text() == text
+
+    (library / "shared.py").write_text("VERSION = 'edited'\n")
+    assert "library edited" in repo.doit("train", "project=one")
+    assert (folder / "requirements.lock").read_text() == text  # its commit is that of the library
+    package_folder(library, "shared", "1.5", requires=("delta",))
+    repo.doit("push", "project=one")
+    assert "delta==1.0" in (folder / "requirements.lock").read_text()
+
+    # Another machine: no cache, the lock as it was committed.
+    text = (folder / "requirements.lock").read_text()
+    shutil.rmtree(repo.folder / "cache")
+    assert "lock is current" in repo.doit("push", "project=one")
+    assert (folder / "requirements.lock").read_text() == text
+
+
+def test_a_change_is_seen_although_all_was_fresh(repo: Monorepo) -> None:
+    library = package_folder(repo.folder / "libs/shared", "shared", "1.5")
+    repo.add("one", requirements="../../libs/shared\n")
+    repo.doit("push", "project=one")
+    for path in (*library.rglob("*"), library, *(repo.folder / "projects").rglob("*")):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    import time
+
+    time.sleep(2.2)
+    for _ in range(2):
+        assert set(ran(repo.doit("push", "project=one"), "one").values()) == {"fresh"}
+    (library / "shared.py").write_text("VERSION = 'edited'\n")
+    assert ran(repo.doit("push", "project=one"), "one")["base"] == "made"
+
+
+def test_a_repository_is_pinned_to_a_commit(repo: Monorepo) -> None:
+    upstream = package_folder(repo.folder.parent / "upstream", "shared", "2.0")
+    commit = repository(upstream)
+    folder = repo.add("one", requirements=f"shared @ git+file://{upstream}@main\n")
+    program = folder / "train.py"
+    program.write_text(f"import shared\nprint('library', shared.VERSION)\n{TRAIN}")
+    assert "library 2.0" in repo.doit("train", "project=one")
+    assert f"@{commit}#rev=main" in (folder / "requirements.lock").read_text()
+    (upstream / "shared.py").write_text("VERSION = 'moved'\n")
+    git(upstream, "commit", "-qam", "moved")
+    shutil.rmtree(repo.folder / "cache")
+    assert "library 2.0" in repo.doit("train", "project=one", "force=1")
+    assert "library moved" in repo.doit("train", "project=one", "upgrade=1")
+
+
+def test_find_links_of_the_project_itself(repo: Monorepo) -> None:
+    folder = repo.add("one", requirements="--find-links ./own\nprivate\n")
+    wheel(folder / "own", "private", "4.0")
+    repo.doit("train", "project=one")
+    assert packages(repo, "one") == {"private": "4.0"}
+    text = (folder / "requirements.lock").read_text()
+    assert "own" not in text
+    shutil.rmtree(repo.folder / "cache")
+    assert "lock is current" in repo.doit("train", "project=one", "force=1")
+
+
+def uv_lock(wheels: Path, member: str) -> str:
+    """A uv.lock of one member that needs alpha 1.0, and beta in the group dev."""
+    def entry(name: str, version: str, more: str = "") -> str:
+        digest = Digest.of((wheels / f"{name}-{version}-py3-none-any.whl").read_bytes())
+        return (f'[[package]]\nname = "{name}"\nversion = "{version}"\n'
+                'source = { registry = "https://pypi.org/simple" }\n'
+                f'{more}wheels = [{{ url = "https://host.invalid/{name}-{version}-py3-none-any.whl",'
+                f' hash = "{digest}", size = 1 }}]\n')
+
+    return ('version = 1\nrevision = 3\nrequires-python = ">=3.10"\n'
+            + entry("alpha", "1.0") + entry("delta", "1.0")
+            + entry("beta", "1.0", 'dependencies = [{ name = "gamma" }]\n')
+            + entry("gamma", "1.0")
+            + f'[[package]]\nname = "{member}"\nversion = "0.1.0"\n'
+              'source = { virtual = "%s" }\n' % "."
+            + 'dependencies = [{ name = "alpha" }, '
+              '{ name = "delta", marker = "sys_platform == \'win32\'" }]\n'
+              '[package.dev-dependencies]\ndev = [{ name = "beta" }]\n'
+              'extra = [{ name = "gamma" }]\n')
+
+
+def test_a_uv_lock_is_used_as_it_stands(repo: Monorepo) -> None:
+    folder = repo.add("one", files={
+        "pyproject.toml": '[project]\nname = "one"\nversion = "0.1.0"\ndependencies = ["alpha"]\n',
+        "uv.lock": uv_lock(repo.wheels, "one")})
+    repo.doit("train", "project=one")
+    assert packages(repo, "one") == {"alpha": "1.0"}  # 1.1 is there, too
+    assert "host.invalid" not in (folder / "requirements.lock").read_text()
+    (folder / "uv.lock").write_text("# a comment\n" + (folder / "uv.lock").read_text())
+    found = ran(repo.doit("push", "project=one"), "one")
+    assert found["parse"] == "made"
+    assert {found[stage] for stage in ("resolve", "base", "layer", "push")} == {"fresh"}
+    with open(folder / "pyproject.toml", "a") as file:
+        file.write('[tool.uv]\ndefault-groups = ["dev", "extra"]\n')
+    repo.doit("push", "project=one")
+    assert packages(repo, "one") == {"alpha": "1.0", "gamma": "1.0"}
+
+
+def test_a_member_of_a_uv_workspace(repo: Monorepo) -> None:
+    repo.add("one", files={
+        "pyproject.toml": '[project]\nname = "one"\nversion = "0.1.0"\ndependencies = ["alpha"]\n'})
+    (repo.folder / "projects/uv.lock").write_text(
+        uv_lock(repo.wheels, "one").replace('virtual = "."', 'editable = "one"'))
+    repo.doit("push", "project=one")
+    assert packages(repo, "one") == {"alpha": "1.0"}
+
+
+def test_a_pylock_is_used_as_it_stands(repo: Monorepo) -> None:
+    def entry(name: str, version: str, more: str = "") -> str:
+        path = repo.wheels / f"{name}-{version}-py3-none-any.whl"
+        return (f'[[packages]]\nname = "{name}"\nversion = "{version}"\n{more}'
+                f'wheels = [{{ name = "{path.name}", url = "{path.as_uri()}", hashes = '
+                f'{{ sha256 = "{Digest.of(path.read_bytes()).hex}" }} }}]\n')
+
+    repo.add("one", files={"pylock.toml": (
+        'lock-version = "1.0"\ncreated-by = "x"\n' + entry("alpha", "1.0")
+        + entry("beta", "1.0", "marker = \"'dev' in dependency_groups\"\n")
+        + entry("delta", "1.0", "marker = \"sys_platform == 'win32'\"\n"))})
+    repo.doit("train", "project=one")
+    assert packages(repo, "one") == {"alpha": "1.0"}
+
+
+def test_a_pyproject_without_a_lock(repo: Monorepo) -> None:
+    package_folder(repo.folder / "libs/shared", "shared", "1.5")
+    repo.add("one", files={"pyproject.toml": (
+        '[project]\nname = "one"\ndependencies = ["alpha<1.1", "shared"]\n'
+        '[tool.uv.sources]\nshared = { path = "../../libs/shared" }\n')})
+    repo.doit("push", "project=one")
+    assert packages(repo, "one") == {"alpha": "1.0", "shared": "1.5"}
+
+
+def upstream_of(repo: Monorepo) -> Path:
+    """A repository of somebody else's with a project in a folder of it."""
+    folder = repo.add("guest")
+    upstream = repo.folder.parent / "upstream"
+    upstream.mkdir()
+    shutil.move(folder, upstream / "deep")
+    (upstream / "deep/pyproject.toml").write_text('[tool.toolchain]\nregistry = "evil.invalid"\n')
+    return upstream
+
+
+def test_a_project_out_of_git(repo: Monorepo) -> None:
+    upstream = upstream_of(repo)
+    commit = repository(upstream)
+    url = f"project=file://{upstream}#deep"
+    said = repo.doit("train", url, "version=main")
+    assert f"guest: main of file://{upstream} is {commit} (upgrade=1 asks again)" in said
+    assert "trained with 0.5" in said
+    assert "to mlflow/trainer@sha256:" in said  # not where its own settings say
+    (upstream / "deep/train.py").write_text(TRAIN.replace("trained", "moved"))
+    git(upstream, "commit", "-qam", "two")
+    upstream.rename(upstream.with_name("away"))
+    assert set(ran(repo.doit("train", url, "version=main"), "guest").values()) == {"fresh"}
+    upstream.with_name("away").rename(upstream)
+    assert "moved with 0.5" in repo.doit("train", url, "version=main", "upgrade=1")
+    # The first commit is still there, by its name.
+    assert "train guest  reused" in repo.doit("train", url, f"version={commit}")
+
+
+def test_a_guest_reads_nothing_of_the_workspace(repo: Monorepo) -> None:
+    upstream = upstream_of(repo)
+    (upstream / "deep/requirements.txt").write_text("-r ../../../../../secret.txt\n")
+    (repo.folder / "secret.txt").write_text("alpha\n")
+    repository(upstream)
+    said = repo.doit("train", f"project=file://{upstream}#deep", expect=1)
+    assert "leaves the workspace" in said
+
+
+@pytest.mark.parametrize(("words", "what"), [
+    (("project=https://me:s3cr3t@host.invalid/a",), "a password is written into the URL"),
+    (("project=http://host.invalid/a",), "repositories by http:// are not followed"),
+    (("project=file:///nothing/here",), "git failed"),
+    (("project=one", "version=main"), "version= says which commit"),
+])
+def test_a_mistake_is_said_in_words(repo: Monorepo, words: tuple[str, ...], what: str) -> None:
+    repo.add("one")
+    said = repo.doit("push", *words, expect=3)
+    assert what in said
+    assert "s3cr3t" not in said
+
+
+def test_receipts_tell_where_a_package_is_from(repo: Monorepo) -> None:
+    package_folder(repo.folder / "libs/shared", "shared", "1.5")
+    repo.add("one", requirements="../../libs/shared\n")
+    repo.doit("push", "project=one")
+    (package,) = repo.receipt("one", "resolve")["packages"]
+    assert package["source"] == "../../libs/shared"
+    assert json.loads(repo.doit("sbom", "project=one").splitlines()[-1])

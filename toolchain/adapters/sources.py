@@ -1,0 +1,385 @@
+"""Folders, repositories and files that requirements name -> wheels, by content.
+
+Building runs the package's build backend, with this machine's rights: as with pip, what a
+project requires is trusted (docs/threat-model.md). It runs in a copy that holds exactly the files
+that decide the key, so that nothing else can leak into a wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from email.parser import Parser
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+from toolchain.adapters.compatible import host_platform
+from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.repository import Repositories
+from toolchain.digest import Digest
+from toolchain.errors import ResolveError, SpecError, without_credentials
+from toolchain.journal import Journal
+from toolchain.layer.wheel import Wheel
+from toolchain.lock import Package, Place, Request, Settled, is_lock
+from toolchain.lock.base import FILE_NAME as BASE_LOCK
+from toolchain.spec.source import FILE, FOLDER, GIT, Source
+from toolchain.store import Store
+from toolchain.trace import Trace
+from toolchain.tree import Tree
+
+_BUILT = "source"  # trace stage: files, Python and platform -> a wheel and what it holds
+_LEFT_OVER = re.compile(r"(build|dist|[^/]+\.egg-info)/|(.*/)?[^/]+\.egg-info/")
+_OF_METADATA = ("Name", "Version", "Requires-Dist", "Requires-Python", "Provides-Extra")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+
+
+class Builder(Protocol):
+    """Runs a build backend."""
+
+    def build(self, what: Path, python: str, options: tuple[str, ...], title: str) -> Path:
+        """Build a source folder or archive; the wheel's path, beside it. Raises ResolveError."""
+
+
+class Sources:
+    """Wheels of what is of no index. `environ` has what `${NAME}` in a URL stands for."""
+
+    def __init__(self, *, store: Store, trace: Trace, journal: Journal, fetcher: Fetcher,
+                 repositories: Repositories, environ: Mapping[str, str],
+                 note: Callable[[Digest, str, str], None]) -> None:
+        self._store = store
+        self._trace = trace
+        self._journal = journal
+        self._fetcher = fetcher
+        self._repositories = repositories
+        self._environ = environ
+        self._note = note
+
+    def look(self, source: Source, place: Place) -> Any:
+        path = _within(place, source.location)
+        if source.kind == FILE:
+            return self._file(path).hex
+        tree, files = self._files(path, place)
+        found = [tree.file(name).to_json() for name in files]
+        tree.remember()
+        return Digest.of_json(found).hex
+
+    def settle(self, source: Source, request: Request, preferred: tuple[Package, ...],
+               builder: Builder) -> Settled:
+        if source.kind == FOLDER:
+            return self._settle_folder(source, request, builder)
+        if source.kind == GIT:
+            return self._settle_git(source, request, preferred, builder)
+        return self._settle_file(source, request, builder)
+
+    def wheel(self, package: Package, python: str, platform: str, builder: Builder,
+              options: tuple[str, ...]) -> Wheel | None:
+        """The wheel of a package that a lock pins to a commit or a URL; None for a file that is
+        fetched as an index's is. Raises ResolveError."""
+        found = self.here(package, python, platform)
+        if found is not None:
+            return found
+        if package.source.startswith("git+"):
+            return self._build_commit(package, python, platform, builder, options)
+        if package.is_built_here:
+            raise ResolveError(
+                f"the wheel of {package.source} is not in the store any more",
+                where="requirements.lock",
+                fix="run the command again; if that does not help, `doit forget resolve:NAME`")
+        if "://" in package.source:
+            self._note(package.sha256, self._public(package.source.partition("#")[0]),
+                       _filename(package.source))
+        return None
+
+    def here(self, package: Package, python: str, platform: str) -> Wheel | None:
+        """The wheel that was built of a folder or a repository, if it is in the store."""
+        key = Digest.of_json(_wheel_plan(package.sha256, python, platform))
+        known = self._trace.get(_BUILT, key)
+        if known is None or not self._store.has(Digest(known["wheel"])):
+            return None
+        return Wheel(digest=Digest(known["wheel"]), filename=known["filename"])
+
+    # Folders
+
+    def _settle_folder(self, source: Source, request: Request, builder: Builder) -> Settled:
+        place = _place(request)
+        path = _within(place, source.location)
+        tree, files = self._files(path, place)
+        key = {"files": self.look(source, place), "subdirectory": source.subdirectory}
+        built = self._once(key, request.python, request.platform, source.location,
+                           lambda scratch: self._build_tree(tree, files, source.subdirectory,
+                                                            scratch, request, builder, source))
+        package = Package(name=built["name"], version=built["version"],
+                          sha256=Digest(built["content"]), source=_pinned(source, ""))
+        self._keep(package, request.python, request.platform, built)
+        return _settled(source, package, built)
+
+    def _files(self, path: Path, place: Place) -> tuple[Tree, list[str]]:
+        if not path.is_dir():
+            raise ResolveError(f"no such folder: {path.name}", where=str(path),
+                               fix="make it, or take the requirement out")
+        tree = Tree(path, self._journal, place.skipped)
+        files = sorted(name for name in tree.found if not _LEFT_OVER.match(name)
+                       and not is_lock(name) and name != BASE_LOCK)
+        return tree, files
+
+    def _build_tree(self, tree: Tree, files: list[str], subdirectory: str, scratch: Path,
+                    request: Request, builder: Builder, source: Source) -> Path:
+        copy = scratch / "source"
+        for name in files:
+            target = copy / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = tree.file(name)
+            if file.link is not None:
+                target.symlink_to(file.link)
+                continue
+            with tree.open(name) as stream, open(target, "xb") as sink:
+                shutil.copyfileobj(stream, sink)
+            target.chmod(0o755 if file.executable else 0o644)
+        return builder.build(copy / subdirectory if subdirectory else copy, request.python,
+                             request.options, source.location)
+
+    # Repositories
+
+    def _settle_git(self, source: Source, request: Request, preferred: tuple[Package, ...],
+                    builder: Builder) -> Settled:
+        commit = self._kept(source, preferred)
+        if not commit:  # nothing is kept where pins are to move
+            commit = self._repositories.pin(source.location, source.revision, anew=True)
+        digest, built = self._commit(source.location, commit, source.subdirectory,
+                                     request.python, request.platform, builder, request.options)
+        package = Package(name=built["name"], version=built["version"], sha256=digest,
+                          source=_pinned(source, commit))
+        self._keep(package, request.python, request.platform, built)
+        return _settled(source, package, built)
+
+    def _kept(self, source: Source, preferred: tuple[Package, ...]) -> str:
+        for package in preferred:
+            url, commit, parts = _read_pin(package.source)
+            if (commit and url == source.location and parts.get("rev", "") == source.revision
+                    and parts.get("subdirectory", "") == source.subdirectory):
+                return commit
+        return ""
+
+    def _commit(self, url: str, commit: str, subdirectory: str, python: str, platform: str,
+                builder: Builder, options: tuple[str, ...]) -> tuple[Digest, dict[str, str]]:
+        """The digest of a commit's files, and the wheel that is built of them."""
+        tree = Tree(self._repositories.files(url, commit), self._journal)
+        files = sorted(tree.found)
+        content = [tree.file(name).to_json() for name in files]
+        tree.remember()
+        digest = Digest.of_json({"files": content, "subdirectory": subdirectory})
+        request = Request(python=python, platform=platform, requirements=(), constraints=(),
+                          hashes=(), options=options)
+        source = Source(kind=GIT, location=without_credentials(url), subdirectory=subdirectory)
+        built = self._once({"commit files": digest.hex}, python, platform, source.location,
+                           lambda scratch: self._build_tree(tree, files, subdirectory, scratch,
+                                                            request, builder, source))
+        return digest, built
+
+    def _build_commit(self, package: Package, python: str, platform: str, builder: Builder,
+                      options: tuple[str, ...]) -> Wheel:
+        url, commit, parts = _read_pin(package.source)
+        digest, built = self._commit(url, commit, parts.get("subdirectory", ""), python, platform,
+                                     builder, options)
+        if digest != package.sha256:
+            raise ResolveError(
+                f"the files of {package.name} at {commit} are others: {digest}, expected "
+                f"{package.sha256}", where="requirements.lock",
+                fix="somebody changed the repository or the lock; pin again with upgrade=1")
+        self._keep(package, python, platform, built)
+        return Wheel(digest=Digest(built["wheel"]), filename=built["filename"])
+
+    # Files
+
+    def _settle_file(self, source: Source, request: Request, builder: Builder) -> Settled:
+        if source.kind == FILE:
+            path = _within(_place(request), source.location)
+            digest, where, filename = self._file(path), path.as_uri(), path.name
+            self._fetcher.fetch(where, digest, source.location)
+        else:
+            where, filename = self._public(source.location), _filename(source.location)
+            digest = self._download(source, where)
+        if source.hashes and digest.hex not in source.hashes:
+            raise ResolveError(f"{filename} is another file: {digest}",
+                               where=without_credentials(source.location),
+                               fix="the hash given with it is " + " or ".join(source.hashes))
+        self._note(digest, where, filename)
+        if filename.endswith(".whl"):
+            name, version = _names(filename)
+            built = {"name": name, "version": version, "wheel": digest.hex, "filename": filename}
+        else:
+            built = self._once({"archive": digest.hex, "subdirectory": source.subdirectory},
+                               request.python, request.platform, filename,
+                               lambda scratch: self._build_archive(digest, filename, source,
+                                                                   scratch, request, builder))
+        package = Package(name=built["name"], version=built["version"], sha256=digest,
+                          source=_pinned(source, ""))
+        if not filename.endswith(".whl"):
+            self._keep(package, request.python, request.platform, built)
+        return _settled(source, package, built)
+
+    def _file(self, path: Path) -> Digest:
+        try:
+            with open(path, "rb") as stream:
+                return Digest.of_stream(stream)
+        except OSError as error:
+            raise ResolveError(f"cannot be read: {error.strerror}", where=str(path),
+                               fix="put the file there, or take the requirement out") from None
+
+    def _download(self, source: Source, url: str) -> Digest:
+        for known in source.hashes:
+            if self._store.has(Digest(known)):
+                return Digest(known)
+        if len(source.hashes) == 1:
+            digest = Digest(source.hashes[0])
+            self._fetcher.fetch(url, digest, source.name or _filename(url))
+            return digest
+        return self._store.put(self._fetcher.get(url, source.name or _filename(url)))
+
+    def _public(self, url: str) -> str:
+        """The URL without user and password, which the fetcher is told."""
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in self._environ:
+                raise ResolveError(f"the variable {match[1]} is not set",
+                                   where=without_credentials(url), fix="set it")
+            return quote(self._environ[match[1]], safe="")
+
+        parts = urlsplit(_VARIABLE.sub(value, url))
+        if parts.username and parts.hostname:
+            self._fetcher.know(parts.hostname, unquote(parts.username),
+                               unquote(parts.password or ""))
+        return without_credentials(parts.geturl())
+
+    def _build_archive(self, digest: Digest, filename: str, source: Source, scratch: Path,
+                       request: Request, builder: Builder) -> Path:
+        if source.subdirectory:
+            raise ResolveError("a subdirectory of an archive is not followed", where=filename,
+                               fix="name the repository with git+, or have a wheel of it")
+        archive = scratch / filename
+        self._store.link(digest, archive)
+        return builder.build(archive, request.python, request.options, filename)
+
+    # Common
+
+    def _once(self, what: dict[str, str], python: str, platform: str, title: str,
+              build: Callable[[Path], Path]) -> dict[str, str]:
+        plan = {**what, "python": ".".join(python.split(".")[:2]), "platform": platform}
+        key = Digest.of_json(plan)
+        with self._trace.holding(_BUILT, key):
+            known: dict[str, str] | None = self._trace.get(_BUILT, key)
+            if known is not None and self._store.has(Digest(known["wheel"])):
+                return known
+            with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
+                path = build(Path(name))
+                _check_fits(path.name, platform, title)
+                package, version = _names(path.name)
+                content, metadata = _content(path)
+                built = {"name": package, "version": version, "filename": path.name,
+                         "content": content.hex, "metadata": metadata.hex,
+                         "wheel": self._store.put(path.read_bytes()).hex}
+            self._trace.record(_BUILT, key, plan, built)
+        return built
+
+    def _keep(self, package: Package, python: str, platform: str, built: dict[str, str]) -> None:
+        key = Digest.of_json(_wheel_plan(package.sha256, python, platform))
+        if self._trace.get(_BUILT, key) != built:
+            self._trace.note(_BUILT, key, built)
+
+
+def _wheel_plan(digest: Digest, python: str, platform: str) -> dict[str, str]:
+    return {"of": digest.hex, "python": ".".join(python.split(".")[:2]), "platform": platform}
+
+
+def _settled(source: Source, package: Package, built: dict[str, str]) -> Settled:
+    if source.name and source.name != package.name:
+        raise ResolveError(f"{source.location} is {package.name}, not {source.name}",
+                           where=str(source), fix=f"write {package.name} before the @")
+    return Settled(source=source, package=package, wheel=Digest(built["wheel"]),
+                   filename=built["filename"], metadata=built.get("metadata", ""))
+
+
+def _pinned(source: Source, commit: str) -> str:
+    """As it stands in a lock. The revision goes with the commit, to know what it answers."""
+    parts = {"subdirectory": source.subdirectory, "rev": source.revision if commit else ""}
+    tail = "&".join(f"{name}={value}" for name, value in parts.items() if value)
+    place = f"git+{source.location}@{commit}" if commit else source.location
+    return f"{place}#{tail}" if tail else place
+
+
+def _read_pin(text: str) -> tuple[str, str, dict[str, str]]:
+    """URL, commit and the rest of what `_pinned` wrote; the commit is empty for another kind."""
+    place, _, tail = text.partition("#")
+    if not place.startswith("git+"):
+        return "", "", {}
+    url, _, commit = place.removeprefix("git+").rpartition("@")
+    parts = dict(part.partition("=")[::2] for part in tail.split("&") if part)
+    if not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", commit):
+        raise ResolveError(f"not a commit: {commit[:60]}", where="requirements.lock",
+                           fix="delete the file and run `doit resolve`")
+    return url, commit, parts
+
+
+def _place(request: Request) -> Place:
+    assert request.place is not None, "a request with paths has a place"
+    return request.place
+
+
+def _within(place: Place, location: str) -> Path:
+    path = Path(os.path.normpath(place.folder / location))
+    if not path.resolve().is_relative_to(place.root.resolve()):
+        raise SpecError(f"leaves the workspace: {location}", where=str(place.folder),
+                        fix="keep what a project reads within the workspace")
+    return path
+
+
+def _filename(url: str) -> str:
+    return unquote(urlsplit(url.partition("#")[0]).path.rsplit("/", 1)[-1])
+
+
+def _names(filename: str) -> tuple[str, str]:
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    try:
+        name, version, _, _ = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        raise ResolveError(f"not a wheel's name: {filename}", where=filename,
+                           fix="name it as its build does: name-version-py3-none-any.whl") from None
+    return str(name), str(version)
+
+
+def _check_fits(filename: str, platform: str, title: str) -> None:
+    """A wheel that was built here is for this machine, unless it is for all."""
+    from packaging.utils import parse_wheel_filename
+
+    if platform != host_platform() and any(
+            tag.platform != "any" for tag in parse_wheel_filename(filename)[3]):
+        raise ResolveError(f"{title} holds compiled code, and is for {platform}", where=filename,
+                           fix="build on that platform")
+
+
+def _content(path: Path) -> tuple[Digest, Digest]:
+    """What a wheel holds, whatever version of a backend wrote it: its files, and of its metadata
+    what an installer acts on. The second digest is of the latter alone."""
+    metadata: list[Any] = []
+    with zipfile.ZipFile(path) as archive:
+        found: list[list[Any]] = []
+        for item in sorted(archive.infolist(), key=lambda item: item.filename):
+            folder, _, name = item.filename.partition("/")
+            if item.is_dir():
+                continue
+            data = archive.read(item)
+            if folder.endswith(".dist-info"):
+                if name == "METADATA":
+                    headers = Parser().parsestr(data.decode("utf-8", "replace"))
+                    metadata = [[key, headers.get_all(key) or []] for key in _OF_METADATA]
+                    continue
+                if name != "entry_points.txt":
+                    continue
+            executable = bool((item.external_attr >> 16) & 0o111)
+            found.append([item.filename, executable, Digest.of(data).hex])
+    return Digest.of_json([found, metadata]), Digest.of_json(metadata)

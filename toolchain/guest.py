@@ -1,0 +1,71 @@
+"""A git URL -> Project: somebody else's project, run from its repository as `mlflow run` does.
+
+Its files are a checkout below the cache, one for each commit. What its MLproject names must be in
+its own repository. Of its [tool.toolchain] only what describes its image is heeded
+(toolchain.workspace): where images and runs go is for whoever runs it to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from toolchain.errors import SpecError, without_credentials
+from toolchain.workspace import Project, Workspace
+
+
+class Repositories(Protocol):
+    """Git repositories, of which commits are checked out."""
+
+    def pin(self, url: str, revision: str, *, anew: bool = False) -> str:
+        """The commit of a branch, tag or commit; empty: the remote's HEAD. Remembered, and asked
+        again with `anew`. Raises ResolveError."""
+
+    def files(self, url: str, commit: str) -> Path:
+        """A checkout of the commit. Twice is as once. Raises ResolveError."""
+
+
+def find(url: str, folder: str, workspace: Workspace, repositories: Repositories,
+         say: Callable[[str], None]) -> Project:
+    """The project in `folder` of a repository, at the revision that `version` names.
+
+    Raises SpecError, ResolveError.
+    """
+    version, shown = workspace.config.version, without_credentials(url)
+    if version.startswith("-") or any(letter.isspace() for letter in version):
+        raise SpecError(f"not a revision: {version!r}", where="version",
+                        fix="name a branch, a tag or a commit")
+    commit = repositories.pin(url, version, anew=workspace.config.upgrade)
+    root = repositories.files(url, commit)
+    place = root / folder
+    if not place.resolve().is_relative_to(root.resolve()):
+        raise SpecError(f"leaves the repository: {folder}", where=shown,
+                        fix="name a folder within it, as in URL#folder")
+    from toolchain.spec.mlproject import name_of
+
+    try:
+        found = sorted(path for path in place.iterdir()
+                       if path.name.lower() == "mlproject" and path.is_file())
+        name = name_of(found[0].read_bytes()) if found else ""
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", where=f"{shown}#{folder}",
+                        fix="name a folder of the repository, as in URL#folder") from None
+    if not found:
+        raise SpecError("no MLproject there", where=f"{shown}#{folder}, commit {commit}",
+                        fix="name the folder that has it, as in URL#folder")
+    name = name or folder.rpartition("/")[2] or _last(url)
+    if not version or not commit.startswith(version):
+        say(f"{name}: {version or 'HEAD'} of {shown} is {commit} (upgrade=1 asks again)")
+    return Project(name=name, folder=_below(place, workspace.root), mlproject=found[0].name,
+                   root=_below(root, workspace.root))
+
+
+def _last(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2].removesuffix(".git")
+
+
+def _below(path: Path, root: Path) -> str:
+    """Relative to the workspace, where the cache is in it."""
+    return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
