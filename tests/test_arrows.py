@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
-    ("spec",), ("runner",), ("workspace",), ("guest",), ("lock",), ("layer",), ("image",),
+    ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
+    ("image",),
     ("bundle",),
     ("push", "load", "export"), ("attest",), ("run",), ("model",), ("chain",), ("stages",),
     ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins", "wiring"), ("tasks",),
@@ -34,7 +35,7 @@ OUTSIDE = {
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
 PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
-CACHE = {"journal", "store", "trace", "workspace", "tree"}
+CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
          "cyclonedx", "packageurl", "deflate", "zstandard", "sqlalchemy", "numpy"}
 

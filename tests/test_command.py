@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 
 from toolchain.errors import SpecError
 from toolchain.spec import EntryPoint, Parameter, Spec
-from toolchain.spec.command import call, check_value, parse_params, substitute
+from toolchain.spec.command import (
+    call,
+    check_value,
+    parse_params,
+    refuse_formatting,
+    substitute,
+)
+from toolchain.spec.commandline import stripped
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40)
 
@@ -99,6 +107,50 @@ def test_an_unknown_name_is_warned_about_with_the_near_one() -> None:
     assert settled.command().endswith(' --l1-ratio "${TOOLCHAIN_PARAMETER_2}"')
 
 
+@pytest.mark.parametrize(("command", "expected"), [
+    ("echo run", "run --x v"),
+    ("echo one\necho two", "one\ntwo --x v"),
+    ("echo a \\\n  --b c", "a --b c --x v"),
+    ("echo run # done", "run --x v"),
+    ("echo run\n# done\n  # indeed", "run --x v"),
+    ("echo '# none' \"# none\" a#b", "# none # none a#b --x v"),
+    ("echo run;", "run --x v"),
+    ("echo run & # in the background\nwait", "run"),  # `wait` takes it
+    ("echo run &", "run --x v"),
+    ("false || echo run", "run --x v"),
+    ("echo $((1 << 2))\necho run", "4\nrun --x v"),
+    ("show() { cat; echo $@; }; show <<END\nthe body\nEND", "the body\n--x v"),
+    ("show() { cat; echo $@; }; show <<-'END' # why\n\tthe # body\n\tEND\n",
+     "the # body\n--x v"),
+    ("cat <<< text | cat - && echo run", "text\nrun --x v"),
+    ("echo run >&1", "run --x v"),
+    ("echo run \\;", "run ; --x v"),
+    ("(echo run)\ntrue \\\n", "run"),
+])
+def test_options_go_to_the_last_command_line(command: str, expected: str) -> None:
+    settled = call(spec(stripped(command)), "main", {"x": "v"}, lambda _: None)
+    done = subprocess.run(["bash", "-c", settled.command()], capture_output=True, text=True,
+                          env={"PATH": os.environ["PATH"], **settled.variables()})
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("echo a \\\n", "echo a"), ("echo a \\\n  \\\n\n", "echo a"), ("echo a \\", "echo a \\"),
+    ("\n echo a \\\\\n", "echo a \\\\"), ("echo a\\ \n", "echo a\\ "), ("", ""), ("\\\n", ""),
+])
+def test_a_line_that_is_continued_nowhere_ends(text: str, expected: str) -> None:
+    assert stripped(text) == expected
+
+
+@pytest.mark.parametrize("text", [":", ".a", "[", "[]", "!r", "a.", "{a:", "{a."])
+def test_braces_are_judged_in_no_time(text: str) -> None:
+    started = time.monotonic()
+    refuse_formatting("{a" + text * 3000, {"a": None}, "here")
+    with pytest.raises(SpecError):
+        refuse_formatting("{a" + text * 3000 + "{a:x}", {"a": None}, "here")
+    assert time.monotonic() - started < 1
+
+
 def test_equal_numbers_are_one_identity() -> None:
     one = spec("run {a} {n}", a=Parameter(type="float"), n=Parameter(type="int"))
     identities = [call(one, "main", {"a": a, "n": n}, lambda _: None).identity()
@@ -112,6 +164,9 @@ def test_scripts_are_entry_points_too() -> None:
     script = call(spec("x"), "sub dir/go.py", {}, lambda _: None)
     assert script.command() == "python 'sub dir/go.py'"
     assert call(spec("x"), "go.sh", {}, lambda _: None).command() == "bash go.sh"
+    r = call(spec("x"), "it's.R", {"a": "1"}, lambda _: None).command()
+    assert bash(r.replace("Rscript", "printf '%s|'"), {"TOOLCHAIN_PARAMETER_1": "1"}) == (
+        b"-e|mlflow::mlflow_source('it\\'s.R')|--args|--a|1|")
     with pytest.raises(SpecError, match=r"no entry point 'mian' \(did you mean 'main'\?\)"):
         call(spec("x"), "mian", {}, lambda _: None)
 
@@ -142,7 +197,7 @@ def test_params_that_are_none_are_refused(text: str) -> None:
 @pytest.mark.parametrize(("kind", "good", "bad"), [
     ("int", ["1", "-3", "+4"], ["1.5", "x", ""]),
     ("float", ["1", "1e-1", ".0", "inf", "nan"], ["x", "", "1,5"]),
-    ("bool", ["true", "False", "0"], ["maybe", ""]),
+    ("bool", ["true", "False", "0", "on", "N"], ["maybe", ""]),
     ("uri", ["s3://a/b", "file:///x", "dbfs:/x"], ["no scheme", "/path"]),
     ("string", ["", "anything"], ["with \0"]),
 ])

@@ -20,11 +20,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolchain import lock
+from toolchain.digest import Digest, canonical_json
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
-from toolchain.spec import Spec
+from toolchain.spec import PARAMETER_TYPES, Docker, EntryPoint, Parameter, Spec
 from toolchain.spec.mlproject import name_of, parse
 from toolchain.spec.reader import TreeReader
+from toolchain.spec.yamltext import canonical
 from toolchain.tree import Tree
 
 CASES = Path(__file__).parent / "data/spec"
@@ -87,6 +90,30 @@ def test_the_name_alone_is_found_whatever_the_rest_is_like() -> None:
         assert name_of(data) == ""
 
 
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+specs = st.builds(
+    Spec, name=text, environment=st.sampled_from(["python_env", "conda", "docker"]), python=text,
+    requirements=st.lists(text).map(tuple), constraints=st.lists(text).map(tuple),
+    hashes=st.dictionaries(text, st.lists(text).map(tuple), max_size=2),
+    entry_points=st.dictionaries(text, st.builds(
+        EntryPoint, command=text, description=text, parameters=st.dictionaries(
+            text, st.builds(Parameter, type=st.sampled_from(PARAMETER_TYPES),
+                            default=st.none() | text, description=text), max_size=3)),
+        max_size=3),
+    files=st.dictionaries(text, text, max_size=3),
+    docker=st.none() | st.builds(Docker, image=text, volumes=st.lists(text).map(tuple),
+                                 environment=st.dictionaries(text, text, max_size=3),
+                                 copied=st.lists(text).map(tuple)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(specs)
+def test_a_spec_survives_its_receipt(spec: Spec) -> None:
+    assert Spec.from_json(json.loads(canonical_json(spec.to_json()))) == spec
+    small = spec.for_runner()
+    assert Spec.from_json(json.loads(canonical_json(small.to_json()))) == small
+
+
 # Laws: what must not change a Spec, and what must.
 
 words = st.text("abcdefghij klmn-_.0123456789:#'\"{}éß", min_size=1, max_size=12).filter(str.strip)
@@ -105,6 +132,23 @@ styles = st.fixed_dictionaries({
     "indent": st.integers(2, 8), "default_flow_style": st.sampled_from([True, False, None]),
     "default_style": st.sampled_from([None, "'", '"']), "allow_unicode": st.booleans(),
 })
+
+
+keys = names | words | st.text(max_size=6)
+scalars: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words | text
+           | names | st.sampled_from(["yes", "Off", "null", "~", "a: b", "a #b", "-", "- a", "=",
+                                      "<<", "python x {a} --b={c}", "1e3", ".5", "2026-01-02"])
+           | st.binary(max_size=4) | st.just(set()) | st.dates() | st.datetimes())
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4)
+                      | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(values)
+def test_canonical_text_is_what_pyyaml_writes(value: Any) -> None:
+    assert canonical(value) == yaml.safe_dump(value, sort_keys=True, allow_unicode=True,
+                                              width=1 << 20)
 
 
 def shuffled(value: Any, chance: random.Random) -> Any:
@@ -179,6 +223,58 @@ def test_another_version_of_one_package_changes_the_spec(
     one, two = spec(pinned), spec(other)
     assert (one.requirements, one.constraints) != (two.requirements, two.constraints)
     assert one.files != two.files
+
+
+def request_of(spec: Spec) -> Digest:
+    """What a lock answers."""
+    return Digest.of_json(lock.request(spec, "3.11", "linux/amd64").plan())
+
+
+def documents(kind: str, lines: list[str], style: Mapping[str, Any], chance: random.Random,
+              ) -> dict[str, str]:
+    """An environment of that kind that asks for `lines`, in some style."""
+    if kind == "requirements":
+        return {"requirements_txt": with_noise(lines, chance)}
+    if kind == "included":
+        return {"requirements_txt": with_noise(["-r more.txt"], chance),
+                "more_txt": with_noise(lines, chance)}
+    if kind == "constraints":
+        return {"requirements_txt": with_noise(["anything", "-c more.txt"], chance),
+                "more_txt": with_noise(lines, chance)}
+    if kind == "python_env":
+        return {"python_env_yaml": written(
+            {"python": "3.11", "build_dependencies": ["pip"], "dependencies": lines}, style,
+            chance)}
+    conda: list[Any] = ["python=3.11", "pip", {"pip": lines}]
+    chance.shuffle(conda)
+    return {"conda_yaml": written({"name": "x", "dependencies": conda}, style, chance)}
+
+
+@pytest.mark.parametrize("kind", ["requirements", "included", "constraints", "python_env", "conda"])
+@settings(max_examples=40, deadline=None)
+@given(project=mlprojects, pinned=pins, one=styles, two=styles,
+       chance=st.randoms(use_true_random=False), data=st.data())
+def test_a_lock_answers_what_is_wanted_and_not_how_it_is_written(
+    kind: str, project: dict[str, Any], pinned: dict[str, str], one: dict[str, Any],
+    two: dict[str, Any], chance: random.Random, data: st.DataObject,
+) -> None:
+    del project["python_env"]
+
+    def spec(wanted: Mapping[str, str], style: Mapping[str, Any]) -> Spec:
+        return spec_of(MLproject=written(project, style, chance),
+                       **documents(kind, requirements(wanted, chance), style, chance))
+
+    before = spec(pinned, one)
+    assert spec(pinned, two).to_json() == before.to_json()
+    name = data.draw(st.sampled_from(sorted(pinned)))
+    edits = [
+        {**pinned, name: data.draw(versions.filter(lambda v: v != pinned[name]))},
+        {word: version for word, version in pinned.items() if word != name},
+        {**pinned, data.draw(names.filter(lambda word: word not in pinned)): "1.0"},
+    ]
+    for edited in edits:
+        if edited or kind != "conda":
+            assert request_of(spec(edited, one)) != request_of(before)
 
 
 # Rules that tables say best.

@@ -61,27 +61,100 @@ def test_a_folder_with_a_name_that_is_not_utf_8_hinders_nobody(
     assert set(names(tmp_path, journal)) == {"first"}
 
 
-def test_a_project_in_such_a_folder_is_a_mistake(tmp_path: Path, journal: Journal) -> None:
-    add(tmp_path, os.fsdecode(b"caf\xe9"), "name: first\n")
-    with pytest.raises(SpecError, match="not UTF-8") as caught:
-        names(tmp_path, journal)
-    assert caught.value.where == "projects/caf\\xe9"
+def mistakes(root: Path, journal: Journal) -> dict[str, SpecError | None]:
+    found = Workspace.open(root, {}).projects(journal)
+    return {name: project.mistake for name, project in found.items()}
+
+
+def test_a_project_in_such_a_folder_is_a_mistake_of_its_own(
+    tmp_path: Path, journal: Journal
+) -> None:
+    add(tmp_path, "a", "name: first\n")
+    add(tmp_path, os.fsdecode(b"caf\xe9"), "name: second\n")
+    found = mistakes(tmp_path, journal)
+    assert set(found) == {"first", "caf_xe9"}
+    assert found["first"] is None
+    mistake = found["caf_xe9"]
+    assert mistake is not None
+    assert "not UTF-8" in mistake.what
+    assert mistake.where == "projects/caf\\xe9"
 
 
 def test_the_workspace_itself_is_no_project(tmp_path: Path, journal: Journal) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.toolchain]\nprojects = "."\n')
     (tmp_path / "MLproject").touch()
-    with pytest.raises(SpecError, match="the workspace itself") as caught:
-        names(tmp_path, journal)
-    assert caught.value.fix == "move the project into a folder of its own"
+    add(tmp_path, "a", "name: first\n")
+    found = mistakes(tmp_path, journal)
+    own = next(found[name] for name in found if name != "first")
+    assert own is not None
+    assert "the workspace itself" in own.what
+    assert own.fix == "move the project into a folder of its own"
+    assert found["first"] is None
 
 
 def test_a_project_that_cannot_be_read_is_named(tmp_path: Path, journal: Journal) -> None:
+    add(tmp_path, "b", "name: first\n")
     (tmp_path / "projects/a").mkdir(parents=True)
     (tmp_path / "projects/a/MLproject").symlink_to("/proc/self/mem")
-    with pytest.raises(SpecError, match="cannot be read") as caught:
-        names(tmp_path, journal)
-    assert caught.value.where == "projects/a/MLproject"
+    found = mistakes(tmp_path, journal)
+    assert found["first"] is None
+    assert found["a"] is not None
+    assert (found["a"].what.split(":")[0], found["a"].where) == (
+        "cannot be read", "projects/a/MLproject")
+
+
+@pytest.mark.parametrize("folder", ["a:b", "a=b", "a,b", "-a", "a*b"])
+def test_a_folder_that_names_no_task_needs_a_name_in_mlproject(
+    tmp_path: Path, journal: Journal, folder: str
+) -> None:
+    path = add(tmp_path, folder, "entry_points: {}\n")
+    ((name, mistake),) = mistakes(tmp_path, journal).items()
+    assert mistake is not None
+    assert "like its folder" in mistake.what
+    assert not set(":=,*") & set(name)
+    path.write_text("name: good\n")
+    assert mistakes(tmp_path, journal) == {"good": None}
+
+
+def test_the_file_is_found_in_any_case_and_only_as_a_file(
+    tmp_path: Path, journal: Journal
+) -> None:
+    for name in ("MLproject", "mlproject", "MLProject", "MLPROJECT"):
+        add(tmp_path, name.swapcase(), "", name=name)
+    (tmp_path / "projects/folder/MLproject").mkdir(parents=True)
+    add(tmp_path, "folder/MLproject/inner", "")
+    add(tmp_path, "both", "name: capital\n")
+    add(tmp_path, "both", "name: small\n", name="mlproject")
+    (tmp_path / "projects/pipe").mkdir()
+    os.mkfifo(tmp_path / "projects/pipe/MLproject")
+    assert set(names(tmp_path, journal)) == {
+        "mlPROJECT", "MLPROJECT", "mlpROJECT", "mlproject", "inner", "capital"}
+
+
+def test_templates_and_near_misses_are_noted(tmp_path: Path, journal: Journal) -> None:
+    add(tmp_path, "a", "name: first\n")
+    add(tmp_path, "{{cookiecutter.name}}", "name: '{{cookiecutter.name}}'\n")
+    add(tmp_path, "t/x{{y}}/deeper", "name: never\n")
+    add(tmp_path, "b", "name: never\n", name="mlproject.yaml")
+    for _ in range(2):  # seen, and then remembered
+        scan = Workspace.open(tmp_path, {}).scan(journal)
+        assert set(scan.projects) == {"first"}
+        assert scan.notes == (
+            "projects/b/mlproject.yaml is not read: MLflow's file is called MLproject, without an "
+            "extension; rename it",
+            "projects/t/x{{y}} is a template, not a project; it was passed over",
+            "projects/{{cookiecutter.name}} is a template, not a project; it was passed over",
+        )
+    with pytest.raises(SpecError, match="no project named 'b'") as caught:
+        select(scan.projects, "b", scan.notes)
+    assert "mlproject.yaml" in caught.value.fix
+
+
+def test_many_notes_are_counted(tmp_path: Path, journal: Journal) -> None:
+    for number in range(13):
+        (tmp_path / f"projects/{{{{{number}}}}}").mkdir(parents=True)
+    notes = Workspace.open(tmp_path, {}).scan(journal).notes
+    assert (len(notes), notes[-1]) == (11, "and 3 more like these")
 
 
 @pytest.mark.parametrize("cache", ["cache", "./cache/", "{root}/cache"])
@@ -97,12 +170,21 @@ def test_the_whole_workspace_may_be_the_projects_folder(
     assert names(tmp_path, journal) == {"first": "projects/a"}
 
 
-def test_two_of_one_name_are_both_named(tmp_path: Path, journal: Journal) -> None:
+def test_projects_of_one_name_are_all_named_and_hinder_nobody(
+    tmp_path: Path, journal: Journal
+) -> None:
     add(tmp_path, "a", "name: same\n")
     add(tmp_path, "b/same", "")
-    with pytest.raises(SpecError) as caught:
-        names(tmp_path, journal)
-    assert caught.value.where == "projects/a/MLproject and projects/b/same/MLproject"
+    add(tmp_path, "c", "name: other\n")
+    found = mistakes(tmp_path, journal)
+    assert found["other"] is None
+    assert found["same"] is not None
+    assert found["same"].what == "two projects are named 'same'"
+    assert found["same"].where == "projects/a/MLproject and projects/b/same/MLproject"
+    add(tmp_path, "d", "name: same\n")
+    again = mistakes(tmp_path, journal)["same"]
+    assert again is not None
+    assert again.what == "3 projects are named 'same'"
 
 
 @pytest.mark.usefixtures("_later")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -17,6 +18,7 @@ from toolchain.errors import EngineError
 from toolchain.layer import Layer
 from toolchain.lock import Lock
 from toolchain.push import Pushed
+from toolchain.spec import Docker
 from toolchain.spec.command import Call
 
 _SCHEMA = 1
@@ -71,13 +73,18 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What an engine executes: a `bash -c` line in a copy of the project, with its environment."""
+    """What an engine executes: a `bash -c` line in a copy of the project, with its environment.
+
+    docker: what the project wants mounted, set and copied where it runs; an engine hands it over
+    as arguments, and never through a shell. What `environment` has wins.
+    """
 
     name: str
     command: str
     lock: Lock
     project: Layer
     environment: Mapping[str, str]
+    docker: Docker | None = None
 
 
 class Engine(Protocol):
@@ -88,6 +95,16 @@ class Engine(Protocol):
 
         A signal to this process is passed on to the job; then KeyboardInterrupt or SystemExit
         leaves here. Nothing of the job stays behind. Raises EngineError if it cannot be started.
+        """
+
+
+class Remote(Protocol):
+    """Where inputs come from that are not on this machine."""
+
+    def fetch(self, uri: str, folder: Path) -> Path:
+        """Download a file or folder into the empty `folder`; its path there.
+
+        Raises TrackingError.
         """
 
 
@@ -133,7 +150,8 @@ def plan(image: Digest, entry_point: str, call: Call,
 
 def make(*, key: Digest, project: str, entry_point: str, command: str, params: Mapping[str, str],
          experiment: str, pushed: Pushed, lock: Lock, layer: Layer, folder: str,
-         variables: Mapping[str, str], environment: str, engine: Engine, tracker: Tracker) -> Run:
+         variables: Mapping[str, str], environment: str, engine: Engine, tracker: Tracker,
+         docker: Docker | None = None) -> Run:
     """Train: run `command` with `variables` in its environment.
 
     Raises EngineError if the entry point fails; the run is then marked FAILED.
@@ -150,7 +168,8 @@ def make(*, key: Digest, project: str, entry_point: str, command: str, params: M
     status = "FAILED"
     try:
         code = engine.execute(Job(name=project, command=command, lock=lock, project=layer,
-                                  environment={**started.environment, **variables}))
+                                  environment={**started.environment, **variables},
+                                  docker=docker))
         status = "FINISHED" if code == 0 else "FAILED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
+    from toolchain.adapters.remote import RemoteInputs
     from toolchain.adapters.repository import Repositories
     from toolchain.adapters.uv import Uv
     from toolchain.attest import Source
@@ -173,6 +174,11 @@ class Adapters:
         if uri not in self._trackers:
             self._trackers[uri] = Mlflow(uri, self._root, self._trace, os.environ)
         return self._trackers[uri]
+
+    def remote(self, config: Config) -> RemoteInputs:
+        from toolchain.adapters.remote import RemoteInputs
+
+        return RemoteInputs(self.tracking(config).uri)
 
     def tracking_identity(self, config: Config) -> str:
         return tracking_identity(config)

@@ -1,0 +1,1 @@
+"""Random inputs for what reads other people's text: only ToolchainErrors may come out."""

@@ -32,9 +32,35 @@ def test_an_unknown_setting_names_the_near_one(monorepo: Monorepo) -> None:
 def test_two_projects_of_one_name_are_both_named(monorepo: Monorepo) -> None:
     monorepo.add("one")
     monorepo.add("other", mlproject="name: one\nentry_points: {main: {command: 'true'}}\n")
-    output = monorepo.doit("push", expect=3)
+    monorepo.add("third")
+    output = monorepo.doit("push", expect=2)
+    assert ran(output, "third")["push"] == "made"
     assert "two projects are named 'one'" in output
     assert "projects/one/MLproject and projects/other/MLproject" in output
+
+
+def test_a_broken_project_stops_no_other(monorepo: Monorepo) -> None:
+    """Neither bad YAML, nor a name that is no text, nor bad settings, nor a template."""
+    monorepo.add("good")
+    monorepo.add("yaml", mlproject="name: [\n")
+    monorepo.add("settings", files={"pyproject.toml": "[tool.toolchain\n"})
+    monorepo.add("{{cookiecutter.name}}", mlproject="name: {{cookiecutter.name}}\n")
+    latin = monorepo.folder / "projects" / os.fsdecode(b"caf\xe9")
+    latin.mkdir()
+    (latin / "MLproject").write_text("name: latin\n")
+    listed = monorepo.doit("list", "--all")
+    for name in ("good", "yaml", "settings", "caf_xe9"):
+        assert f"parse:{name}" in listed
+    assert "note: projects/{{cookiecutter.name}} is a template" in listed
+    output = monorepo.doit("push", expect=2)
+    assert ran(output, "good")["push"] == "made"
+    assert "not valid YAML" in output
+    assert "projects/yaml/MLproject:2:1" in output
+    assert "not UTF-8" in output
+    assert "projects/caf\\xe9" in output
+    assert "projects/settings/pyproject.toml" in output
+    assert ran(monorepo.doit("push", "project=good"), "good")["push"] == "fresh"
+    assert "not valid YAML" in monorepo.doit("parse", "project=yaml", expect=1)
 
 
 def test_no_projects_folder(monorepo: Monorepo) -> None:
@@ -50,7 +76,7 @@ def test_no_projects_folder(monorepo: Monorepo) -> None:
      "projects/one/MLproject:2, entry_points.main"),
     ("entry_points:\n  main: {command: x, parameters: {a: {type: int, default: hello}}}\n",
      "parameter 'a' is int, not 'hello'", "entry_points.main.parameters.a"),
-    ("docker_env: {image: x}\n", "docker_env is not supported yet", "projects/one/MLproject:1"),
+    ("docker_env: {volumes: []}\n", "docker_env names no image", "projects/one/MLproject:1"),
 ])
 def test_a_wrong_mlproject(monorepo: Monorepo, mlproject: str, what: str, where: str) -> None:
     folder = monorepo.add("one", mlproject="x")

@@ -17,6 +17,30 @@ def test_list_names_stages_and_projects(monorepo: Monorepo) -> None:
     assert "R train:one" in monorepo.doit("list", "--all", "--status")
 
 
+def test_list_and_info_describe_entry_points(monorepo: Monorepo) -> None:
+    monorepo.add("one", mlproject="""name: one
+entry_points:
+  main:
+    description: trains it
+    parameters:
+      rate: {type: float, default: 0.5, description: of learning}
+      data: path
+    command: python train.py {rate} {data}
+  check: {command: 'true'}
+""")
+    monorepo.add("broken", mlproject="entry_points: 3\n")
+    monorepo.add("odd", mlproject="name: 'x\n")
+    words = "main (data: path; rate: float = 0.5, of learning): trains it | check"
+    for _ in range(2):
+        listed = monorepo.doit("list", "--all")
+        assert words in listed
+        assert "train:broken" in listed
+        assert "entry_points is not a mapping" in listed
+        assert "not valid YAML" in listed
+        monorepo.doit("parse", "project=one")
+    assert words in monorepo.doit("info", "train:one", expect=1)
+
+
 def test_info_names_the_receipt(monorepo: Monorepo) -> None:
     monorepo.add("one")
     assert "cache/out/one/push.json" in monorepo.doit("info", "push:one", expect=1)

@@ -27,6 +27,7 @@ from toolchain.layer import PROJECT_FOLDER
 from toolchain.layer.archive import opened
 from toolchain.lock import to_text
 from toolchain.run import Job
+from toolchain.spec import Docker
 from toolchain.store import Store
 from toolchain.trace import Trace
 
@@ -52,6 +53,8 @@ class LocalEngine:
                 f"({host_platform() or sys.platform})", where=f"{job.name}, engine local",
                 fix="train where image.platform is at home",
             )
+        if job.docker:
+            _say_what_is_not_here(job.name, job.docker)
         folder = self._environment(job)
         work = self._cache / "work"
         try:
@@ -111,6 +114,7 @@ class LocalEngine:
             name: value for name, value in self._environ.items()
             if name not in ("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "MLFLOW_EXPERIMENT_NAME")
         }
+        variables |= job.docker.environment if job.docker else {}
         variables |= {
             "PATH": f"{environment / 'bin'}{os.pathsep}{self._environ.get('PATH', os.defpath)}",
             "VIRTUAL_ENV": str(environment), "PYTHONUNBUFFERED": "1", **job.environment,
@@ -132,6 +136,13 @@ class LocalEngine:
         # What the job left running was killed, so its end of the pipe is closed.
         reader.join(_GRACE)
         return code
+
+
+def _say_what_is_not_here(name: str, docker: Docker) -> None:
+    print(f"warning: {name}: engine local runs without the image {docker.image}; packages that "
+          "are only in it are not there", flush=True)
+    for volume in docker.volumes:
+        print(f"warning: {name}: engine local mounts no volume: {volume}", flush=True)
 
 
 def _copy_output(stream: IO[str]) -> None:

@@ -44,6 +44,11 @@ class Mlflow:
         self._environ = environ
         self._opened: MlflowClient | None = None
 
+    @property
+    def uri(self) -> str:
+        """The store's address, not relative to anything."""
+        return self._uri
+
     # Tracker
 
     def find(self, key: Digest, experiment: str) -> Run | None:

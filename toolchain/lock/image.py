@@ -6,11 +6,14 @@ is asked for, is known without the base image.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
+
+_OLDEST = 9  # Python 3.9 is what toolchain.runner needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,26 @@ class ImagePins:
                 fix="name another image.base, or another Python in the project or as `python`",
             )
         return self.pythons[minor]
+
+    def own_python(self, where: str) -> str:
+        """The version, `X.Y`, of what the image itself calls Python: the first on its PATH, and
+        there the newest. Raises ResolveError where it has none that runs entry points."""
+        search = next((item.removeprefix("PATH=") for item in self.environment
+                       if item.startswith("PATH=")), "").split(":")
+
+        def rank(minor: str) -> tuple[int, int]:
+            folder = posixpath.dirname(self.pythons[minor])
+            place = search.index(folder) if folder in search else len(search)
+            return place, -int(minor.partition(".")[2])
+
+        own = min(self.pythons, key=rank, default="")
+        if not own or int(own.partition(".")[2]) < _OLDEST:
+            raise ResolveError(
+                f"the image {self.reference} has " + (f"Python {own} first on its PATH" if own
+                                                      else "no Python on its PATH"),
+                where=where, fix=f"name one with Python 3.{_OLDEST} or newer; entry points are "
+                                 "run by it")
+        return own
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ standard library only, and no dataclass with slots.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 PARAMETER_TYPES = ("string", "float", "int", "path", "uri", "bool")
@@ -36,6 +36,15 @@ class Parameter:
 
     type: str = "string"
     default: str | None = None
+    description: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": self.type, "default": self.default, **_described(self.description)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Parameter:
+        return cls(type=value["type"], default=value["default"],
+                   description=value.get("description", ""))
 
 
 @dataclass(frozen=True)
@@ -44,18 +53,63 @@ class EntryPoint:
 
     command: str
     parameters: Mapping[str, Parameter]
+    description: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "parameters": {name: item.to_json() for name, item in self.parameters.items()},
+            **_described(self.description),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> EntryPoint:
+        return cls(
+            command=value["command"],
+            parameters={name: Parameter.from_json(item)
+                        for name, item in value["parameters"].items()},
+            description=value.get("description", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Docker:
+    """A project's docker_env: the image that its packages are in.
+
+    image: a reference. volumes: as Docker's `--volume` takes them. environment: variables that
+    are set. copied: names of variables that a run takes over from where it is started; their
+    values are read then, and are on no record.
+    """
+
+    image: str
+    volumes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    copied: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"image": self.image, "volumes": list(self.volumes),
+                "environment": dict(self.environment), "copied": list(self.copied)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Docker:
+        return cls(image=value["image"], volumes=tuple(value["volumes"]),
+                   environment=dict(value["environment"]), copied=tuple(value["copied"]))
+
+
+def _described(description: str) -> dict[str, str]:
+    return {"description": description} if description else {}
 
 
 @dataclass(frozen=True)
 class Spec:
     """A valid project.
 
-    environment: the kind of its environment, in MLflow's words (`python_env`, `conda`).
+    environment: the kind of its environment, in MLflow's words (`python_env`, `conda`, `docker`).
     python: `X.Y` or `X.Y.Z`; empty where the project names none.
     requirements: PEP 508, normalised and sorted. constraints: the same, from `-c` files.
     hashes: by canonical name, the sha256 digests (hex) that the project itself insists on.
     files: path -> canonical text of MLproject and of every environment file that was read;
-    paths that begin with `../` lie outside the project.
+    paths that begin with `../` lie outside the project. docker: where the kind is `docker`.
     sources: requirements that name a folder, a repository or a file (toolchain.spec.source), as
     JSON. options: what an index may be asked for (toolchain.spec.options), a line each.
     locked: the file of `files` that is another tool's lock, to be used as it stands.
@@ -69,6 +123,7 @@ class Spec:
     hashes: Mapping[str, tuple[str, ...]]
     entry_points: Mapping[str, EntryPoint]
     files: Mapping[str, str]
+    docker: Docker | None = None
     sources: tuple[Mapping[str, Any], ...] = ()
     options: tuple[str, ...] = ()
     locked: str = ""
@@ -84,23 +139,15 @@ class Spec:
             "requirements": list(self.requirements),
             "constraints": list(self.constraints),
             "hashes": {name: list(values) for name, values in self.hashes.items()},
-            "entry_points": {
-                name: {
-                    "command": entry.command,
-                    "parameters": {
-                        key: {"type": parameter.type, "default": parameter.default}
-                        for key, parameter in entry.parameters.items()
-                    },
-                }
-                for name, entry in self.entry_points.items()
-            },
+            "entry_points": {name: entry.to_json() for name, entry in self.entry_points.items()},
             "files": dict(self.files),
+            **({"docker": self.docker.to_json()} if self.docker else {}),
         }
 
     def for_runner(self) -> Spec:
         """A copy with what running an entry point needs alone; it goes into the image."""
         return replace(self, python="", requirements=(), constraints=(), hashes={}, files={},
-                       sources=(), options=(), locked="")
+                       docker=None, sources=(), options=(), locked="")
 
     @classmethod
     def from_json(cls, value: Any) -> Spec:
@@ -111,17 +158,10 @@ class Spec:
             requirements=tuple(value["requirements"]),
             constraints=tuple(value["constraints"]),
             hashes={name: tuple(hexes) for name, hexes in value["hashes"].items()},
-            entry_points={
-                name: EntryPoint(
-                    command=entry["command"],
-                    parameters={
-                        key: Parameter(type=parameter["type"], default=parameter["default"])
-                        for key, parameter in entry["parameters"].items()
-                    },
-                )
-                for name, entry in value["entry_points"].items()
-            },
+            entry_points={name: EntryPoint.from_json(entry)
+                          for name, entry in value["entry_points"].items()},
             files=dict(value["files"]),
+            docker=Docker.from_json(value["docker"]) if "docker" in value else None,
             sources=tuple(value.get("sources", ())),
             options=tuple(value.get("options", ())),
             locked=value.get("locked", ""),

@@ -1,10 +1,11 @@
 """EntryPoint + parameters -> a command line for `bash -c`, and the variables that it names.
 
 As MLflow: `{name}` stands for the parameter's value, as one literal word; parameters that the
-entry point does not declare are appended as `--name value`. Unlike MLflow: other braces are left
-alone, and a value is no part of the line. The line holds `"${TOOLCHAIN_PARAMETER_1}"`, and the
-value is in the environment: bash does not read it as code, in whatever context the author put the
-placeholder (quotes, `$(…)`, backticks, comments, here-documents).
+entry point does not declare are appended to the last command line as `--name value`. Unlike
+MLflow: other braces are left alone, and a value is no part of the line. The line holds
+`"${TOOLCHAIN_PARAMETER_1}"`, and the value is in the environment: bash does not read it as code, in
+whatever context the author put the placeholder (quotes, `$(…)`, backticks, comments,
+here-documents).
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ from dataclasses import dataclass
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import EntryPoint, Spec, Warn
+from toolchain.spec.commandline import split
 
 _TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}|.", re.DOTALL)
 # A word of params: up to a blank, or a comma that `name=` follows. Group 1 is empty between words.
 _WORD = re.compile(r"""\s+|,(?=\s*[\w.-]+=)|((?:[^\s"',]|"[^"]*"|'[^']*'|,(?!\s*[\w.-]+=))+)""")
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
+# What str.format takes behind a name: `{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`.
+_BRACES = re.compile(r"(?<![${])\{([A-Za-z0-9_][^{}\n]*)\}(?!\})")
+_FORMAT = re.compile(r"(?:\.[A-Za-z_]\w*|\[[^][]*\])*(?:![rsa])?(?::.*)?")
+_PROGRAMS = {".py": "python", ".sh": "bash"}
+SCRIPTS = (*_PROGRAMS, ".R")
+_BOOLS = frozenset({"true", "false", "1", "0", "yes", "no", "y", "n", "t", "f", "on", "off"})
 # By the quotes around a placeholder: a reference that stays one word there.
 _REFERENCE = {"": '"{}"', '"': "{}", "'": "'\"{}\"'"}
 
@@ -56,7 +64,8 @@ class Call:
             for name, variable in self._names().items()
             if name not in declared
         ]
-        return " ".join([line, *extra])
+        command, rest = split(line) if extra else (line, "")
+        return " ".join([command, *extra]) + rest
 
     def variables(self) -> dict[str, str]:
         """The environment that `command` needs: variable -> value."""
@@ -97,15 +106,33 @@ def find_entry_point(spec: Spec, name: str) -> EntryPoint:
     """A declared entry point, or a script of the project as MLflow takes it."""
     if name in spec.entry_points:
         return spec.entry_points[name]
-    programs = {".py": "python", ".sh": "bash"}
     extension = posixpath.splitext(name)[1]
-    if extension in programs:
-        return EntryPoint(command=f"{programs[extension]} {shlex.quote(name)}", parameters={})
+    if extension in _PROGRAMS:
+        return EntryPoint(command=f"{_PROGRAMS[extension]} {shlex.quote(name)}", parameters={})
+    if extension == ".R":
+        text = name.replace("\\", "\\\\").replace("'", "\\'")
+        source = shlex.quote(f"mlflow::mlflow_source('{text}')")
+        return EntryPoint(command=f"Rscript -e {source} --args", parameters={})
     known = ", ".join(spec.entry_points) or "none"
     raise SpecError(
         f"no entry point {name!r}{nearest(name, spec.entry_points)}", where=spec.name,
-        fix=f"entry points of this project: {known}; or name a .py or .sh file",
+        fix=f"entry points of this project: {known}; or name a .py, .sh or .R file",
     )
+
+
+def refuse_formatting(command: str, parameters: Mapping[str, object], where: str) -> None:
+    """Raise SpecError where a command asks str.format for more than a parameter's value.
+
+    MLflow would give it what the value's Python object holds, or a cut value.
+    """
+    for found in _BRACES.findall(command):
+        for name in parameters:
+            more = found.removeprefix(name)
+            if found not in parameters and more != found and _FORMAT.fullmatch(more):
+                raise SpecError(
+                    f"a placeholder is a parameter's name and nothing more: {{{found}}}",
+                    where=where, fix=f"write {{{name}}}, or {{{{{found}}}}} if the braces are "
+                                     "meant for the command itself")
 
 
 def parse_params(text: str) -> dict[str, str]:
@@ -114,6 +141,8 @@ def parse_params(text: str) -> dict[str, str]:
     Quotes are respected: `note="a, b"` is one value. A comma separates only where `name=`
     follows it, so `sizes=1,2,3` is one value too. Raises SpecError.
     """
+    if not _is_utf8(text):
+        raise SpecError("not UTF-8", where="params", fix="give values in UTF-8")
     given: dict[str, str] = {}
     position = 0
     while position < len(text):
@@ -143,15 +172,24 @@ def check_value(name: str, kind: str, text: str, where: str) -> None:
     except ValueError:
         raise SpecError(f"parameter {name!r} is {kind}, not {text!r}", where=where,
                         fix=f"give a number, as in params=\"{name}=1\"") from None
-    if kind == "bool" and text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+    if kind == "bool" and text.lower() not in _BOOLS:
         raise SpecError(f"parameter {name!r} is bool, not {text!r}", where=where,
                         fix=f"give true or false, as in params=\"{name}=true\"")
     if kind == "uri" and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
         raise SpecError(f"parameter {name!r} is a URI, not {text!r}", where=where,
                         fix="give it with its scheme, as in s3://bucket/key")
-    if "\0" in text:
-        raise SpecError(f"parameter {name!r} holds a NUL character", where=where,
-                        fix="take it out")
+    if "\0" in text or not _is_utf8(text):
+        raise SpecError(f"parameter {name!r} holds a character that no program can be given",
+                        where=where, fix="take NUL characters and half surrogates out")
+
+
+def _is_utf8(text: str) -> bool:
+    # Python keeps other bytes of a command line as lone surrogates (PEP 383).
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def substitute(template: str, variables: Mapping[str, str]) -> str:

@@ -16,9 +16,6 @@ from toolchain.spec import Reader, Warn
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
-# Looked for in this order where MLproject names no environment: MLflow's own two, then ours.
-DEFAULT_FILES = ("python_env.yaml", "conda.yaml", "requirements.txt")
-
 _PYTHON_ENV_KEYS = ("python", "build_dependencies", "dependencies")
 _CONDA_KEYS = ("name", "channels", "dependencies", "prefix", "variables")
 

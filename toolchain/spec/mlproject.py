@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Any
 
 from toolchain.errors import SpecError, nearest
-from toolchain.spec import PARAMETER_TYPES, EntryPoint, Parameter, Reader, Spec, Warn
+from toolchain.spec import Docker, Reader, Spec, Warn
+from toolchain.spec.choice import KEYS, Choice, choose
+from toolchain.spec.docker import read_docker
+from toolchain.spec.entrypoints import entry_points
 from toolchain.spec.environment import (
-    DEFAULT_FILES,
     Environment,
     read_conda,
     read_python_env,
@@ -17,7 +18,6 @@ from toolchain.spec.environment import (
 )
 from toolchain.spec.pyproject import (
     PYPROJECT,
-    default_file,
     is_existing_lock,
     read_existing_lock,
     read_pyproject,
@@ -25,11 +25,9 @@ from toolchain.spec.pyproject import (
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
-_TOP_KEYS = ("name", "entry_points", "python_env", "conda_env", "docker_env")
-_ENTRY_KEYS = ("command", "parameters", "description")
+_TOP_KEYS = ("name", "entry_points", *KEYS)
 # What doit's task names, registries of models and file systems can all hold.
-_NAME = re.compile(r"(?!\.+\Z)[^\s:=,*/\\\x00-\x1f-][^:=,*/\\\x00-\x1f]*")
-_PARAMETER_KEYS = ("type", "default", "description")
+_NAME = re.compile(r"(?!\.+\Z)[^\s:=,*/\\\x00-\x1f\x7f-][^:=,*/\\\x00-\x1f\x7f]*")
 
 
 def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn: Warn) -> Spec:
@@ -49,7 +47,11 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
     for key, value in top.value.items():
         if key not in _TOP_KEYS:
             warn(f"{path}:{value.line}: unknown key {key!r}{nearest(key, _TOP_KEYS)}")
-    environment = _environment(top.value, path, reader, default_python, warn)
+    if "databricks_spark_job" in top.value:
+        raise SpecError("a Spark job on Databricks cannot be run here",
+                        where=f"{path}:{top.value['databricks_spark_job'].line}",
+                        fix="start it with `mlflow run`, or write an entry point that submits it")
+    environment, docker = _environment(top.value, path, reader, default_python, warn)
     wanted = environment.wanted
     return Spec(
         name=_name(top.value, path) or folder_name,
@@ -58,8 +60,9 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         requirements=tuple(sorted(wanted.requirements)),
         constraints=tuple(sorted(wanted.constraints)),
         hashes={name: tuple(sorted(values)) for name, values in wanted.hashes.items()},
-        entry_points=_entry_points(top.value.get("entry_points"), path, warn),
+        entry_points=entry_points(top.value.get("entry_points"), path, warn),
         files={**wanted.files, path: canonical(top.plain())},
+        docker=docker,
         sources=tuple(source.to_json() for source in sorted(wanted.sources)),
         options=wanted.options.to_lines(),
         locked=environment.locked,
@@ -95,124 +98,27 @@ def _name(top: dict[str, Located], path: str) -> str:
 
 def _environment(
     top: dict[str, Located], path: str, reader: Reader, default_python: str, warn: Warn
-) -> Environment:
-    kinds = [key for key in ("python_env", "conda_env", "docker_env") if key in top]
-    if len(kinds) > 1:
-        raise SpecError(
-            f"more than one environment: {', '.join(kinds)}",
-            where=f"{path}:{top[kinds[1]].line}", fix="keep one of them",
-        )
-    if kinds == ["docker_env"]:
-        raise SpecError(
-            "docker_env is not supported yet", where=f"{path}:{top['docker_env'].line}",
-            fix="use python_env, or a conda.yaml with only python, pip and a `pip:` section",
-        )
-    if kinds:
-        value = top[kinds[0]]
-        where = f"{path}:{value.line}"
-        if not isinstance(value.value, str) or not value.value.strip():
-            raise SpecError(f"{kinds[0]} is not a file name", where=where,
-                            fix=f"write `{kinds[0]}: {DEFAULT_FILES[kinds[0] == 'conda_env']}`")
-        name = posixpath.normpath(value.value.strip())
-        return _read_environment(kinds[0], name, reader, where, default_python, warn)
-    for name in (*DEFAULT_FILES[:-1], default_file(reader), DEFAULT_FILES[-1]):
-        if name and reader.read(name) is not None:
-            kind = {"conda.yaml": "conda_env", "python_env.yaml": "python_env"}.get(name, "")
-            return _read_environment(kind, name, reader, path, default_python, warn)
-    return Environment(kind="python_env", python="", wanted=Requirements())
+) -> tuple[Environment, Docker | None]:
+    docker = top.get("docker_env")
+    if docker is not None and docker.value is not None and not {*KEYS[:2]} & top.keys():
+        # Its packages are in the image; nothing is pinned.
+        return (Environment(kind="docker", python="", wanted=Requirements()),
+                read_docker(docker, path, warn))
+    chosen = choose(top, path, reader, warn)
+    if chosen is None:
+        return Environment(kind="python_env", python="", wanted=Requirements()), None
+    return _read_environment(chosen, reader, default_python, warn), None
 
 
-def _read_environment(
-    kind: str, name: str, reader: Reader, where: str, default_python: str, warn: Warn
-) -> Environment:
+def _read_environment(chosen: Choice, reader: Reader, default_python: str,
+                      warn: Warn) -> Environment:
+    name, where = chosen.path, chosen.where
     if is_existing_lock(name):
         return read_existing_lock(name, reader, where, default_python, warn)
     if posixpath.basename(name) == PYPROJECT:
         return read_pyproject(name, reader, where, default_python, warn)
     if name.endswith(".txt"):
         return read_requirements(name, reader, where, warn)
-    if kind == "conda_env":
+    if chosen.kind == "conda_env":
         return read_conda(name, reader, where, default_python, warn)
     return read_python_env(name, reader, where, warn)
-
-
-def _entry_points(value: Located | None, path: str, warn: Warn) -> dict[str, EntryPoint]:
-    if value is None or value.value is None:
-        return {}
-    if not isinstance(value.value, dict):
-        raise SpecError("entry_points is not a mapping", where=f"{path}:{value.line}",
-                        fix="write `entry_points:` and below it `main:` with `command: …`")
-    return {
-        name: _entry_point(name, entry, path, warn) for name, entry in value.value.items()
-    }
-
-
-def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint:
-    where = f"{path}:{value.line}, entry_points.{name}"
-    if not isinstance(value.value, dict):
-        raise SpecError("an entry point is a mapping with `command`", where=where,
-                        fix=f"write `{name}: {{command: python train.py}}`")
-    for key, item in value.value.items():
-        if key not in _ENTRY_KEYS:
-            warn(f"{path}:{item.line}: unknown key {key!r}{nearest(key, _ENTRY_KEYS)}")
-    command = value.value.get("command")
-    if command is None or not isinstance(command.value, str) or not command.value.strip():
-        raise SpecError("an entry point has no command", where=where,
-                        fix="add `command: python train.py`")
-    parameters = value.value.get("parameters")
-    if parameters is None or parameters.value is None:
-        return EntryPoint(command=command.value.strip(), parameters={})
-    if not isinstance(parameters.value, dict):
-        raise SpecError("parameters is not a mapping", where=f"{path}:{parameters.line}, "
-                        f"entry_points.{name}.parameters",
-                        fix="write each as `alpha: {type: float, default: 0.5}`")
-    for word in re.findall(r"(?<![${])\{([A-Za-z0-9_.-]+)\}(?!\})", command.value):
-        if word not in parameters.value and (hint := nearest(word, parameters.value)):
-            warn(f"{path}:{command.line}: the command has {{{word}}}, which is no parameter{hint}")
-    return EntryPoint(
-        command=command.value.strip(),
-        parameters={
-            key: _parameter(key, item, f"{path}:{item.line}, entry_points.{name}.parameters.{key}",
-                            warn)
-            for key, item in parameters.value.items()
-        },
-    )
-
-
-def _parameter(name: str, value: Located, where: str, warn: Warn) -> Parameter:
-    from toolchain.spec.command import check_value
-
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise SpecError(f"not a parameter name: {name!r}", where=where,
-                        fix="use letters, digits, '_', '.' and '-'")
-    if isinstance(value.value, str):  # `alpha: float`, as MLflow's shorthand
-        return Parameter(type=_type(value.value, where, warn))
-    if not isinstance(value.value, dict):
-        raise SpecError("a parameter is a type or a mapping with `type` and `default`",
-                        where=where, fix=f"write `{name}: {{type: float, default: 0.5}}`")
-    for key in value.value:
-        if key not in _PARAMETER_KEYS:
-            warn(f"{where}: unknown key {key!r}{nearest(key, _PARAMETER_KEYS)}")
-    given = value.value.get("type")
-    kind = "string" if given is None else _type(given.text, where, warn)
-    default = value.value.get("default")
-    if default is None or default.value is None:
-        return Parameter(type=kind)
-    if isinstance(default.value, (dict, list)):
-        raise SpecError("a default is a single value", where=where,
-                        fix="give one value, in quotes if it has several parts")
-    text = _default_text(default.value, default.text)
-    check_value(name, kind, text, where)
-    return Parameter(type=kind, default=text)
-
-
-def _default_text(value: Any, text: str) -> str:
-    # MLflow substitutes str() of the YAML value: `yes` becomes `True`, `1_000` becomes `1000`.
-    return text if isinstance(value, str) else str(value)
-
-
-def _type(text: str, where: str, warn: Warn) -> str:
-    if text in PARAMETER_TYPES:
-        return text
-    warn(f"{where}: unknown type {text!r}{nearest(text, PARAMETER_TYPES)}; taken as string")
-    return "string"

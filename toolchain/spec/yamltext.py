@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Union
 
 from toolchain.errors import SpecError
@@ -145,7 +147,74 @@ def _place(where: str, mark: Any) -> str:
 
 
 def canonical(value: Any) -> str:
-    """One YAML text for one value, with sorted keys."""
+    """One YAML text for one value, with sorted keys: what PyYAML's safe_dump writes."""
+    try:
+        return "".join(_block(value, "")) if value and isinstance(value, (dict, list)) else (
+            _dumped(value))
+    except _NotSimple:
+        return _dumped(value)
+
+
+# PyYAML takes ten times as long for the same text. These scalars look in a block as they are.
+_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./=<>{}+-]*(?: [A-Za-z0-9_./=<>{}+-]+)*")
+_WORDS = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
+_LONGEST_KEY = 100
+
+
+class _NotSimple(Exception):
+    """Something in a value has a look that depends on where it stands."""
+
+
+def _block(value: Any, indent: str) -> Iterator[str]:
+    """Lines of a mapping or list that is not empty."""
+    if isinstance(value, dict):
+        for key in sorted(value):
+            if len(key) > _LONGEST_KEY or not _is_plain(key):
+                raise _NotSimple
+            item = value[key]
+            if item and isinstance(item, (dict, list)):
+                yield f"{indent}{key}:\n"
+                # A list stands as far out as its key.
+                yield from _block(item, f"{indent}  " if isinstance(item, dict) else indent)
+            else:
+                yield f"{indent}{key}: {_scalar(item)}\n"
+        return
+    for item in value:
+        if item and isinstance(item, (dict, list)):
+            first, *rest = _block(item, f"{indent}  ")
+            yield f"{indent}- {first[len(indent) + 2:]}"
+            yield from rest
+        else:
+            yield f"{indent}- {_scalar(item)}\n"
+
+
+def _is_plain(text: str) -> bool:
+    return bool(_PLAIN.fullmatch(text)) and text.lower() not in _WORDS
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        if _is_plain(value):
+            return value
+        if "\n" in value or not value.isascii():
+            raise _NotSimple
+        return _dumped_line(value)
+    if isinstance(value, (dict, list)):
+        return "[]" if isinstance(value, list) else "{}"
+    if isinstance(value, set):  # `!!set` without content
+        raise _NotSimple
+    return _dumped_line(value)
+
+
+@lru_cache(maxsize=512, typed=True)
+def _dumped_line(value: Any) -> str:
+    text = _dumped(value).removesuffix("...\n").removesuffix("\n")
+    if "\n" in text or text[:1] in ("!", "|", ">", "?"):
+        raise _NotSimple
+    return text
+
+
+def _dumped(value: Any) -> str:
     import yaml
 
     text: str = yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=1 << 20)

@@ -112,8 +112,12 @@ def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, h
         layers, made = _once(chain, "debian", debian.plan(base, python, compiler, how), system)
     else:
         interpreter = base.python(python, chain.name)
-        own, made = _once(chain, "environment layer", environment.plan(interpreter, python, how),
-                          lambda: (environment.make(interpreter, python, store, pool, how),))
+        shows_own = "own packages" in resolve.base(chain)
+        own, made = _once(
+            chain, "environment layer",
+            environment.plan(interpreter, python, how, shows_own=shows_own),
+            lambda: (environment.make(interpreter, python, store, pool, how,
+                                      shows_own=shows_own),))
         layers = (*base_image_layers(chain), *own)
     if more is not None and more.packages:
         added, new = _once(chain, "apt", debian.more_plan(more, how), extra)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from toolchain.chain import Chain, Made
+from toolchain.chain import Chain, Made, NotYet
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
-from toolchain.spec import Spec
+from toolchain.spec import EntryPoint, Spec
 from toolchain.spec.reader import TreeReader
 from toolchain.stages import count
 
@@ -19,6 +19,8 @@ _SCHEMA = 1
 def plan(chain: Chain) -> Any:
     """The files that decide the spec. Which they are is known from last time, or found by
     reading."""
+    if chain.project.mistake is not None:
+        raise chain.project.mistake
     trace = chain.session.trace
     before = trace.current(chain.name, NAME)
     old = trace.plan(NAME, before) if before else None
@@ -49,6 +51,25 @@ def make(chain: Chain) -> Made:
 
 def _wanted(spec: Spec) -> int:
     return len(spec.requirements) + len(spec.sources)
+
+
+def describe(chain: Chain) -> str:
+    """`main (alpha: float = 0.5, mixing weight; data: path): train it | check`."""
+    try:
+        spec = result(chain)
+    except NotYet:
+        spec = _parse(chain, TreeReader(chain.tree, chain.root), lambda _: None)
+    names = sorted(spec.entry_points, key=lambda name: (name != "main", name))
+    return " | ".join(_entry_point(name, spec.entry_points[name]) for name in names)
+
+
+def _entry_point(name: str, entry: EntryPoint) -> str:
+    parameters = "; ".join(
+        f"{word}: {item.type}" + ("" if item.default is None else f" = {item.default}")
+        + (f", {item.description}" if item.description else "")
+        for word, item in sorted(entry.parameters.items()))
+    return (name + (f" ({parameters})" if parameters else "")
+            + (f": {entry.description}" if entry.description else ""))
 
 
 def result(chain: Chain) -> Spec:

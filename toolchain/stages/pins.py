@@ -14,6 +14,7 @@ from toolchain.errors import ResolveError
 from toolchain.lock import base as base_lock
 from toolchain.lock.base import AptPins, BasePins, Foundation
 from toolchain.lock.image import ImagePins
+from toolchain.stages import parse
 
 # Names the compiler all the same; a machine that cannot start it is told so when it builds.
 _ANY_HOST = "linux/amd64"
@@ -24,11 +25,38 @@ def path(chain: Chain) -> Path:
     return chain.root / base_lock.FILE_NAME
 
 
+def own_image(chain: Chain) -> str:
+    """The image that has the project's packages (docker_env), unless the call names another."""
+    docker = parse.result(chain).docker
+    return "" if docker is None or "image.base" in chain.session.workspace.call else docker.image
+
+
+def image_base(chain: Chain) -> str:
+    """What the project stands on: image.base, or its own image."""
+    return own_image(chain) or chain.config.image_base
+
+
+def named_python(chain: Chain) -> str:
+    """The Python that project, call or settings name; empty if the project's own image has it."""
+    named = parse.result(chain).python
+    if named or not own_image(chain) or "python" in chain.session.workspace.call:
+        return named or chain.config.python
+    return ""
+
+
+def python(chain: Chain) -> str:
+    """The Python that the project gets; empty while its own image, which decides, is not pinned."""
+    if named := named_python(chain):
+        return named
+    pins = _read(chain).get(("image", own_image(chain), chain.config.image_platform))
+    return pins.own_python(f"{chain.name}: docker_env.image") if isinstance(pins, ImagePins) else ""
+
+
 def plan(chain: Chain, python: str) -> Any:
     """The entries of base.lock that Python `X.Y[.Z]` stands on, as digests; None where one is not
     there yet. Other projects' entries are no concern of this one."""
     known, platform = _read(chain), chain.config.image_platform
-    reference = base_lock.image_for(chain.config.image_base, python)
+    reference = base_lock.image_for(image_base(chain), python)
     base = known.get(("image", reference, platform) if reference
                      else ("base", base_lock.suite_for(python), platform))
     wanted = _wanted(chain)
@@ -60,13 +88,15 @@ def bytecode(foundation: Foundation, python: str) -> str | None:
 
 
 def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
-    """The foundation for Python `X.Y[.Z]`, and the names of what was chosen now."""
+    """The foundation for Python `X.Y[.Z]`, or for that of the project's own image if it is empty,
+    and the names of what was chosen now."""
     platform, tools = chain.config.image_platform, chain.session.tools
     if platform not in base_lock.PLATFORMS:
         raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
                            fix=f"known: {', '.join(base_lock.PLATFORMS)}")
-    reference = base_lock.image_for(chain.config.image_base, python)
-    if reference and reference != chain.config.image_base:
+    setting = image_base(chain)
+    reference = base_lock.image_for(setting, python)
+    if reference and reference != setting:
         chain.session.say(f"{chain.name}: no embedded base has Python {python}; it stands on "
                           f"{reference}")
     moved: list[str] = []
@@ -74,7 +104,10 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
     if reference:
         base = _settle(chain, ("image", reference, platform), ImagePins,
                        lambda: tools.images(chain.config).pin(reference, platform), moved)
-        base.python(python, f"{chain.name}: python {python}")
+        if python:
+            base.python(python, f"{chain.name}: python {python}")
+        else:
+            base.own_python(f"{chain.name}: docker_env.image")
     else:
         suite = base_lock.suite_for(python)
         base = _settle(chain, ("base", suite, platform), BasePins,
@@ -124,7 +157,7 @@ def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
 def _compiler(chain: Chain, python: str) -> tuple[str, ...]:
     """Whose interpreter compiles on this machine: that of the embedded base for this platform,
     where Debian has that Python; empty where nothing is compiled."""
-    if not chain.config.image_bytecode or base_lock.image_for("auto", python):
+    if not chain.config.image_bytecode or own_image(chain) or base_lock.image_for("auto", python):
         return ()
     return "base", base_lock.suite_for(python), chain.session.host or _ANY_HOST
 

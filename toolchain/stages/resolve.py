@@ -26,7 +26,7 @@ def plan(chain: Chain) -> Any:
     places = {str(source): chain.session.tools.sources().look(source, _place(chain))
               for source in request.sources if source.kind in (FOLDER, FILE)}
     more = {"places": places} if places else {}
-    return {"request": request.plan(), **more, "base image": chain.config.image_base,
+    return {"request": request.plan(), **more, "base image": pins.image_base(chain),
             "apt": chain.config.apt, "bytecode": chain.config.image_bytecode,
             "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python)}
 
@@ -43,9 +43,9 @@ def stands(chain: Chain, value: Any) -> bool:
 
 
 def make(chain: Chain) -> Made:
-    request = _request(chain)
-    foundation, moved = pins.settle(chain, request.python)
-    request = replace(request, glibc=foundation.base.glibc)
+    foundation, moved = pins.settle(chain, pins.named_python(chain))
+    # Afterwards: an image of the project's own, pinned now, says which Python it is.
+    request = replace(_request(chain), glibc=foundation.base.glibc)
     sources = chain.session.tools.sources()
     with _titled(chain, request):
         request = replace(request, settled=tuple(
@@ -54,7 +54,10 @@ def make(chain: Chain) -> Made:
     locked, words = _lock(chain, request)
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
-    value = {**foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
+    value: dict[str, Any] = {
+        **foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
+    if pins.own_image(chain):
+        value["own packages"] = True
     named = {"input": locked.input.hex} if request.sources else {}
     return Made(value={**locked.to_json(), **named, "base": value},
                 words=f"{count(len(locked.packages), 'package')}, {words}")
@@ -119,7 +122,7 @@ def _lock_path(chain: Chain) -> Path:
 
 
 def _request(chain: Chain) -> lock.Request:
-    return lock.request(parse.result(chain), chain.config.python, chain.config.image_platform,
+    return lock.request(parse.result(chain), pins.python(chain), chain.config.image_platform,
                         _place(chain))
 
 

@@ -11,7 +11,7 @@ from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.spec import command
-from toolchain.stages import layer, parse, push, resolve
+from toolchain.stages import layer, parse, push, remote, resolve
 from toolchain.tree import content
 
 NAME = "train"
@@ -44,10 +44,11 @@ def make(chain: Chain) -> Made:
     placed = settled.with_paths(paths)
     done = run.make(
         key=key, project=chain.name, entry_point=chain.config.entry_point,
-        command=placed.command(), variables=placed.variables(), params=settled.texts,
+        command=placed.command(), variables=placed.variables(), params=_params(settled),
         experiment=experiment,
         pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
         folder=str(chain.folder), environment=parse.result(chain).environment,
+        docker=parse.result(chain).docker,
         engine=tools.engine(chain.config), tracker=tracker,
     )
     return Made(value=done.to_json(), words=f"run {done.run_id}")
@@ -60,7 +61,7 @@ def result(chain: Chain) -> run.Run:
 def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.Call:
     """The entry point and parameters asked for, checked. Raises SpecError."""
     name, spec = chain.config.entry_point, parse.result(chain)
-    if (name not in spec.entry_points and name.endswith((".py", ".sh"))
+    if (name not in spec.entry_points and name.endswith(command.SCRIPTS)
             and name not in chain.tree.found):
         raise SpecError(f"the project has no file {name!r}", where=chain.name,
                         fix="name a file relative to the project's folder, or an entry point")
@@ -68,14 +69,23 @@ def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.
                         command.parse_params(chain.config.params), warn)
 
 
+def _params(settled: command.Call) -> dict[str, str]:
+    """Parameters as the run records them."""
+    return {name: remote.shown(text) if kind == "path" and remote.is_remote(text) else text
+            for name, (kind, text) in settled.parameters.items()}
+
+
 def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
-    """Local files and folders that `path` parameters name: digest, and path for the job."""
+    """Files and folders that `path` parameters name: digest, and path for the job."""
     found: dict[str, tuple[Digest, str]] = {}
     for name, (kind, text) in settled.parameters.items():
-        if kind != "path" or "://" in text:
+        if kind != "path":
             continue
-        path = chain.folder / text
-        if not path.exists():
+        if remote.is_remote(text):
+            found[name] = remote.bring(chain, text)
+            continue
+        path = chain.folder / _local(text)
+        if "\0" in text or not path.exists():
             raise SpecError(
                 f"parameter {name!r} names a path that does not exist: {text}",
                 where=f"{chain.name}, entry_points.{chain.config.entry_point}.parameters.{name}",
@@ -84,6 +94,14 @@ def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, s
         found[name] = (content(path, chain.session.journal),
                        text if _is_copied(chain, path) else str(path.resolve()))
     return found
+
+
+def _local(text: str) -> str:
+    if not text.startswith("file:/"):
+        return text
+    from urllib.parse import unquote, urlsplit
+
+    return unquote(urlsplit(text).path)
 
 
 def _is_copied(chain: Chain, path: Path) -> bool:

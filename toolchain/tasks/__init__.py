@@ -95,6 +95,7 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
         fresh = not looking and stage in _fresh(name)
         yield {
             "name": name,
+            **({"doc": _call.describe(name)} if stage == "train" and _describing() else {}),
             "actions": [(_act, [stage, name])],
             "task_dep": [f"{before}:{name}"] if before else [],
             "uptodate": [True if fresh else (_call.check, [stage, name])],
@@ -103,6 +104,13 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
             "verbosity": 2,
             "meta": {"toolchain": (stage, name)},
         }
+
+
+def _describing() -> bool:
+    """Whether a person will read what a project's entry points are: that costs a look at each."""
+    return sys.argv[1:2] == ["info"] or (
+        sys.argv[1:2] == ["list"] and any(word in ("-a", "--all") or word[0] != "-"
+                                          for word in filter(None, sys.argv[2:])))
 
 
 _seen: dict[str, frozenset[str]] = {}
@@ -249,6 +257,7 @@ _call = _open()
 
 DOIT_CONFIG: dict[str, Any] = {
     "default_tasks": ["push"],
+    "continue": _call.is_about_several,  # a project that fails stops no other
     "backend": "toolchain",
     "dep_file": str(_call.workspace.cache / "doit.json"),
     "reporter": StageReporter,

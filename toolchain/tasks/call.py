@@ -58,16 +58,26 @@ class Call:
         if self.workspace.config.version:
             raise ConfigError("version= says which commit of a repository is meant",
                               where="command line", fix="give project=URL with it")
-        known = self.workspace.projects(self.journal)
-        names = self._names
+        scan = self.workspace.scan(self.journal)
+        known, names = scan.projects, self._names
         if names is None:
             named = [word.partition(":")[2] for word in sys.argv[1:]
                      if word.partition(":")[0] in _NAMES and ":" in word]
             words = [word for word in sys.argv[1:] if not word.startswith("-")]
             if not named or len(named) != len([w for w in words if "=" not in w]):
+                for note in scan.notes:
+                    report.aside(f"note: {note}")
                 return known
             return {name: known[name] for name in named if name in known} or known
-        return select(known, names)
+        return select(known, names, scan.notes)
+
+    @property
+    def is_about_several(self) -> bool:
+        """Whether tasks are made for more than one project."""
+        try:
+            return len(self.projects) > 1
+        except ToolchainError:
+            return False  # it is reported where tasks are made
 
     def chain(self, name: str) -> Chain:
         from toolchain.chain import Chain
@@ -82,6 +92,8 @@ class Call:
         if self.workspace.config.upgrade or self.workspace.config.force:
             return frozenset()
         project = self.projects[name]
+        if project.mistake is not None:
+            return frozenset()
         config = self._config(name)
         # Most projects have the workspace's own settings.
         settings = (self._common_settings if config is self.workspace.config
@@ -116,6 +128,15 @@ class Call:
     def _is_named(self) -> bool:
         return self._names is not None or any(
             ":" in word and word.partition(":")[0] in _NAMES for word in sys.argv[1:])
+
+    def describe(self, name: str) -> str:
+        """A project's entry points in one line, as `doit list --all` and `doit info` show them."""
+        from toolchain.stages import parse
+
+        try:
+            return parse.describe(self.chain(name))
+        except ToolchainError as error:
+            return f"({error.what})"
 
     def check(self, stage: str, name: str) -> bool:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""

@@ -1,0 +1,29 @@
+"""A short run of each fuzzer; the long ones are started by hand (see the modules)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.fuzz import command, mlproject
+from tests.fuzz.mutation import run
+
+
+@pytest.mark.parametrize(("attempt", "runs"), [(mlproject.attempt, 1500), (command.attempt, 5000)])
+def test_only_toolchain_errors_come_out(attempt: Callable[[random.Random], None],
+                                        runs: int) -> None:
+    accepted = run(attempt, seed=7, first=0, runs=runs)
+    assert runs / 20 < accepted < runs, "texts that are nearly right, and not all of them"
+
+
+def test_a_bug_is_found() -> None:
+    """The test above can fail."""
+    def attempt(chance: random.Random) -> None:
+        mlproject.attempt(chance)
+        if chance.random() < 0.5:
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        run(attempt, seed=7, first=0, runs=200)

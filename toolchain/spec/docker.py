@@ -1,0 +1,91 @@
+"""docker_env of MLproject -> Docker: an image to stand on, what is mounted and what is set.
+
+MLflow pastes these into a command line; here they are data that an engine hands over as arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from toolchain.errors import SpecError, nearest
+from toolchain.spec import Docker, Warn
+from toolchain.spec.yamltext import Located
+
+_KEYS = ("image", "volumes", "environment")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def read_docker(value: Located, path: str, warn: Warn) -> Docker:
+    """Raises SpecError with file, line and key."""
+    if not isinstance(value.value, dict):
+        _refuse("docker_env is not a mapping", path, value, "write `docker_env:` and below it "
+                "`image: python:3.11`")
+    fields: dict[str, Located] = value.value
+    for key, item in fields.items():
+        if key in ("build_image", "build-image", "dockerfile"):
+            _refuse(f"{key} is not supported: no Dockerfile is built here", path, item,
+                    "build and push that image yourself and name it as `image`; for Debian "
+                    "packages alone, set `apt` in the project's pyproject.toml")
+        if key not in _KEYS:
+            warn(f"{path}:{item.line}: unknown key {key!r}{nearest(key, _KEYS)}")
+    environment, copied = _environment(fields.get("environment"), path)
+    return Docker(image=_image(fields.get("image"), path, value),
+                  volumes=_volumes(fields.get("volumes"), path),
+                  environment=environment, copied=copied)
+
+
+def _image(value: Located | None, path: str, whole: Located) -> str:
+    if value is None or value.value is None:
+        _refuse("docker_env names no image", path, whole, "add `image: python:3.11`")
+    image = value.value.strip() if isinstance(value.value, str) else ""
+    if not image or re.search(r"\s", image) or _CONTROL.search(image):
+        _refuse("docker_env.image is not the name of an image", path, value,
+                "write it as in `image: registry.example/team/trainer:1.0`")
+    return image
+
+
+def _volumes(value: Located | None, path: str) -> tuple[str, ...]:
+    volumes = []
+    for item in _items(value, "volumes", path):
+        text = item.value.strip() if isinstance(item.value, str) else ""
+        if ":" not in text.strip(":") or _CONTROL.search(text):
+            _refuse("a volume is not `source:target`", path, item,
+                    'write it as in `volumes: ["/data:/data"]`')
+        volumes.append(text)
+    return tuple(volumes)
+
+
+def _environment(value: Located | None, path: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Variables that are set, and the names of those that are copied."""
+    settings: dict[str, str] = {}
+    copied = []
+    for item in _items(value, "environment", path):
+        pair = item.value if isinstance(item.value, list) else [item]
+        name = pair[0].text if pair and isinstance(pair[0].value, str) else ""
+        if not _VARIABLE.fullmatch(name) or len(pair) > 2 or not all(map(_is_text, pair)):
+            _refuse("an entry of environment is neither a name nor a pair", path, item,
+                    'write `environment: [["NAME", "value"], "NAME_TO_COPY"]`')
+        if len(pair) == 1:
+            copied.append(name)
+        else:
+            settings[name] = pair[1].text
+    return settings, tuple(dict.fromkeys(copied))
+
+
+def _is_text(item: Located) -> bool:
+    return not isinstance(item.value, (dict, list)) and "\0" not in item.text
+
+
+def _items(value: Located | None, key: str, path: str) -> list[Located]:
+    if value is None or value.value is None:
+        return []
+    if not isinstance(value.value, list):
+        _refuse(f"docker_env.{key} is not a list", path, value,
+                f"write each entry of {key} on a line of its own, after `- `")
+    return list(value.value)
+
+
+def _refuse(what: str, path: str, at: Located, fix: str) -> NoReturn:
+    raise SpecError(what, where=f"{path}:{at.line}", fix=fix)
