@@ -59,8 +59,11 @@ def bytecode(foundation: Foundation, python: str) -> str | None:
     return identity(own, python) if foundation.compiler and own else None
 
 
-def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
-    """The foundation for Python `X.Y[.Z]`, and the names of what was chosen now."""
+def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundation, list[str]]:
+    """The foundation for Python `X.Y[.Z]`, and the names of what was chosen now.
+
+    is_used: whether the packages stand on the base's own Python.
+    """
     platform, tools = chain.config.image_platform, chain.session.tools
     if platform not in base_lock.PLATFORMS:
         raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
@@ -74,7 +77,8 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
     if reference:
         base = _settle(chain, ("image", reference, platform), ImagePins,
                        lambda: tools.images(chain.config).pin(reference, platform), moved)
-        base.python(python, f"{chain.name}: python {python}")
+        if is_used:
+            base.python(python, f"{chain.name}: python {python}")
     else:
         suite = base_lock.suite_for(python)
         base = _settle(chain, ("base", suite, platform), BasePins,
