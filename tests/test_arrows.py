@@ -30,14 +30,14 @@ OUTSIDE = {
     "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
-    "zstandard": {"layer"},
+    "zstandard": {"layer"}, "rattler": {"adapters"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
 PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
-         "cyclonedx", "packageurl", "deflate", "zstandard", "sqlalchemy", "numpy"}
+         "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "sqlalchemy", "numpy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

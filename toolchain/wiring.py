@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.mlflow import Mlflow
+    from toolchain.adapters.rattler import Rattler
     from toolchain.adapters.remote import RemoteInputs
     from toolchain.adapters.repository import Repositories
     from toolchain.adapters.uv import Uv
@@ -117,6 +118,12 @@ class Adapters:
     def wheels(self) -> Uv:
         return self._uv
 
+    def conda(self, config: Config) -> Rattler:
+        return self._conda
+
+    def cuda(self, config: Config) -> str:
+        return config.conda_cuda or os.environ.get("CONDA_OVERRIDE_CUDA", "")
+
     def archive(self) -> DebianArchive:
         return self._debian
 
@@ -162,7 +169,7 @@ class Adapters:
         from toolchain.adapters.local import LocalEngine
 
         return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
-                           environ=os.environ)
+                           conda=lambda: self._conda, environ=os.environ)
 
     def image_engine(self) -> DockerEngine:
         return self._docker
@@ -228,6 +235,15 @@ class Adapters:
         return Uv(environ=self._uv_environment, interpreter=self._interpreter(Interpreters(
             os.environ)), fetcher=self._fetcher, store=self._store,
             trace=self._trace, journal=self._journal, repositories=self._repositories)
+
+    @cached_property
+    def _conda(self) -> Rattler:
+        from toolchain.adapters.rattler import Rattler
+
+        return Rattler(root=self._root, folder=self._cache / "conda",
+                       alias=self._config.conda_alias, environ=os.environ,
+                       fetcher=self._fetcher, store=self._store, trace=self._trace,
+                       progress=self._progress)
 
     @cached_property
     def _repositories(self) -> Repositories:

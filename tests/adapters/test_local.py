@@ -17,6 +17,7 @@ from toolchain.digest import Digest
 from toolchain.errors import EngineError, StoreError
 from toolchain.layer import Layer
 from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.conda import CondaSource
 from toolchain.lock import Lock
 from toolchain.run import Job
 
@@ -27,6 +28,10 @@ _FILES = [
     Entry(path="project/latest.csv", mode=0o777, kind=tarfile.SYMTYPE, link="data/rows.csv"),
 ]
 Run = Callable[..., tuple[int, list[str]]]
+
+
+def _no_conda() -> CondaSource:
+    raise AssertionError("no project here has conda packages")
 
 
 @pytest.fixture
@@ -43,7 +48,8 @@ def cache(machine: Machine) -> Path:
 
 def _engine(machine: Machine, **environ: str) -> LocalEngine:
     return LocalEngine(cache=machine.folder / "cache", store=machine.store, trace=machine.trace,
-                       uv=machine.uv, environ={"PATH": os.environ["PATH"], **environ})
+                       uv=machine.uv, conda=_no_conda,
+                       environ={"PATH": os.environ["PATH"], **environ})
 
 
 def _layer(machine: Machine, *entries: Entry) -> Layer:

@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,7 +25,9 @@ from toolchain.adapters.uv import Uv
 from toolchain.errors import EngineError
 from toolchain.layer import PROJECT_FOLDER
 from toolchain.layer.archive import opened
-from toolchain.lock import to_text
+from toolchain.layer.conda import CondaSource
+from toolchain.lock import Lock, to_text
+from toolchain.lock.conda import CondaLock
 from toolchain.run import Job
 from toolchain.spec import Docker
 from toolchain.store import Store
@@ -39,11 +41,12 @@ class LocalEngine:
     """Runs jobs as child processes. `environ` is what they inherit."""
 
     def __init__(self, *, cache: Path, store: Store, trace: Trace, uv: Uv,
-                 environ: Mapping[str, str]) -> None:
+                 conda: Callable[[], CondaSource], environ: Mapping[str, str]) -> None:
         self._cache = cache
         self._store = store
         self._trace = trace
         self._uv = uv
+        self._conda = conda
         self._environ = environ
 
     def execute(self, job: Job) -> int:
@@ -81,10 +84,31 @@ class LocalEngine:
                 shutil.rmtree(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             text = to_text(job.lock) if job.lock.packages else ""
-            self._uv.environment(folder, text, self._uv.stored(job.lock), job.lock.python,
-                                 job.lock.options)
+            if job.lock.conda is None:
+                self._uv.environment(folder, text, self._uv.stored(job.lock), job.lock.python,
+                                     job.lock.options)
+            else:
+                self._conda_environment(folder, job.lock, job.lock.conda)
             done.write_text(json.dumps(job.lock.to_json()))
         return folder
+
+    def _conda_environment(self, folder: Path, lock: Lock, conda: CondaLock) -> None:
+        """The same files as in the image's layers, for a prefix on this machine."""
+        from toolchain.adapters.folder import Folder
+        from toolchain.layer import conda as layer
+        from toolchain.layer import packages, wheel
+
+        self._conda().fetch(conda.packages)
+        wheels = packages.wheels(lock, self._uv)
+        sink, place = Folder(folder), layer.Place(prefix=str(folder.resolve()),
+                                                  python=lock.python_minor)
+        layer.write_base(sink)
+        for package in layer.in_order(conda):
+            with self._store.open(package.sha256) as stream:
+                layer.write(package, stream, sink, place)
+        for found in wheels.values():
+            with self._store.open(found.digest) as stream:
+                wheel.write(found, stream, lock.python_minor, sink, prefix=place.prefix)
 
     def _unpack(self, job: Job, folder: Path) -> None:
         with self._store.open(job.project.digest) as stream, \
@@ -115,6 +139,8 @@ class LocalEngine:
             if name not in ("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "MLFLOW_EXPERIMENT_NAME")
         }
         variables |= job.docker.environment if job.docker else {}
+        if job.lock.conda is not None:
+            variables["CONDA_PREFIX"] = str(environment)
         variables |= {
             "PATH": f"{environment / 'bin'}{os.pathsep}{self._environ.get('PATH', os.defpath)}",
             "VIRTUAL_ENV": str(environment), "PYTHONUNBUFFERED": "1", **job.environment,

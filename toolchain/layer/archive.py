@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import SpecError, StoreError
@@ -51,6 +51,13 @@ class Entry:
     link: str = ""
     uid: int = 0
     gid: int = 0
+
+
+class Sink(Protocol):
+    """What entries go into: a layer, or a folder."""
+
+    def add(self, entry: Entry) -> None: ...
+    def add_stream(self, entry: Entry, stream: BinaryIO, size: int) -> Digest: ...
 
 
 class LayerWriter:

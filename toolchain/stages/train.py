@@ -44,7 +44,8 @@ def make(chain: Chain) -> Made:
     placed = settled.with_paths(paths)
     done = run.make(
         key=key, project=chain.name, entry_point=chain.config.entry_point,
-        command=placed.command(), variables=placed.variables(), params=_params(settled),
+        command=placed.command(),
+        variables={**parse.result(chain).variables, **placed.variables()}, params=_params(settled),
         experiment=experiment,
         pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
         folder=str(chain.folder), environment=parse.result(chain).environment,
