@@ -31,6 +31,7 @@ from toolchain.store import Store
 
 _PIECE = 4 << 20
 _BLOCK = 512
+_BUFFER = 1 << 18  # tarfile's own is 10 KiB, which costs more than decompression
 _LARGEST_TAR = 64 << 30
 _LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
@@ -173,7 +174,8 @@ def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
     and for a layer that unpacks to more than `most` bytes; ConfigError if zstandard is missing.
     """
     try:
-        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|") as archive:
+        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|",
+                          bufsize=_BUFFER) as archive:
             yield archive
     except tarfile.TarError as error:
         raise _refused(f"not a valid layer: {error}", media_type) from None

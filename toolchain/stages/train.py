@@ -42,12 +42,15 @@ def make(chain: Chain) -> Made:
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
     paths = {name: text for name, (_, text) in _inputs(chain, settled).items()}
     placed = settled.with_paths(paths)
+    job = run.Job(
+        name=chain.name, command=placed.command(), environment=placed.variables(),
+        lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
+        pushed=push.result(chain),
+        readable=tuple(text for text in paths.values() if text.startswith("/")))
     done = run.make(
-        key=key, project=chain.name, entry_point=chain.config.entry_point,
-        command=placed.command(), variables=placed.variables(), params=settled.texts,
-        experiment=experiment,
-        pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
-        folder=str(chain.folder), environment=parse.result(chain).environment,
+        key=key, entry_point=chain.config.entry_point, params=settled.texts,
+        experiment=experiment, folder=str(chain.folder),
+        environment=parse.result(chain).environment, job=job,
         engine=tools.engine(chain.config), tracker=tracker,
     )
     return Made(value=done.to_json(), words=f"run {done.run_id}")
