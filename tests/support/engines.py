@@ -30,8 +30,8 @@ from toolchain.run import Engine, Job
 from toolchain.store import Store
 
 ENGINES = ("local", "sandbox", "docker")
-_PROGRAMS = ("bash", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mv", "rm", "setsid", "sleep",
-             "touch", "tr", "head", "wc", "grep", "basename", "stat", "sh", "seq")
+_PROGRAMS = ("bash", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mv", "rm", "setsid",
+             "sleep", "touch", "tr", "head", "wc", "grep", "basename", "stat", "sh", "seq")
 PROJECT = (
     Entry(path="project/train.sh", mode=0o755, data=b"#!/bin/bash\necho training\n", uid=1000,
           gid=1000),

@@ -67,7 +67,7 @@ def places(job: Job, environ: Mapping[str, str]) -> list[Place]:
               for path in (*job.readable, *named) if os.path.exists(path)]
     for place in found:
         _check(place, job.name)
-    return found
+    return list({place.path: place for place in found}.values())
 
 
 def _around(database: str, artifacts: str) -> Iterator[Place]:

@@ -34,15 +34,18 @@ def supervise(command: Sequence[str], *, environ: Mapping[str, str], folder: Pat
     reader = threading.Thread(target=_copy, args=(child.stdout.fileno(), log), daemon=True)
     reader.start()
     is_late = False
-    with _ended_with_us(child, group), _guard(child.pid):
-        try:
-            child.wait(timeout or None)
-        except subprocess.TimeoutExpired:
-            is_late = True
-            _end(child, group(child.pid), signal.SIGTERM)
-    # What the job left running was killed, so its end of the pipe is closed.
-    reader.join(GRACE)
-    child.stdout.close()
+    try:
+        with _ended_with_us(child, group), _guard(child.pid):
+            try:
+                child.wait(timeout or None)
+            except subprocess.TimeoutExpired:
+                is_late = True
+                _end(child, group(child.pid), signal.SIGTERM)
+    finally:
+        # What the job left running was killed, so its end of the pipe is closed.
+        reader.join(GRACE)
+        if not reader.is_alive():
+            child.stdout.close()
     code = child.returncode
     if is_late:
         return Outcome(code=code or 143, reason=f"ran longer than its timeout of {timeout:g} s")
