@@ -238,8 +238,8 @@ def test_a_tracking_database_is_at_its_own_path_and_what_is_beside_it_is_hidden(
     assert (tmp_path / "secret.txt").read_text() == "x"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cache", "mlflow.db", "mlflow.db-journal", "mlruns", "secret.txt"]
-    for path in (tmp_path / "mlflow.db-journal", tmp_path / "mlruns/m", tmp_path / "mlruns/r"):
-        assert path.stat().st_uid == os.getuid()
+    for name in ("mlflow.db-journal", "mlruns/m", "mlruns/r"):
+        assert (tmp_path / name).stat().st_uid == os.getuid()
 
 
 def test_an_input_is_at_its_own_path_and_cannot_be_written(inside: Run, tmp_path: Path) -> None:

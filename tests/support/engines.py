@@ -105,9 +105,12 @@ class Bench:
             progress=Progress(), environ={**os.environ, **environ})
 
     def engine(self, name: str, **environ: str) -> Engine:
-        made: Engine = {"local": self.local, "sandbox": self.sandbox, "docker": self.docker}[name](
-            **environ)
-        if isinstance(made, SandboxEngine) and made.obstacle:
+        if name == "local":
+            return self.local(**environ)
+        if name == "docker":
+            return self.docker(**environ)
+        made = self.sandbox(**environ)
+        if made.obstacle:
             lacking(f"no sandbox on this machine: {made.obstacle}")
         return made
 
