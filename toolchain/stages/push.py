@@ -93,5 +93,14 @@ def _assemble(chain: Chain, layers: tuple[Layer, ...],
                       variables=variables(chain))
 
 
+def assembled(chain: Chain) -> image.Image:
+    """The image's layers and config from the record, for the platform that this machine runs.
+
+    Its manifest lacks annotations, so its digest is not that of what was pushed.
+    """
+    chain = chain.here
+    return _assemble(chain, (*base.result(chain), layer.result(chain)))
+
+
 def result(chain: Chain) -> push.Pushed:
     return push.Pushed.from_json(chain.value(NAME, plan))
