@@ -24,8 +24,9 @@ from typing import Any, BinaryIO, cast
 from toolchain.adapters.workfolder import remove, sweep
 from toolchain.bundle import Fetch
 from toolchain.errors import EngineError
-from toolchain.layer import Layer
+from toolchain.layer import GZIP, Layer
 from toolchain.layer.archive import plain
+from toolchain.layer.gunzip import Gunzip
 from toolchain.trace import Trace
 
 _CHUNK = 1 << 20
@@ -71,8 +72,11 @@ class UnpackedLayers:
             remove(folder)
 
     def _write(self, layer: Layer, folder: Path) -> set[str]:
-        stream = _Hashed(plain(cast(BinaryIO, _Pieces(self._fetch(layer.digest, layer.size))),
-                               layer.media_type))
+        blob = cast(BinaryIO, _Pieces(self._fetch(layer.digest, layer.size)))
+        if layer.media_type == GZIP:
+            stream = _Hashed(plain(cast(BinaryIO, Gunzip(blob)), GZIP.removesuffix("+gzip")))
+        else:
+            stream = _Hashed(plain(blob, layer.media_type))
         tree = _Tree(folder, f"layer {layer.diff_id}")
         try:
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|",

@@ -231,7 +231,7 @@ def plain(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR) -> _Boun
             stream, read_across_frames=True, closefd=False)
         return _Bounded(reader, most, (EOFError, OSError, zstandard.ZstdError))
     if media_type == GZIP.removesuffix("+gzip"):
-        return _Bounded(stream, most, (OSError,))
+        return _Bounded(stream, most, (EOFError, OSError))
     raise _refused("not a layer", media_type)
 
 
