@@ -19,7 +19,9 @@ import pytest
 
 from tests.support.engines import ENGINES, Bench
 from tests.support.services import docker_client
+from toolchain.errors import EngineError
 from toolchain.run import Engine, Outcome, Resources
+from toolchain.spec import Docker
 
 _ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[Outcome, list[str]]]
@@ -443,3 +445,33 @@ def _fingerprint(cache: Path) -> dict[str, Any]:
                 status.st_mode, status.st_ino, status.st_nlink, status.st_mtime_ns, content)
     assert json.dumps(found)
     return found
+
+
+# docker_env
+
+
+@pytest.mark.parametrize("name", IN_IMAGES)
+def test_volumes_and_variables_of_docker_env(bench: Bench, name: str,
+                                             tmp_path: Path) -> None:
+    given, kept = tmp_path / "given", tmp_path / "kept"
+    for folder in (given, kept):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (given / "note").write_text("seen\n")
+    docker = Docker(image="x", volumes=(f"{given}:/data:ro", f"{kept}:/kept"),
+                    environment={"SET": "a && b $HOME"}, copied=("COPIED_HERE", "ABSENT"))
+    engine = bench.engine(name, COPIED_HERE="over")
+    job = bench.job('cat /data/note; touch /data/no 2>/dev/null || echo refused; echo "$SET" '
+                    '"$COPIED_HERE" "${ABSENT-none}" > /kept/out', docker=docker)
+    engine.prepare(job)
+    assert engine.execute(job).code == 0
+    assert (kept / "out").read_text() == "a && b $HOME over none\n"
+    assert not (given / "no").exists()
+
+
+def test_a_named_volume_needs_docker(bench: Bench) -> None:
+    engine = bench.sandbox()
+    job = bench.job("true", docker=Docker(image="x", volumes=("models:/models",)))
+    engine.prepare(job)
+    with pytest.raises(EngineError, match="only folders of this machine"):
+        engine.execute(job)
