@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -210,6 +211,8 @@ def main() -> None:
         Docker(given.docker, buildkit=False, may_prune=given.prune),
         Docker(given.docker, buildkit=True, may_prune=given.prune), Buildah(),
     ]
+    for number in (signal.SIGINT, signal.SIGTERM):  # either must leave nothing mounted or tagged
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         kept = (given.keep or folder / "kept").resolve()

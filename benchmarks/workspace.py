@@ -19,8 +19,8 @@ from toolchain.adapters.uv import uv_program
 from toolchain.digest import Digest
 from toolchain.journal import Journal
 from toolchain.lock import FILE_NAME, from_text
+from toolchain.lock.base import BasePins
 from toolchain.lock.base import from_text as base_from_text
-from toolchain.lock.image import ImagePins
 from toolchain.store import Store
 from toolchain.trace import Trace
 
@@ -71,10 +71,10 @@ def wheels(project: Path) -> set[Digest]:
 
 
 def debs(folder: Path) -> set[Digest]:
-    """What a workspace's base.lock pins."""
+    """What a workspace's base.lock pins for the base; the examples ask for no more packages."""
     text = (folder / "base.lock").read_text(encoding="utf-8")
     return {package.sha256 for pins in base_from_text(text, "base.lock")
-            if not isinstance(pins, ImagePins) for package in pins.packages}
+            if isinstance(pins, BasePins) for package in pins.packages}
 
 
 def python_with_doit_alone(folder: Path) -> Path:
