@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,7 @@ def test_values_are_on_no_command_line(run: Run) -> None:
     """Neither in the job nor, while it runs, anywhere on this machine."""
     secret = "s3cr3t-of-this-test"
     seen: list[bytes] = []
+    over = threading.Event()
 
     def look() -> None:
         for _ in range(100):

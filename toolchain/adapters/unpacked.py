@@ -30,6 +30,7 @@ from toolchain.layer.gunzip import Gunzip
 from toolchain.trace import Trace
 
 _CHUNK = 1 << 20
+_BUFFER = 1 << 15  # tarfile copies what is left of it for each entry
 _DONE = ".json"
 
 
@@ -80,7 +81,7 @@ class UnpackedLayers:
         tree = _Tree(folder, f"layer {layer.diff_id}")
         try:
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|",
-                              bufsize=_CHUNK) as archive:
+                              bufsize=_BUFFER) as archive:
                 for member in archive:
                     tree.add(archive, member)
                     archive.members.clear()  # type: ignore[attr-defined]

@@ -46,22 +46,16 @@ class Gunzip(io.RawIOBase):
         return data
 
     def _member(self) -> bytes | None:
-        import deflate
-
         end = self._end()
         if not self._left:
             return None
         if end:
             member = bytes(self._left[:end])
             size = int.from_bytes(member[-4:], "little")
-            if (member.startswith(_HEADER) and size <= _LONGEST
+            if (member.startswith(_HEADER) and 0 < size <= _LONGEST
                     and not _ANY_HEADER.search(member, 1)):
-                try:
-                    data = bytes(deflate.gzip_decompress(member, size))
-                except deflate.DeflateError:
-                    data = b""
-                if len(data) == size and (
-                        deflate.crc32(data) == int.from_bytes(member[-8:-4], "little")):
+                data = _whole(member, size)
+                if data is not None:
                     del self._left[:end]
                     return data
         self._zlib = zlib.decompressobj(31)
@@ -98,3 +92,15 @@ class Gunzip(io.RawIOBase):
         self._is_at_end = not data
         self._left += data
         return bool(data)
+
+
+def _whole(member: bytes, size: int) -> bytes | None:
+    """The member's data if that has the size and the sum that its trailer says."""
+    import deflate
+
+    try:
+        data = bytes(deflate.gzip_decompress(member, size))
+    except deflate.DeflateError:
+        return None
+    total = int.from_bytes(member[-8:-4], "little")
+    return data if len(data) == size and deflate.crc32(data) == total else None
