@@ -31,15 +31,11 @@ from toolchain.store import Store
 
 _PIECE = 4 << 20
 _BLOCK = 512
-<<<<<<< HEAD
 _LARGEST_OCTAL = 1 << 33  # a size of eleven octal digits
 _MAGIC = b"ustar\00000".ljust(_BLOCK - 257, b"\0")  # what follows the link's name
 _MAGIC_SUM = sum(_MAGIC)
-_BUFFER = 1 << 18  # tarfile's own is 10 KiB, which costs more than decompression
-=======
 # Bytes that tarfile reads at once. It copies what is left of them for each entry.
 _BUFFER = 1 << 15
->>>>>>> sandbox
 _LARGEST_TAR = 64 << 30
 _LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
