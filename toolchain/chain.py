@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from toolchain.attest import Source
     from toolchain.config import Config
     from toolchain.layer import Compiler, DebSource, WheelSource
+    from toolchain.layer.conda import CondaSource
     from toolchain.load import ImageEngine
     from toolchain.lock import Resolver, Sources
     from toolchain.lock.base import Archive, BasePins
+    from toolchain.lock.conda import CondaSolver
     from toolchain.lock.image import ImagePins, Images
     from toolchain.model import Models
     from toolchain.push import BlobSource, Registry
     from toolchain.run import Engine, Remote, Tracker
+
+    class Conda(CondaSolver, CondaSource, Protocol):
+        """What chooses conda packages fetches them too."""
 
     class Tracking(Tracker, Models, Protocol):
         """An MLflow server is both."""
@@ -73,6 +78,8 @@ class Tools(Protocol):
     def base_source(self, pins: ImagePins, config: Config) -> BlobSource: ...
     def debs(self) -> DebSource: ...
     def wheels(self) -> WheelSource: ...
+    def conda(self, config: Config) -> Conda: ...
+    def cuda(self, config: Config) -> str: ...
     def compiler(self, identity: str, pins: BasePins, python: str) -> Compiler: ...
     def registry(self, config: Config) -> Registry: ...
     def registry_name(self, config: Config) -> str: ...

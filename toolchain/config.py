@@ -72,6 +72,21 @@ class Config:
     image_compression: str = _setting(
         "gzip", PROJECT, "how layers are compressed: `gzip` or `zstd`", "image.compression"
     )
+    conda_alias: str = _setting(
+        "", WORKSPACE, "URL before the name of a conda channel; empty: conda's own",
+        "conda.alias"
+    )
+    conda_defaults: str = _setting(
+        "main,r", PROJECT, "conda channels that `defaults` stands for", "conda.defaults", many=True
+    )
+    conda_cuda: str = _setting(
+        "", PROJECT, "CUDA of the machines that train, for conda; empty: CONDA_OVERRIDE_CUDA, else "
+        "none", "conda.cuda"
+    )
+    conda_pip: bool = _setting(
+        False, PROJECT, "take conda packages from the package index where the conda channel cannot "
+        "be reached", "conda.pip"
+    )
     registry: str = _setting(
         "", PROJECT, "`host[:port]` to push to; empty: an OCI layout under the cache"
     )
@@ -98,6 +113,10 @@ class Config:
     )
     version: str = _setting(
         "", CALL, "branch, tag or commit of the repository in `project=URL`; empty: its HEAD"
+    )
+    last_stage: str = _setting(
+        "register", PROJECT, "where a call that names no project stops for this one; `push` for "
+        "an image that trains nothing"
     )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")

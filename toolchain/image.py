@@ -38,20 +38,25 @@ class Image:
         return Digest.of(self.config)
 
 
-def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str) -> dict[str, Any]:
-    """What an image is made of, known before any layer is built; its digest is the image's tag."""
+def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str,
+         variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What an image is made of, known before any layer is built; its digest is the image's tag.
+
+    `variables` are what the project sets in the environment of every entry point.
+    """
     return {
         "schema": _SCHEMA,
         "base": Digest.of_json(base).hex,
         "project": Digest.of_json(project).hex,
-        "config": _runtime(user),
+        "config": _runtime(user, (), variables),
         "platform": platform,
     }
 
 
 def make(layers: tuple[Layer, ...], user: str, platform: str,
          annotations: Mapping[str, str] | None = None, *,
-         environment: tuple[str, ...] = (), labels: Mapping[str, str] | None = None) -> Image:
+         environment: tuple[str, ...] = (), labels: Mapping[str, str] | None = None,
+         variables: Mapping[str, str] | None = None) -> Image:
     """Assemble an image. `platform` is `os/architecture[/variant]`.
 
     `annotations` are the manifest's. `environment` (`NAME=value`) and `labels` are those of the
@@ -63,7 +68,8 @@ def make(layers: tuple[Layer, ...], user: str, platform: str,
         "os": system,
         **({"variant": variant} if variant else {}),
         "created": CREATED,
-        "config": {**_runtime(user, environment), **({"Labels": dict(labels)} if labels else {})},
+        "config": {**_runtime(user, environment, variables),
+                   **({"Labels": dict(labels)} if labels else {})},
         "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]},
         "history": [{"created": CREATED, "created_by": layer.label} for layer in layers],
     })
@@ -117,12 +123,13 @@ def _platform(platform: str) -> dict[str, str]:
     return dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
 
 
-def _runtime(user: str, environment: tuple[str, ...] = ()) -> dict[str, Any]:
+def _runtime(user: str, environment: tuple[str, ...] = (),
+             own: Mapping[str, str] | None = None) -> dict[str, Any]:
     inherited = dict(item.partition("=")[::2] for item in environment)
     variables = {
         **inherited, "PATH": f"/{PREFIX}/bin:{inherited.get('PATH') or _PATH}",
         "VIRTUAL_ENV": f"/{PREFIX}", "LANG": inherited.get("LANG") or "C.UTF-8",
-        "PYTHONUNBUFFERED": "1",
+        "PYTHONUNBUFFERED": "1", **(own or {}),
     }
     return {
         "User": user,

@@ -6,7 +6,7 @@ project's files alone, can see in the registry that there is nothing to build.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from toolchain.progress import Progress
 from toolchain.store import Store
 
 _UPLOADS = 4
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +119,17 @@ def find(registry: Registry, tag: str) -> Image | None:
         return from_bytes(manifest, registry.config(config)) if registry.has_blob(config) else None
     except (ValueError, KeyError, TypeError):
         return None  # somebody else's tag of that name
+
+
+def fetcher(registry: Registry, store: Store) -> Callable[[Digest, int], Iterator[bytes]]:
+    """Reads blobs from the store where they are there, else from the registry."""
+    def stored(digest: Digest) -> Iterator[bytes]:
+        with store.open(digest) as stream:
+            while piece := stream.read(_CHUNK):
+                yield piece
+
+    return lambda digest, size: (stored(digest) if store.has(digest)
+                                 else registry.stream(digest, size))
 
 
 def manifest_size(registry: Registry, digest: Digest) -> int:

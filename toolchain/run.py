@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
+from toolchain.image import Image
 from toolchain.layer import Layer
 from toolchain.lock import Lock
 from toolchain.push import Pushed
@@ -64,11 +65,27 @@ def finite(value: float) -> float | str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A run that was begun: its identity and what the child needs to log into it."""
+    """A run that was begun: its identity and what the child needs to log into it.
+
+    database, artifacts: absolute paths on this machine, where the store is such a file and such a
+    folder; else empty.
+    """
 
     run_id: str
     experiment_id: str
     environment: Mapping[str, str]
+    database: str = ""
+    artifacts: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a job asks for; zero is no wish. memory, shm: bytes."""
+
+    cpus: float = 0
+    memory: int = 0
+    gpus: int = 0
+    shm: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,21 +94,52 @@ class Job:
 
     docker: what the project wants mounted, set and copied where it runs; an engine hands it over
     as arguments, and never through a shell. What `environment` has wins.
+    environment: MLflow's variables and the values of parameters; no engine puts them on a command
+    line. trial: stands before each line of the log, if it is not empty. timeout: seconds, zero is
+    none. database, artifacts: as in Started; the job can write them at the same paths. readable:
+    files and folders of this machine that the job reads at the same paths.
     """
 
     name: str
     command: str
     lock: Lock
     project: Layer
+    image: Image
+    pushed: Pushed
     environment: Mapping[str, str]
     docker: Docker | None = None
+    trial: str = ""
+    timeout: float = 0
+    resources: Resources = Resources()
+    database: str = ""
+    artifacts: str = ""
+    readable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended. code: its exit status, for a signal either negative or 128 + the signal;
+    reason: why it was ended, where it did not end by itself."""
+
+    code: int
+    reason: str = ""
 
 
 class Engine(Protocol):
     """A place where training runs."""
 
-    def execute(self, job: Job) -> int:
-        """Run the job, stream its output, return its exit status.
+    @property
+    def name(self) -> str:
+        """As on record: `local`, `sandbox`, `docker`."""
+
+    def prepare(self, job: Job) -> None:
+        """Make or bring what all jobs of this image share. Twice is as once.
+
+        Raises EngineError if this engine cannot run the job.
+        """
+
+    def execute(self, job: Job) -> Outcome:
+        """Run the job, stream its output, return how it ended.
 
         A signal to this process is passed on to the job; then KeyboardInterrupt or SystemExit
         leaves here. Nothing of the job stays behind. Raises EngineError if it cannot be started.
@@ -148,38 +196,46 @@ def plan(image: Digest, entry_point: str, call: Call,
     }
 
 
-def make(*, key: Digest, project: str, entry_point: str, command: str, params: Mapping[str, str],
-         experiment: str, pushed: Pushed, lock: Lock, layer: Layer, folder: str,
-         variables: Mapping[str, str], environment: str, engine: Engine, tracker: Tracker,
-         docker: Docker | None = None) -> Run:
-    """Train: run `command` with `variables` in its environment.
+def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment: str, folder: str,
+         environment: str, job: Job, engine: Engine, tracker: Tracker) -> Run:
+    """Train: run the job as a new run of `experiment`.
 
     Raises EngineError if the entry point fails; the run is then marked FAILED.
 
     An interrupt marks it KILLED and goes on.
     """
+    engine.prepare(job)
     tags = {
         "mlflow.project.entryPoint": entry_point,
         "mlflow.project.env": environment,
-        "mlflow.project.backend": "local",
-        KEY_TAG: str(key), IMAGE_TAG: pushed.reference, LOCK_TAG: str(lock.digest),
+        "mlflow.project.backend": engine.name,
+        KEY_TAG: str(key), IMAGE_TAG: job.pushed.reference, LOCK_TAG: str(job.lock.digest),
     }
-    started = tracker.start(experiment, project, tags, folder)
+    started = tracker.start(experiment, job.name, tags, folder)
     status = "FAILED"
     try:
-        code = engine.execute(Job(name=project, command=command, lock=lock, project=layer,
-                                  environment={**started.environment, **variables},
-                                  docker=docker))
-        status = "FINISHED" if code == 0 else "FAILED"
+        outcome = engine.execute(replace(
+            job, environment={**started.environment, **job.environment},
+            database=started.database, artifacts=started.artifacts))
+        if outcome.code == 0 and not outcome.reason:
+            status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
         tracker.finish(started, status, params)
-    if code != 0:
-        reason = f"was ended by signal {-code}" if code < 0 else f"exited with status {code}"
+    if status != "FINISHED":
         raise EngineError(
-            f"entry point {entry_point!r} {reason}", where=f"{project}, run {started.run_id}",
+            f"entry point {entry_point!r} {_words(outcome)}",
+            where=f"{job.name}, run {started.run_id}",
             fix="read its output above; the run is marked FAILED and is not reused",
         )
     return tracker.read(started.run_id, key)
+
+
+def _words(outcome: Outcome) -> str:
+    if outcome.reason:
+        return outcome.reason
+    if outcome.code < 0:
+        return f"was ended by signal {-outcome.code}"
+    return f"exited with status {outcome.code}"

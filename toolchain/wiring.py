@@ -13,14 +13,19 @@ from toolchain.errors import EngineError, nearest, without_credentials
 if TYPE_CHECKING:
     from toolchain.adapters.bases import BaseImages
     from toolchain.adapters.compiler import PinnedCompiler
+    from toolchain.adapters.containers import ContainerEngine
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
+    from toolchain.adapters.local import LocalEngine
     from toolchain.adapters.mlflow import Mlflow
+    from toolchain.adapters.rattler import Rattler
     from toolchain.adapters.remote import RemoteInputs
     from toolchain.adapters.repository import Repositories
+    from toolchain.adapters.sandbox import SandboxEngine
     from toolchain.adapters.uv import Uv
     from toolchain.attest import Source
+    from toolchain.bundle import Fetch
     from toolchain.chain import Session
     from toolchain.config import Config
     from toolchain.journal import Journal
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
     from toolchain.trace import Trace
     from toolchain.workspace import Project, Workspace
 
-_ENGINES = ("local",)
+_ENGINES = ("auto", "docker", "local", "sandbox")
 
 
 def tracking_uri(config: Config) -> str:
@@ -72,7 +77,8 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     cache, counter = workspace.cache, Progress()
     trace = Trace(cache, journal)
     store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
-    tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter)
+    tools = Adapters(workspace.root, cache, workspace.config, journal, store, trace, counter,
+                     say)
     return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
                    progress=partial(report.progress, counter), say=say, host=host_platform())
 
@@ -97,7 +103,8 @@ class Adapters:
     """The tools of one workspace on this machine; implements toolchain.chain.Tools."""
 
     def __init__(self, root: Path, cache: Path, config: Config, journal: Journal, store: Store,
-                 trace: Trace, progress: Progress) -> None:
+                 trace: Trace, progress: Progress, say: Callable[[str], None]) -> None:
+        self._say = say
         self._root = root
         self._cache = cache
         self._config = config
@@ -116,6 +123,12 @@ class Adapters:
 
     def wheels(self) -> Uv:
         return self._uv
+
+    def conda(self, config: Config) -> Rattler:
+        return self._conda
+
+    def cuda(self, config: Config) -> str:
+        return config.conda_cuda or os.environ.get("CONDA_OVERRIDE_CUDA", "")
 
     def archive(self) -> DebianArchive:
         return self._debian
@@ -159,10 +172,15 @@ class Adapters:
         if config.engine not in _ENGINES:
             raise EngineError(f"unknown engine {config.engine!r}{nearest(config.engine, _ENGINES)}",
                               where="engine", fix=f"known: {', '.join(_ENGINES)}")
-        from toolchain.adapters.local import LocalEngine
+        if config.engine == "sandbox":
+            return self._sandbox(config)
+        if config.engine == "docker":
+            return self._containers(config)
+        if config.engine == "auto":
+            from toolchain.adapters.auto import AutoEngine
 
-        return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
-                           environ=os.environ)
+            return AutoEngine(self._sandbox(config), self._local, self._say)
+        return self._local
 
     def image_engine(self) -> DockerEngine:
         return self._docker
@@ -230,6 +248,15 @@ class Adapters:
             trace=self._trace, journal=self._journal, repositories=self._repositories)
 
     @cached_property
+    def _conda(self) -> Rattler:
+        from toolchain.adapters.rattler import Rattler
+
+        return Rattler(root=self._root, folder=self._cache / "conda",
+                       alias=self._config.conda_alias, environ=os.environ,
+                       fetcher=self._fetcher, store=self._store, trace=self._trace,
+                       progress=self._progress)
+
+    @cached_property
     def _repositories(self) -> Repositories:
         from toolchain.adapters.repository import Repositories
 
@@ -244,6 +271,35 @@ class Adapters:
             return found[version]
 
         return find
+
+    @cached_property
+    def _local(self) -> LocalEngine:
+        from toolchain.adapters.local import LocalEngine
+
+        return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
+                           conda=lambda: self._conda, environ=os.environ)
+
+    def _sandbox(self, config: Config) -> SandboxEngine:
+        from toolchain.adapters.roots import Roots
+        from toolchain.adapters.sandbox import SandboxEngine
+        from toolchain.adapters.unpacked import UnpackedLayers
+
+        layers = UnpackedLayers(self._cache / "layers", self._blobs(config), self._trace)
+        return SandboxEngine(cache=self._cache, environ=os.environ,
+                             roots=Roots(self._cache / "roots", layers, self._trace))
+
+    def _containers(self, config: Config) -> ContainerEngine:
+        from toolchain.adapters.containers import ContainerEngine
+
+        return ContainerEngine(engine=self._docker, fetch=self._blobs(config),
+                               has=self._store.has, registry=bool(config.registry),
+                               progress=self._progress, environ=os.environ)
+
+    def _blobs(self, config: Config) -> Fetch:
+        """Blobs of images that were pushed as `config` says."""
+        from toolchain.push import fetcher
+
+        return fetcher(self.registry(config), self._store)
 
     @cached_property
     def _docker(self) -> DockerEngine:

@@ -15,9 +15,12 @@ from tests.support.wheels import wheel
 from toolchain.adapters.local import LocalEngine
 from toolchain.digest import Digest
 from toolchain.errors import EngineError, StoreError
+from toolchain.image import Image
 from toolchain.layer import Layer
 from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.conda import CondaSource
 from toolchain.lock import Lock
+from toolchain.push import Pushed
 from toolchain.run import Job
 
 _FILES = [
@@ -27,6 +30,10 @@ _FILES = [
     Entry(path="project/latest.csv", mode=0o777, kind=tarfile.SYMTYPE, link="data/rows.csv"),
 ]
 Run = Callable[..., tuple[int, list[str]]]
+
+
+def _no_conda() -> CondaSource:
+    raise AssertionError("no project here has conda packages")
 
 
 @pytest.fixture
@@ -43,7 +50,8 @@ def cache(machine: Machine) -> Path:
 
 def _engine(machine: Machine, **environ: str) -> LocalEngine:
     return LocalEngine(cache=machine.folder / "cache", store=machine.store, trace=machine.trace,
-                       uv=machine.uv, environ={"PATH": os.environ["PATH"], **environ})
+                       uv=machine.uv, conda=_no_conda,
+                       environ={"PATH": os.environ["PATH"], **environ})
 
 
 def _layer(machine: Machine, *entries: Entry) -> Layer:
@@ -56,8 +64,11 @@ def _layer(machine: Machine, *entries: Entry) -> Layer:
 
 def _job(machine: Machine, command: str, *entries: Entry, lock: Lock | None = None,
          environment: Mapping[str, str] | None = None) -> Job:
-    return Job(name="one", command=command, lock=lock or locked(),
-               project=_layer(machine, *(entries or _FILES)), environment=environment or {})
+    project = _layer(machine, *(entries or _FILES))
+    return Job(name="one", command=command, lock=lock or locked(), project=project,
+               image=Image(layers=(project,), config=b"{}", manifest=b"{}"),
+               pushed=Pushed(reference="r", tag="t", digest=Digest.of(b""),
+                             config=Digest.of(b"")), environment=environment or {})
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def run(machine: Machine, capsys: pytest.CaptureFixture[str]) -> Run:
                 environment: Mapping[str, str] | None = None, **environ: str
                 ) -> tuple[int, list[str]]:
         status = _engine(machine, **environ).execute(
-            _job(machine, command, *entries, lock=lock, environment=environment))
+            _job(machine, command, *entries, lock=lock, environment=environment)).code
         return status, capsys.readouterr().out.splitlines()
 
     return execute
@@ -171,7 +182,8 @@ def test_jobs_of_one_lock_can_start_at_once(machine: Machine) -> None:
     jobs = [_job(machine, f"python -c 'import alpha' && exit {number}", lock=lock)
             for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(_engine(machine).execute, jobs)) == [0, 1, 2, 3]
+        outcomes = list(pool.map(_engine(machine).execute, jobs))
+    assert [outcome.code for outcome in outcomes] == [0, 1, 2, 3]
 
 
 def test_packages_for_another_platform_are_not_tried(machine: Machine) -> None:

@@ -20,6 +20,9 @@ from pathlib import Path
 from tests.adapters.machine import Machine, locked
 from toolchain.adapters.local import LocalEngine
 from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.digest import Digest
+from toolchain.image import Image
+from toolchain.push import Pushed
 from toolchain.run import Job
 
 folder = Path(sys.argv[1])
@@ -29,8 +32,11 @@ with ThreadPoolExecutor(1) as pool, LayerWriter(machine.store, "project", pool) 
 engine = LocalEngine(cache=folder / "cache", store=machine.store, trace=machine.trace,
                      uv=machine.uv, environ=os.environ)
 try:
-    sys.exit(engine.execute(Job(name="one", command=sys.argv[2], lock=locked(),
-                                project=writer.layer, environment={})))
+    none = Digest.of(b"")
+    sys.exit(engine.execute(Job(
+        name="one", command=sys.argv[2], lock=locked(), project=writer.layer, environment={},
+        image=Image(layers=(), config=b"{}", manifest=b"{}"),
+        pushed=Pushed(reference="r", tag="t", digest=none, config=none))).code)
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -53,7 +53,7 @@ def test_a_registry_that_is_down_is_said_to_be(made: Image, store: Store) -> Non
 
 
 def test_https_to_a_plain_port_is_explained(server: RegistryServer) -> None:
-    with pytest.raises(RegistryError, match="cannot be reached") as caught:
+    with pytest.raises(RegistryError, match="the registry speaks plain HTTP") as caught:
         _open(f"https://{server.host}").manifest("tag")
     _explained(caught, f"https://{server.host}")
 

@@ -156,3 +156,20 @@ def test_a_null_call_is_quick(monorepo: Monorepo) -> None:
     started = time.monotonic()
     monorepo.doit("push")
     assert time.monotonic() - started < 2
+
+
+def test_an_image_that_trains_nothing_is_pushed_only(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    folder = monorepo.add("tool", mlproject="name: tool\nentry_points:\n  go:\n"
+                                            "    command: python train.py 1\n")
+    (folder / "pyproject.toml").write_text('[tool.toolchain]\nlast_stage = "push"\n')
+    output = monorepo.doit("register")
+    assert ran(output, "one")["register"] == "made"
+    assert "tool" not in output.replace("toolchain", "")
+    assert ran(monorepo.doit("push"), "tool")["push"] == "made"
+    # It is as any other where it is named.
+    assert "no entry point 'main'" in monorepo.doit("train", "project=tool", expect=1)
+    assert "train" in ran(monorepo.doit("train:tool", "entry_point=go"), "tool")
+    (folder / "pyproject.toml").write_text('[tool.toolchain]\nlast_stage = "puhs"\n')
+    output = monorepo.doit("push", expect=1)
+    assert "unknown stage 'puhs' (did you mean 'push'?)" in output

@@ -1,25 +1,30 @@
-"""Images that others made, as bases: out of a registry, an OCI layout or a Docker engine.
-
-Source: OCI image-spec 1.1 (image-index.md, manifest.md, config.md); Docker's image manifest v2,
-schema 2, which differs in its media types alone.
-"""
+"""Images that others made, as bases: out of a registry, an OCI layout or a Docker engine."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
+from toolchain.adapters.documents import (
+    Home,
+    check_platform,
+    layers_of,
+    manifest,
+    other_platform,
+    parsed,
+    small,
+    unusable,
+)
+from toolchain.adapters.foreign_layout import ForeignLayout
 from toolchain.digest import Digest
-from toolchain.errors import ConfigError, ResolveError, StoreError, without_credentials
-from toolchain.image import INDEX, MANIFEST
+from toolchain.errors import ConfigError, ResolveError, StoreError
 from toolchain.layer.archive import LayerWriter, plain
 from toolchain.layer.survey import Survey
 from toolchain.lock.image import BaseLayer, ImagePins
@@ -36,26 +41,7 @@ _DOWNLOADS = 4
 _ENGINE = "docker-daemon:"
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
 _SLACK = 1 << 20
-_LARGEST_DOCUMENT = 8 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_REF_NAME = "org.opencontainers.image.ref.name"
-_MANIFESTS = {MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"}
-_INDEXES = {INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"}
-_OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
-_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-# Docker's names of layers -> OCI's, for the same bytes.
-_LAYERS = {
-    f"{_OCI_LAYER}+gzip": f"{_OCI_LAYER}+gzip", f"{_DOCKER_LAYER}.gzip": f"{_OCI_LAYER}+gzip",
-    f"{_OCI_LAYER}+zstd": f"{_OCI_LAYER}+zstd", f"{_DOCKER_LAYER}.zstd": f"{_OCI_LAYER}+zstd",
-    _OCI_LAYER: _OCI_LAYER, _DOCKER_LAYER: _OCI_LAYER,
-}
-
-
-class Home(BlobSource, Protocol):
-    """Where an image is: a repository of a registry, or an OCI layout."""
-
-    def document(self, reference: str) -> tuple[str, bytes] | None:
-        """Media type and bytes of a manifest or index by tag or digest; None if not there."""
 
 
 class BaseImages:
@@ -80,11 +66,11 @@ class BaseImages:
         if reference.startswith(_ENGINE):
             return self._pin_engine(reference, platform)
         home, wanted = self._home(reference)
-        manifest, digest = _manifest(home, wanted, reference, platform)
-        descriptor = manifest["config"]
-        config = _json(_small(home, descriptor, reference), reference)
-        _check_platform(config, platform, reference)
-        layers = _layers(manifest, config, reference)
+        document, digest = manifest(home, wanted, reference, platform)
+        descriptor = document["config"]
+        config = parsed(small(home, descriptor, reference), reference)
+        check_platform(config, platform, reference)
+        layers = layers_of(document, config, reference)
         self._fetch(home, layers)
         return _pins(reference, platform, digest, config, layers,
                      self._survey(layers, reference))
@@ -102,7 +88,7 @@ class BaseImages:
                                fix=f"write it as {_ENGINE}NAME[:TAG]; `docker images` lists them")
         image = self._engine().inspect(reference.removeprefix(_ENGINE))
         if image.platform != platform:
-            raise _other_platform(image.platform, platform, reference)
+            raise other_platform(image.platform, platform, reference)
         taken = self._take(reference, image.id)
         layers = tuple(taken[diff_id] for diff_id in image.diff_ids)
         return _pins(reference, platform, image.id, {"config": image.config}, layers,
@@ -132,7 +118,7 @@ class BaseImages:
         """Where a reference points, and the tag or digest to ask for there."""
         if reference.startswith("oci:"):
             folder, _, tag = reference.removeprefix("oci:").partition(":")
-            return Layout(self._root / folder, reference), tag
+            return ForeignLayout(self._root / folder, reference), tag
         try:
             found = parse_reference(reference)
         except ConfigError as error:
@@ -165,10 +151,10 @@ class BaseImages:
                     survey.layer(cast("IO[bytes]", unpacked))
                     unpacked.drain()
                 except (tarfile.TarError, ValueError, StoreError) as error:
-                    raise _bad(reference, f"layer {layer.digest} is damaged: {error}") from None
+                    raise unusable(reference, f"layer {layer.digest} is damaged: {error}") from None
                 if unpacked.digest != layer.diff_id:
-                    raise _bad(reference, f"layer {layer.digest} does not hold what the image's "
-                                          "config names")
+                    raise unusable(reference, f"layer {layer.digest} does not hold what the "
+                                              "image's config names")
         return survey
 
 
@@ -189,58 +175,6 @@ class _Stored:
         with self._store.open(digest) as stream:
             while piece := stream.read(1 << 20):
                 yield piece
-
-
-class Layout:
-    """An OCI image layout that others made (image-layout.md). Implements Home."""
-
-    location: tuple[str, str] | None = None
-
-    def __init__(self, folder: Path, shown: str) -> None:
-        self._folder = folder
-        self._shown = shown
-
-    def document(self, reference: str) -> tuple[str, bytes] | None:
-        if reference.startswith("sha256:"):
-            data = self._blob(Digest.parse(reference)).read(_LARGEST_DOCUMENT)
-            return str(_json(data, self._shown).get("mediaType", "")), data
-        try:
-            index = _json((self._folder / "index.json").read_bytes(), self._shown)
-        except OSError as error:
-            raise ResolveError(f"not an OCI image layout: {error.strerror}",
-                               where=f"image.base = {self._shown}",
-                               fix="write it as oci:PATH[:TAG], relative to the workspace"
-                               ) from None
-        found = index.get("manifests")
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise _bad(self._shown, "its index.json names no manifests")
-        if not reference and len(found) > 1:
-            index["mediaType"] = INDEX
-            return INDEX, json.dumps(index).encode()
-        for item in found:
-            name = (item.get("annotations") or {}).get(_REF_NAME, "")
-            if not reference or name == reference or name.endswith(f":{reference}"):
-                return self.document(str(_digest(item, self._shown)))
-        return None
-
-    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
-        sha, left = hashlib.sha256(), size
-        with self._blob(digest) as stream:
-            while piece := stream.read(1 << 20):
-                sha.update(piece)
-                left -= len(piece)
-                last = left == 0
-                if left < 0 or (last and Digest(sha.hexdigest()) != digest):
-                    raise _bad(self._shown, f"blob {digest} is damaged")
-                yield piece
-        if left:
-            raise _bad(self._shown, f"blob {digest} is cut short")
-
-    def _blob(self, digest: Digest) -> IO[bytes]:
-        try:
-            return open(self._folder / "blobs" / "sha256" / digest.hex, "rb")
-        except OSError as error:
-            raise _bad(self._shown, f"blob {digest} cannot be read: {error.strerror}") from None
 
 
 class _Hashed(io.RawIOBase):
@@ -268,70 +202,6 @@ class _Hashed(io.RawIOBase):
         return Digest(self._sha.hexdigest())
 
 
-def _manifest(home: Home, wanted: str, reference: str,
-              platform: str) -> tuple[dict[str, Any], Digest]:
-    """The manifest for a platform, and its digest."""
-    found = home.document(wanted)
-    if found is None:
-        raise ResolveError("there is no such base image", where=f"image.base = {reference}",
-                           fix="check its name and tag")
-    kind, data = found
-    if kind in _INDEXES:
-        digest = _chosen(_json(data, reference), reference, platform)
-        found = home.document(str(digest))
-        if found is None:
-            raise _bad(reference, f"its index names {digest}, which is not there")
-        kind, data = found
-    manifest = _json(data, reference)
-    if (kind or manifest.get("mediaType")) not in _MANIFESTS:
-        raise _bad(reference, f"its manifest is of a kind that is not known: {kind[:100]!r}")
-    return manifest, Digest.of(data)
-
-
-def _chosen(index: dict[str, Any], reference: str, platform: str) -> Digest:
-    """The entry of an index for a platform. A variant counts only if it is asked for."""
-    offered = []
-    for item in index.get("manifests", []):
-        entry = item.get("platform") or {}
-        name = f"{entry.get('os')}/{entry.get('architecture')}"
-        if platform in (name, f"{name}/{entry.get('variant')}"):
-            return _digest(item, reference)
-        offered.append(name)
-    known = ", ".join(sorted({name for name in offered if "unknown" not in name})) or "none"
-    raise ResolveError(f"the base image is not for {platform}, only for: {known}",
-                       where=f"image.base = {reference}",
-                       fix="name another base image, or another image.platform")
-
-
-def _check_platform(config: dict[str, Any], platform: str, reference: str) -> None:
-    found = f"{config.get('os')}/{config.get('architecture')}"
-    if found != "/".join(platform.split("/")[:2]):
-        raise _other_platform(found, platform, reference)
-
-
-def _other_platform(found: str, wanted: str, reference: str) -> ResolveError:
-    return ResolveError(f"the base image is for {found}, not for {wanted}",
-                        where=f"image.base = {reference}",
-                        fix="name another base image, or another image.platform")
-
-
-def _layers(manifest: dict[str, Any], config: dict[str, Any],
-            reference: str) -> tuple[BaseLayer, ...]:
-    layers = []
-    try:
-        pairs = list(zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True))
-        for item, diff_id in pairs:
-            if item["mediaType"] not in _LAYERS:
-                raise _bad(reference, f"a layer is of a kind that cannot be copied: "
-                                      f"{item['mediaType']!r}")
-            layers.append(BaseLayer(digest=_digest(item, reference),
-                                    diff_id=Digest.parse(diff_id), size=int(item["size"]),
-                                    media_type=_LAYERS[item["mediaType"]]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _bad(reference, f"manifest and config do not fit: {error}") from None
-    return tuple(layers)
-
-
 def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
           layers: tuple[BaseLayer, ...], survey: Survey) -> ImagePins:
     runtime = config.get("config") or {}
@@ -350,33 +220,3 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
         labels={str(k): str(v) for k, v in (runtime.get("Labels") or {}).items()},
         layers=layers, installed=survey.installed(),
     )
-
-
-def _small(home: Home, descriptor: dict[str, Any], reference: str) -> bytes:
-    size = descriptor.get("size")
-    if not isinstance(size, int) or not 0 <= size <= _LARGEST_DOCUMENT:
-        raise _bad(reference, "its config has no sensible size")
-    return b"".join(home.stream(_digest(descriptor, reference), size))
-
-
-def _digest(descriptor: Any, reference: str) -> Digest:
-    try:
-        return Digest.parse(descriptor["digest"])
-    except (KeyError, TypeError, ValueError):
-        raise _bad(reference, "it names a blob by something that is no sha256") from None
-
-
-def _json(data: bytes, reference: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise _bad(reference, "a document of it is not JSON")
-    return value
-
-
-def _bad(reference: str, reason: str) -> ResolveError:
-    return ResolveError(f"the base image cannot be used: {reason}",
-                        where=f"image.base = {without_credentials(reference)}",
-                        fix="name another image, or another tag of it")

@@ -103,6 +103,20 @@ class DockerEngine:
                 if "error" in event:
                     raise self._refused(str(event["error"]), where)
 
+    def pull(self, reference: str) -> None:
+        """Let the engine pull `name@digest`. Raises EngineError."""
+        where = f"POST /images/create?fromImage={reference}"
+        with self._asking(where):
+            for event in self._api.pull(reference, stream=True, decode=True):
+                if "error" in event:
+                    raise self._refused(str(event["error"]), where)
+
+    @contextlib.contextmanager
+    def talking(self, where: str) -> Iterator[Any]:
+        """The engine's API, its errors explained."""
+        with self._asking(where):
+            yield self._api
+
     def tag(self, image_id: str, names: tuple[str, ...]) -> None:
         """Make names mean this image."""
         there = (self._described(image_id) or {}).get("RepoTags") or []

@@ -104,7 +104,10 @@ class Mlflow:
         return Started(run_id=run_id, experiment_id=experiment_id, environment={
             "MLFLOW_TRACKING_URI": self._uri, "MLFLOW_RUN_ID": run_id,
             "MLFLOW_EXPERIMENT_ID": experiment_id,
-        })
+        }, database=_file(self._uri, "sqlite:///"),
+            # The experiment's folder: models are beside the run's own folder in it.
+            artifacts=_file(created.info.artifact_uri or "", "file://")
+            .partition(f"/{run_id}/artifacts")[0])
 
     def finish(self, started: Started, status: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -350,6 +353,14 @@ def _absolute(uri: str, root: Path) -> str:
     if "://" not in uri and not uri.startswith(("databricks", "uc")):
         return (root / uri.removeprefix("file:")).as_uri()
     return uri
+
+
+def _file(uri: str, scheme: str) -> str:
+    """The absolute path that a URI names, if it is one of this scheme."""
+    path = uri.removeprefix(scheme).partition("?")[0] if uri.startswith(scheme) else uri
+    # A file's URI is quoted, a database's is not.
+    path = unquote(path) if uri.startswith("file:") else path
+    return path if path.startswith("/") else ""
 
 
 def _model_uri(client: MlflowClient, run: Any) -> str:

@@ -181,8 +181,8 @@ class Transport:
         if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
             return RegistryError(
                 "the registry speaks plain HTTP", where=where,
-                fix="give it a certificate, or allow plain HTTP with insecure=1, which holds for "
-                    "the registry that `registry` names")
+                fix="give it a certificate, or name it in `registry` without https:// and, if it "
+                    "is on another machine, with insecure=1")
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return RegistryError(f"the registry cannot be reached: {reason}"[:300], where=where,
                              fix="check that it runs, and its name in `registry`, `image.base` or "

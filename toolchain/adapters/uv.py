@@ -20,6 +20,7 @@ from toolchain.adapters.compatible import best_file, host_platform, machine_of, 
 from toolchain.adapters.existing import pick
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.indexes import credentials, with_options
+from toolchain.adapters.provided import for_uv
 from toolchain.adapters.repository import Repositories
 from toolchain.adapters.sources import Sources
 from toolchain.digest import Digest
@@ -131,9 +132,12 @@ class Uv:
                        "--format", "pylock.toml", "--output-file", str(answer),
                        "--python-version", request.python,
                        "--python-platform", _platform(request)]
-            if request.constraints:
+            links, pins = for_uv(request.provided, folder, self._environ)
+            command += links
+            if request.constraints or pins:
                 constraints = folder / "constraints.txt"
-                constraints.write_text("".join(f"{line}\n" for line in request.constraints))
+                constraints.write_text("".join(f"{line}\n"
+                                               for line in (*request.constraints, *pins)))
                 command += ["--constraint", str(constraints)]
             interpreter = self._interpreter_or_none(request.python)
             if interpreter:
@@ -171,10 +175,13 @@ class Uv:
 
         ranks = tag_ranks(request.python, request.platform, _glibc(request))
         insisted = dict(request.hashes)
+        provided = dict(request.provided)
         settled = {item.package.name: item.package for item in request.settled}
         options = Options.from_lines(request.options)
         for entry in answer.get("packages", []):
             name = canonicalize_name(entry["name"])
+            if name in provided:
+                continue
             if name in settled:
                 yield settled[name]
                 continue
@@ -452,7 +459,8 @@ def _resolution_error(stderr: str, request: Request) -> ResolveError:
     return ResolveError(
         f"the requirements cannot be met: {' '.join(lines)[:1200]}",
         where=f"requirements for Python {request.python} on {request.platform}",
-        fix="loosen one of the requirements named above",
+        fix="loosen one of the requirements named above" + (
+            ", or ask conda for another version of what it provides" if request.provided else ""),
     )
 
 

@@ -15,6 +15,7 @@ from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import without_credentials
 from toolchain.lock import Package
+from toolchain.lock.conda import CondaPackage
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -41,6 +42,7 @@ class Materials:
     base: str | BaseImage
     base_lock: Digest
     packages: tuple[Package, ...]
+    conda: tuple[CondaPackage, ...] = ()
 
 
 def statement(name: str, image: Digest, made_from: Materials, source: Source) -> Document:
@@ -81,6 +83,11 @@ def _dependencies(made_from: Materials, source: Source) -> Iterable[dict[str, An
     else:
         suite = {"annotations": {"suite": made_from.base}}
     yield {"name": "base.lock", "digest": _sha256(made_from.base_lock), **suite}
+    for pinned in made_from.conda:
+        yield {"uri": f"pkg:conda/{pinned.name}@{quote(pinned.version, safe='')}?build="
+                      f"{quote(pinned.build, safe='')}&channel="
+                      f"{quote(pinned.channel_name, safe='')}&subdir={pinned.subdir}",
+               "digest": _sha256(pinned.sha256)}
     for package in made_from.packages:
         if package.source.startswith("git+"):
             place = without_credentials(package.source.partition("#")[0])

@@ -17,6 +17,7 @@ from toolchain.digest import Digest, canonical_json
 from toolchain.errors import without_credentials
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins, Foundation
+from toolchain.lock.conda import CondaPackage
 from toolchain.lock.image import ImagePins
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ SCHEMA = 2  # raise when `components` writes something else for the same package
 
 
 def components(packages: Iterable[Package], licences: Mapping[str, str],
-               base: Foundation) -> list[Any]:
+               base: Foundation, conda: Iterable[CondaPackage] = ()) -> list[Any]:
     """The packages of an image, Debian's first. `licences` maps names of Python packages."""
     from cyclonedx.model.bom import Bom
     from cyclonedx.output.json import JsonV1Dot6
 
-    bom = Bom(components=[*_debian(base), *_python(packages, licences)])
+    bom = Bom(components=[*_debian(base), *_conda(conda), *_python(packages, licences)])
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     return sorted(document.get("components", []), key=lambda item: str(item["purl"]))
 
@@ -80,6 +81,19 @@ def _origin(package: Package) -> dict[str, str]:
     if place.startswith("git+"):
         return {"vcs_url": place}
     return {"download_url": place} if "://" in place else {}
+
+
+def _conda(packages: Iterable[CondaPackage]) -> Iterable[Component]:
+    from cyclonedx.model.component import Component
+    from packageurl import PackageURL
+
+    for package in packages:
+        kind = "conda" if package.file.endswith(".conda") else "tar.bz2"
+        purl = PackageURL("conda", name=package.name, version=package.version, qualifiers={
+            "build": package.build, "channel": package.channel_name, "subdir": package.subdir,
+            "type": kind})
+        yield Component(name=package.name, version=package.version, purl=purl,
+                        bom_ref=purl.to_string(), hashes=[_sha256(package.sha256)])
 
 
 def _debian(foundation: Foundation) -> Iterable[Component]:

@@ -14,7 +14,6 @@ from toolchain.image import Image
 from toolchain.progress import Progress
 from toolchain.stages import push
 
-_CHUNK = 1 << 20
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_.-]")
 _LONGEST_TAG = 128  # OCI distribution-spec 1.1, pulling manifests
 
@@ -60,17 +59,11 @@ def tag_of(project: str) -> str:
 
 def fetcher(chain: Chain, progress: Progress) -> Fetch:
     """Reads blobs from the store where they are there, else from the registry."""
-    store = chain.session.store
-    registry = chain.session.tools.registry(chain.config)
+    read = pushing.fetcher(chain.session.tools.registry(chain.config), chain.session.store)
 
     def fetch(digest: Digest, size: int) -> Iterator[bytes]:
-        for piece in _stored(digest) if store.has(digest) else registry.stream(digest, size):
+        for piece in read(digest, size):
             progress.advance(len(piece))
             yield piece
-
-    def _stored(digest: Digest) -> Iterator[bytes]:
-        with store.open(digest) as stream:
-            while piece := stream.read(_CHUNK):
-                yield piece
 
     return fetch

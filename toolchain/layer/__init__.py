@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from toolchain.digest import Digest
 from toolchain.lock import Lock, Package
 from toolchain.lock.base import AptPins, BasePins
+from toolchain.lock.conda import CondaPackage
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -31,9 +32,14 @@ USER_ID = 1000
 USER_NAME = "mlflow"
 HOME = f"home/{USER_NAME}"
 
+_Package = TypeVar("_Package", Package, CondaPackage)
+
 _LARGE = 1 << 20  # bytes of a wheel
 _BUCKETS = 16
 _MOST_LARGE = 76  # with buckets, base and project at most 100 layers, of the 127 that Docker takes
+# An image with conda packages has two such groups, each with its buckets.
+MOST_LARGE_OF_CONDA = 44
+MOST_LARGE_BESIDE_CONDA = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +144,8 @@ def base_plan(lock: Lock, base: Mapping[str, Any],
         "base": dict(base),
         "packages": {package.name: f"{package.version} {package.sha256.hex}"
                      for package in lock.packages},
+        **({"conda": {p.name: f"{p.version} {p.build} {p.channel_name} {p.sha256.hex}"
+                      for p in lock.conda.packages}} if lock.conda else {}),
     }
 
 
@@ -146,17 +154,18 @@ def bucket(name: str) -> int:
     return int(Digest.of(name.encode()).hex[:8], 16) % _BUCKETS
 
 
-def group(sizes: dict[Package, int]) -> list[tuple[str, tuple[Package, ...]]]:
+def group(sizes: Mapping[_Package, int], most_large: int = _MOST_LARGE
+          ) -> list[tuple[str, tuple[_Package, ...]]]:
     """Split packages into layers: (label, packages), large ones by name, then buckets.
 
-    `sizes` are the wheels' sizes in bytes.
+    `sizes` are the packages' sizes in bytes.
     """
     by_size = sorted(sizes, key=lambda package: (-sizes[package], package.name))
-    large = sorted(p for p in by_size[:_MOST_LARGE] if sizes[p] >= _LARGE)
-    groups: list[tuple[str, tuple[Package, ...]]] = [
+    large = sorted(p for p in by_size[:most_large] if sizes[p] >= _LARGE)
+    groups: list[tuple[str, tuple[_Package, ...]]] = [
         (f"{package.name} {package.version}", (package,)) for package in large
     ]
-    shared: dict[int, list[Package]] = {}
+    shared: dict[int, list[_Package]] = {}
     for package in sorted(set(sizes) - set(large)):
         shared.setdefault(bucket(package.name), []).append(package)
     for number in sorted(shared):

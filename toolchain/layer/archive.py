@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import SpecError, StoreError
@@ -34,6 +34,7 @@ _BLOCK = 512
 _LARGEST_OCTAL = 1 << 33  # a size of eleven octal digits
 _MAGIC = b"ustar\00000".ljust(_BLOCK - 257, b"\0")  # what follows the link's name
 _MAGIC_SUM = sum(_MAGIC)
+_BUFFER = 1 << 18  # tarfile's own is 10 KiB, which costs more than decompression
 _LARGEST_TAR = 64 << 30
 _LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
@@ -51,6 +52,13 @@ class Entry:
     link: str = ""
     uid: int = 0
     gid: int = 0
+
+
+class Sink(Protocol):
+    """What entries go into: a layer, or a folder."""
+
+    def add(self, entry: Entry) -> None: ...
+    def add_stream(self, entry: Entry, stream: BinaryIO, size: int) -> Digest: ...
 
 
 class LayerWriter:
@@ -204,7 +212,8 @@ def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
     and for a layer that unpacks to more than `most` bytes; ConfigError if zstandard is missing.
     """
     try:
-        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|") as archive:
+        with tarfile.open(fileobj=plain(stream, media_type, most), mode="r|",
+                          bufsize=_BUFFER) as archive:
             yield archive
     except tarfile.TarError as error:
         raise _refused(f"not a valid layer: {error}", media_type) from None
@@ -222,7 +231,7 @@ def plain(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR) -> _Boun
             stream, read_across_frames=True, closefd=False)
         return _Bounded(reader, most, (EOFError, OSError, zstandard.ZstdError))
     if media_type == GZIP.removesuffix("+gzip"):
-        return _Bounded(stream, most, (OSError,))
+        return _Bounded(stream, most, (EOFError, OSError))
     raise _refused("not a layer", media_type)
 
 

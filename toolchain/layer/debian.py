@@ -23,28 +23,34 @@ from toolchain.lock.base import AptPins, BasePins, DebianPackage
 from toolchain.store import Store
 
 
-def plan(pins: BasePins, python: str, bytecode: str | None = None,
+def plan(pins: BasePins, python: str | None, bytecode: str | None = None,
          compression: Compression = LIBDEFLATE) -> dict[str, Any]:
     """What the two layers are made of; its digest is their key for all projects.
 
-    `bytecode` is the identity of the compiler, if modules are compiled.
+    `bytecode` is the identity of the compiler, if modules are compiled. Without `python` there is
+    the system alone, in the very same layer: something else brings the interpreter.
     """
     return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "python": python,
             "prefix": PREFIX, "bytecode": bytecode, "base": pins.to_json()}
 
 
-def make(pins: BasePins, python: str, store: Store, pool: ThreadPoolExecutor,
+def make(pins: BasePins, python: str | None, store: Store, pool: ThreadPoolExecutor,
          bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE
          ) -> tuple[Layer, ...]:
-    """Build both layers from packages that are in the store. Raises ResolveError, StoreError."""
+    """Build the layers from packages that are in the store. Raises ResolveError, StoreError."""
     debs = {package: _unpack(package, store) for package in pins.packages}
+    system = _system([p for p in pins.packages if not _is_python(p)], debs)
+    label = _label(f"debian {pins.suite}", [p for p in pins.packages if not _is_python(p)])
+    if python is None:
+        status: dict[str, Entry] = {}
+        _dpkg_status(status, {p: deb for p, deb in debs.items() if not _is_python(p)})
+        return (_layer(label, system, store, pool, compression),
+                _layer("status of debian's packages", status, store, pool, compression))
     version = pins.version("python3").partition("-")[0]
     interpreter = _python([p for p in pins.packages if _is_python(p)], pins, debs, python, version)
     if bytecode is not None:
         _compile(interpreter, python, bytecode)
-    labels = (_label(f"debian {pins.suite}", [p for p in pins.packages if not _is_python(p)]),
-              _label(f"python {version}", [p for p in pins.packages if _is_python(p)]))
-    system = _system([p for p in pins.packages if not _is_python(p)], debs)
+    labels = (label, _label(f"python {version}", [p for p in pins.packages if _is_python(p)]))
     return tuple(_layer(label, entries, store, pool, compression)
                  for label, entries in zip(labels, (system, interpreter), strict=True))
 
@@ -130,7 +136,7 @@ def _python(packages: list[DebianPackage], pins: BasePins, debs: dict[DebianPack
     if f"usr/bin/python{python}" not in entries:
         raise ResolveError(f"the base has no python{python}", where="base.lock",
                            fix="delete base.lock and run `doit resolve` to pin anew")
-    _dpkg_status(entries, pins, debs)
+    _dpkg_status(entries, debs)
     for entry in environment(f"/usr/bin/python{python}", python, version):
         _put(entries, entry)
     return entries
@@ -170,11 +176,9 @@ def _certificates(entries: dict[str, Entry]) -> None:
     _put(entries, _symlink("usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt"))
 
 
-def _dpkg_status(entries: dict[str, Entry], pins: BasePins,
-                 debs: dict[DebianPackage, Deb]) -> None:
+def _dpkg_status(entries: dict[str, Entry], debs: dict[DebianPackage, Deb]) -> None:
     paragraphs = []
-    for package in pins.packages:
-        deb = debs[package]
+    for package, deb in debs.items():
         paragraphs.append(_status(deb))
         same = f":{package.architecture}" if "Multi-Arch: same" in deb.control else ""
         info = f"var/lib/dpkg/info/{package.name}{same}"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from toolchain.digest import Digest
-from toolchain.layer import Layer, WheelSource, group
+from toolchain.layer import MOST_LARGE_BESIDE_CONDA, Layer, WheelSource, group
 from toolchain.layer.archive import LayerWriter
 from toolchain.layer.bytecode import Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
@@ -24,10 +24,12 @@ _DOWNLOADS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """Layers in image order, and which of them were made now rather than found."""
+    """Layers in image order, and which of them were made now rather than found. `notes` are for
+    people."""
 
     layers: tuple[Layer, ...]
     made: frozenset[Digest]
+    notes: tuple[str, ...] = ()
 
 
 def wheels(lock: Lock, source: WheelSource) -> dict[Package, Wheel]:
@@ -47,7 +49,7 @@ def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: 
     found = wheels(lock, source)
     sizes = {package: os.stat(store.path(wheel.digest)).st_size
              for package, wheel in found.items()}
-    groups = group(sizes)
+    groups = group(sizes) if lock.conda is None else group(sizes, MOST_LARGE_BESIDE_CONDA)
     compiler = None if bytecode is None else bytecode.identity
     progress.expect(sum(sizes.values()))
     made: set[Digest] = set()

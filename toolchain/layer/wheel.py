@@ -34,11 +34,10 @@ from installer.utils import Scheme, construct_record_file, fix_shebang
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer import LAYOUT_VERSION, PREFIX
-from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.layer.archive import Entry, Sink
 from toolchain.layer.bytecode import Batch, Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
 
-_INTERPRETER = f"/{PREFIX}/bin/python"
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
 _LARGEST_ENTRY = 8 << 30
 _LARGEST_WHEEL = 32 << 30
@@ -63,12 +62,12 @@ def plan(wheels: tuple[Wheel, ...], python: str, bytecode: str | None = None,
             "wheels": [wheel.digest.hex for wheel in wheels]}
 
 
-def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter,
-          bytecode: Bytecode | None = None) -> None:
+def write(wheel: Wheel, stream: IO[bytes], python: str, layer: Sink,
+          bytecode: Bytecode | None = None, prefix: str = f"/{PREFIX}") -> None:
     """Add a wheel's files to a layer, as `pip install` into /opt/venv would lay them out.
 
-    `python` is `X.Y`. Raises ResolveError naming the wheel and the entry for a wheel that is
-    damaged or would write outside.
+    `python` is `X.Y`; scripts start the interpreter of `prefix`. Raises ResolveError
+    naming the wheel and the entry for a wheel that is damaged or would write outside.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -77,7 +76,7 @@ def write(wheel: Wheel, stream: IO[bytes], python: str, layer: LayerWriter,
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # __pycache__ entries are left out
                 batch = bytecode.batch() if bytecode is not None else None
-                install(source, _Destination(layer, python, wheel.filename, batch),
+                install(source, _Destination(layer, python, wheel.filename, batch, prefix),
                         additional_metadata={"INSTALLER": b"toolchain\n"})
     except zipfile.BadZipFile as error:
         raise _bad(wheel.filename, "", f"not a zip file: {error}") from None
@@ -157,9 +156,10 @@ class _Source(WheelFile):
 
 
 class _Destination(WheelDestination):
-    def __init__(self, layer: LayerWriter, python: str, filename: str,
-                 batch: Batch | None) -> None:
+    def __init__(self, layer: Sink, python: str, filename: str,
+                 batch: Batch | None, prefix: str) -> None:
         self._layer = layer
+        self._interpreter = f"{prefix}/bin/python"
         self._batch = batch
         self._filename = filename
         site = f"{PREFIX}/lib/python{python}/site-packages"
@@ -170,13 +170,13 @@ class _Destination(WheelDestination):
 
     def write_script(self, name: str, module: str, attr: str, section: Any) -> RecordEntry:
         script = Script(name, module, attr, section)
-        script_name, data = script.generate(_INTERPRETER, "posix")
+        script_name, data = script.generate(self._interpreter, "posix")
         return self._write(Scheme("scripts"), script_name, data, executable=True)
 
     def write_file(self, scheme: Scheme, path: Any, stream: BinaryIO,
                    is_executable: bool) -> RecordEntry:
         if scheme == "scripts":
-            with fix_shebang(stream, _INTERPRETER) as fixed:
+            with fix_shebang(stream, self._interpreter) as fixed:
                 return self._write(scheme, path, fixed.read(), executable=True)
         return self._write(scheme, path, stream.read(), executable=is_executable)
 

@@ -18,11 +18,12 @@ from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
+from toolchain.lock.conda import CondaLock
 from toolchain.spec import Spec
 from toolchain.spec.source import ARCHIVE, FOLDER, Source
 
 FILE_NAME = "requirements.lock"
-_FILE_NAMES = re.compile(r"requirements(\.[a-z0-9]+-[a-z0-9]+)?\.lock\Z")
+_FILE_NAMES = re.compile(r"(requirements|conda)(\.[a-z0-9]+-[a-z0-9]+)?\.lock\Z")
 _SCHEMA = 2
 
 _HEADER = re.compile(
@@ -123,6 +124,7 @@ class Request:
     `glibc` is the image's C library, as in `2.36`; empty while the base is not pinned.
     `sources` are requirements that name a place, `settled` what they came to, `options` what an
     index may be asked for. With `existing` nothing is chosen anew.
+    `provided` is (name, version) of what the environment has besides: kept, and not pinned.
     """
 
     python: str
@@ -136,6 +138,7 @@ class Request:
     options: tuple[str, ...] = ()
     existing: Existing | None = None
     place: Place | None = field(default=None, compare=False)
+    provided: tuple[tuple[str, str], ...] = ()
 
     def plan(self) -> dict[str, Any]:
         """A folder counts by its wheel's metadata, which may change what else is pinned; a branch
@@ -156,18 +159,23 @@ class Request:
             "requirements": list(self.requirements),
             "constraints": list(self.constraints),
             "hashes": {name: list(values) for name, values in self.hashes},
+            **({"provided": [list(item) for item in self.provided]} if self.provided else {}),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """The answer to a Request. `packages` is sorted by name; `input` is the request's digest."""
+    """The answer to a Request. `packages` is sorted by name; `input` is the request's digest.
+
+    conda: the conda environment that the packages are installed into, if it is one.
+    """
 
     python: str
     platform: str
     packages: tuple[Package, ...]
     input: Digest
     options: tuple[str, ...] = field(default=(), compare=False)  # as in Request
+    conda: CondaLock | None = None
 
     @property
     def python_minor(self) -> str:
@@ -190,6 +198,7 @@ class Lock:
             "python": self.python,
             "platform": self.platform,
             "packages": [package.to_json() for package in self.packages],
+            **({"conda": self.conda.to_json()} if self.conda else {}),
         }
 
     @classmethod
@@ -199,6 +208,7 @@ class Lock:
             platform=value["platform"],
             packages=tuple(Package.from_json(item) for item in value["packages"]),
             input=input,
+            conda=CondaLock.from_json(value["conda"], input) if "conda" in value else None,
         )
 
 

@@ -101,6 +101,29 @@ def _described(description: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Conda:
+    """What a project wants of conda: channels, the first the strongest, and packages, sorted.
+
+    A channel is a name, a URL or a path (`./x`, `../x`) from the project's folder. It holds no
+    password; `${NAME}` in it is taken from the environment when the channel is asked.
+    file: the environment file.
+    """
+
+    channels: tuple[str, ...]
+    packages: tuple[str, ...]
+    file: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"channels": list(self.channels), "packages": list(self.packages),
+                "file": self.file}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Conda:
+        return cls(channels=tuple(value["channels"]), packages=tuple(value["packages"]),
+                   file=value["file"])
+
+
+@dataclass(frozen=True)
 class Spec:
     """A valid project.
 
@@ -113,6 +136,8 @@ class Spec:
     sources: requirements that name a folder, a repository or a file (toolchain.spec.source), as
     JSON. options: what an index may be asked for (toolchain.spec.options), a line each.
     locked: the file of `files` that is another tool's lock, to be used as it stands.
+    conda: None where conda is not needed; else `python` is empty, conda decides it.
+    variables: what the environment file sets in the environment of every entry point.
     """
 
     name: str
@@ -127,6 +152,8 @@ class Spec:
     sources: tuple[Mapping[str, Any], ...] = ()
     options: tuple[str, ...] = ()
     locked: str = ""
+    conda: Conda | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         more = {"sources": [dict(source) for source in self.sources],
@@ -142,12 +169,15 @@ class Spec:
             "entry_points": {name: entry.to_json() for name, entry in self.entry_points.items()},
             "files": dict(self.files),
             **({"docker": self.docker.to_json()} if self.docker else {}),
+            **({"conda": self.conda.to_json()} if self.conda else {}),
+            **({"variables": dict(self.variables)} if self.variables else {}),
         }
 
     def for_runner(self) -> Spec:
         """A copy with what running an entry point needs alone; it goes into the image."""
         return replace(self, python="", requirements=(), constraints=(), hashes={}, files={},
-                       docker=None, sources=(), options=(), locked="")
+                       docker=None, sources=(), options=(), locked="",
+                       conda=None, variables={})
 
     @classmethod
     def from_json(cls, value: Any) -> Spec:
@@ -165,4 +195,6 @@ class Spec:
             sources=tuple(value.get("sources", ())),
             options=tuple(value.get("options", ())),
             locked=value.get("locked", ""),
+            conda=Conda.from_json(value["conda"]) if "conda" in value else None,
+            variables=dict(value.get("variables", {})),
         )

@@ -1,18 +1,19 @@
 """python_env.yaml, conda.yaml, requirements.txt -> what is to be installed.
 
 Formats: MLflow's projects documentation; conda's environment file. A conda.yaml that asks conda
-for nothing but python and pip needs no conda.
+for nothing but python and pip needs no conda (toolchain.spec.conda reads the others).
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from toolchain.errors import SpecError, nearest
-from toolchain.spec import Reader, Warn
+from toolchain.spec import Conda, Reader, Warn, conda
+from toolchain.spec.condapip import python_version, specifier
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
@@ -28,6 +29,8 @@ class Environment:
     python: str
     wanted: Requirements
     locked: str = ""
+    conda: Conda | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_python_env(path: str, reader: Reader, named_at: str, warn: Warn) -> Environment:
@@ -57,9 +60,9 @@ def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
     _warn_of_unknown(data, _CONDA_KEYS, path, warn)
     wanted = Requirements(warn)
     python = ""
-    conda_lines: list[str] = []
+    asked: list[conda.Asked] = []
     pip_lines: list[str] = []
-    for item in _items(data.get("dependencies"), "dependencies", path):
+    for number, item in enumerate(_items(data.get("dependencies"), "dependencies", path)):
         if isinstance(item.value, dict):
             if set(item.value) != {"pip"}:
                 raise SpecError(
@@ -69,23 +72,21 @@ def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
             for line in _strings(item.value["pip"], "pip", path):
                 pip_lines.append(wanted.add_line(line.text.strip(), path, line.line, reader))
             continue
-        where = f"{path}:{item.line}"
-        match = re.fullmatch(r"(?:[^:\s]+::)?([A-Za-z0-9_.-]+?)\s*((?:[=<>!~ ].*)?)", item.text)
-        name = match[1].lower() if match else ""
-        if name not in ("python", "pip"):
-            raise SpecError(
-                f"a conda package is not supported yet: {item.text}", where=where,
-                fix="move it below `pip:` if a package index has it",
-            )
-        if match and name == "python":
-            python = _conda_python(match[2].strip(), where, default_python)
-        elif match and match[2]:
-            wanted.add_line(_conda_pip(match[2].strip()), path, item.line, reader)
-        conda_lines.append(item.text.strip())
-    plain = {key: item.plain() for key, item in data.items()}
-    plain["dependencies"] = [*sorted(conda_lines), {"pip": sorted(pip_lines)}]
-    wanted.files[path] = canonical(plain)
-    return Environment(kind="conda", python=python, wanted=wanted)
+        asked.append(conda.package(item, f"{path}:{item.line}, dependencies[{number}]"))
+    channels = conda.channels(data.get("channels"), path)
+    variables = conda.variables(data.get("variables"), path)
+    wanted.files[path] = conda.canonical_text(data, channels, asked, pip_lines)
+    if conda.is_needed(asked):
+        return Environment(
+            kind="conda", python="", wanted=wanted, variables=variables,
+            conda=Conda(channels=conda.with_named(channels, asked), file=path,
+                        packages=tuple(sorted({entry.text for entry in asked}))))
+    for entry in asked:
+        if entry.name == "python":
+            python = python_version(entry.wanted, entry.where, default_python)
+        elif entry.wanted:
+            wanted.add_line(f"pip{specifier(entry.wanted)}", path, entry.line, reader)
+    return Environment(kind="conda", python=python, wanted=wanted, variables=variables)
 
 
 def read_requirements(path: str, reader: Reader, named_at: str, warn: Warn) -> Environment:
@@ -143,34 +144,3 @@ def _python_version(value: Located, path: str, warn: Warn) -> str:
         warn(f"{path}:{value.line}: python: {text} is a number in YAML; read as {text!r}, "
              "quote it to be safe")
     return text
-
-
-def _conda_python(wanted: str, where: str, default: str) -> str:
-    """`=3.11`, `==3.11.4`, `3.11.*`, `>=3.9,<3.12` -> a Python version; empty for any."""
-    exact = re.fullmatch(r"={0,2}\s*(3\.\d+(?:\.\d+)?)(?:\.\*)?", wanted)
-    if exact:
-        return exact[1]
-    if not wanted or wanted == "*":
-        return ""
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        allowed = SpecifierSet(wanted)
-    except InvalidSpecifier:
-        raise SpecError(f"not a Python version: python{wanted}", where=where,
-                        fix="write it as python=3.11") from None
-    for candidate in (default, "3.13", "3.12", "3.11", "3.10", "3.9", "3.8"):
-        minor = ".".join(candidate.split(".")[:2])
-        if any(f"{minor}.{patch}" in allowed for patch in range(30)):
-            return minor
-    raise SpecError(f"no Python satisfies python{wanted}", where=where,
-                    fix="write it as python=3.11")
-
-
-def _conda_pip(wanted: str) -> str:
-    """conda's `=23.1` means 23.1 and what begins with it; `==` and ranges are as in PEP 440."""
-    if wanted.startswith("=") and not wanted.startswith("=="):
-        return f"pip=={wanted[1:].strip().removesuffix('.*')}.*"
-    if wanted[0].isdigit():  # `pip 23.1`, conda's own long form
-        return f"pip=={wanted}"
-    return f"pip{wanted}"

@@ -66,6 +66,8 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         sources=tuple(source.to_json() for source in sorted(wanted.sources)),
         options=wanted.options.to_lines(),
         locked=environment.locked,
+        conda=environment.conda,
+        variables=environment.variables,
     )
 
 

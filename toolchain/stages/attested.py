@@ -61,7 +61,8 @@ def _components(chain: Chain) -> list[object]:
             return known
         lock = resolve.result(chain)
         licences = _licences(chain)
-        made = sbom.components(lock.packages, licences, resolve.foundation(chain))
+        made = sbom.components(lock.packages, licences, resolve.foundation(chain),
+                               lock.conda.packages if lock.conda else ())
         if len(licences) == len(lock.packages):  # else more may be known another time
             trace.record(_COMPONENTS, key, what, made, project=chain.name)
         return made
@@ -94,4 +95,5 @@ def _materials(chain: Chain) -> provenance.Materials:
         plan=Digest.of_json(image_plan(chain)), files=Digest.of_json(layer_plan(chain)),
         lock=Digest(locks["lock"]), base=_base_image(chain) or resolve.base(chain)["suite"],
         base_lock=Digest.of_json(locks["base"]), packages=lock.packages,
+        conda=lock.conda.packages if lock.conda else (),
     )

@@ -20,6 +20,8 @@ from toolchain.stages.published import are_here, base_image_layers, base_plan, p
 if TYPE_CHECKING:
     from toolchain.layer.bytecode import Bytecode
     from toolchain.layer.compression import Compression
+    from toolchain.layer.packages import Built
+    from toolchain.progress import Progress
 
 NAME = "base"
 plan = base_plan
@@ -52,17 +54,35 @@ def build(chain: Chain) -> Made:
     with ThreadPoolExecutor(os.cpu_count()) as pool, _bytecode(chain) as bytecode, \
             session.progress(f"{NAME} {chain.name}") as progress, ThreadPoolExecutor(1) as beside:
         building = beside.submit(_system, chain, pool, bytecode, how)
+        under = _conda(chain, progress, pool, bytecode, how)
         built = packages.make(resolve.result(chain), session.tools.wheels(), session.store,
                               session.trace, progress, pool, chain.waiting, bytecode, how)
         entry, entry_made = runner.make(session.store, session.trace, pool, chain.waiting, how)
         system, made = building.result()
-    layers = (*system, *built.layers, entry)
-    made |= built.made | ({entry.digest} if entry_made else set())
+    layers = (*system, *under.layers, *built.layers, entry)
+    made |= under.made | built.made | ({entry.digest} if entry_made else set())
     new = [item for item in layers if item.digest in made]
     words = f"reused {count(len(layers) - len(new), 'layer')}"
     if new:
         words += f", built {len(new)} ({size(sum(item.size for item in new))})"
     return Made(value=layer.to_json(layers), words=words)
+
+
+def _conda(chain: Chain, progress: Progress, pool: ThreadPoolExecutor,
+           bytecode: Bytecode | None, how: Compression) -> Built:
+    """The layers of conda packages; none for a project without."""
+    from toolchain.layer.packages import Built
+
+    locked, session = resolve.result(chain).conda, chain.session
+    if locked is None:
+        return Built(layers=(), made=frozenset())
+    from toolchain.layer import conda
+
+    built = conda.make(locked, session.tools.conda(chain.config), session.store, session.trace,
+                       progress, pool, chain.waiting, bytecode, how)
+    for note in built.notes:
+        session.say(f"warning: {chain.name}: {note}")
+    return built
 
 
 @contextlib.contextmanager
@@ -95,13 +115,14 @@ def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, h
 
     store, debs = chain.session.store, chain.session.tools.debs
     foundation, python = resolve.foundation(chain), resolve.result(chain).python_minor
+    is_conda = resolve.result(chain).conda is not None  # conda brings the interpreter
     base, more = foundation.base, foundation.apt
     compiler = None if bytecode is None else bytecode.identity
 
     def system() -> tuple[Layer, ...]:
         assert isinstance(base, BasePins)
         debs().fetch(base)
-        return debian.make(base, python, store, pool, bytecode, how)
+        return debian.make(base, None if is_conda else python, store, pool, bytecode, how)
 
     def extra() -> tuple[Layer, ...]:
         assert more is not None
@@ -109,7 +130,10 @@ def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, h
         return (debian.make_more(more, store, pool, how),)
 
     if isinstance(base, BasePins):
-        layers, made = _once(chain, "debian", debian.plan(base, python, compiler, how), system)
+        layers, made = _once(chain, "debian", debian.plan(
+            base, None if is_conda else python, None if is_conda else compiler, how), system)
+    elif is_conda:
+        layers, made = base_image_layers(chain), frozenset()
     else:
         interpreter = base.python(python, chain.name)
         shows_own = "own packages" in resolve.base(chain)
@@ -119,6 +143,12 @@ def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, h
             lambda: (environment.make(interpreter, python, store, pool, how,
                                       shows_own=shows_own),))
         layers = (*base_image_layers(chain), *own)
+    if is_conda:
+        from toolchain.layer import conda
+
+        empty, new = _once(chain, "conda environment", conda.base_plan(how),
+                           lambda: (conda.make_base(store, pool, how),))
+        layers, made = (*layers, *empty), made | new
     if more is not None and more.packages:
         added, new = _once(chain, "apt", debian.more_plan(more, how), extra)
         layers, made = (*layers, *added), made | new

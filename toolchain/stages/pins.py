@@ -87,9 +87,12 @@ def bytecode(foundation: Foundation, python: str) -> str | None:
     return identity(own, python) if foundation.compiler and own else None
 
 
-def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
+def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundation, list[str]]:
     """The foundation for Python `X.Y[.Z]`, or for that of the project's own image if it is empty,
-    and the names of what was chosen now."""
+    and the names of what was chosen now.
+
+    is_used: whether the packages stand on the base's own Python.
+    """
     platform, tools = chain.config.image_platform, chain.session.tools
     if platform not in base_lock.PLATFORMS:
         raise ResolveError(f"unknown platform {platform!r}", where="image.platform",
@@ -104,9 +107,9 @@ def settle(chain: Chain, python: str) -> tuple[Foundation, list[str]]:
     if reference:
         base = _settle(chain, ("image", reference, platform), ImagePins,
                        lambda: tools.images(chain.config).pin(reference, platform), moved)
-        if python:
+        if python and is_used:
             base.python(python, f"{chain.name}: python {python}")
-        else:
+        elif is_used:
             base.own_python(f"{chain.name}: docker_env.image")
     else:
         suite = base_lock.suite_for(python)

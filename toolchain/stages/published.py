@@ -44,7 +44,14 @@ def layer_plan(chain: Chain) -> Any:
 
 
 def image_plan(chain: Chain) -> Any:
-    return image.plan(base_plan(chain), layer_plan(chain), USER, chain.config.image_platform)
+    return image.plan(base_plan(chain), layer_plan(chain), USER, chain.config.image_platform,
+                      variables(chain))
+
+
+def variables(chain: Chain) -> dict[str, str]:
+    """What the project sets in the environment of its entry points, here and in the image."""
+    where = {"CONDA_PREFIX": f"/{layer.PREFIX}"} if resolve.result(chain).conda else {}
+    return {**where, **parse.result(chain).variables}
 
 
 def tag(chain: Chain) -> str:

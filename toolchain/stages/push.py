@@ -17,6 +17,7 @@ from toolchain.stages.published import (
     base_image_layers,
     image_plan,
     tag,
+    variables,
 )
 
 NAME = "push"
@@ -84,11 +85,21 @@ def _assemble(chain: Chain, layers: tuple[Layer, ...],
               annotations: Mapping[str, str] | None = None) -> image.Image:
     platform, pins = chain.config.image_platform, base_image(chain)
     if pins is None:
-        return image.make(layers, USER, platform, annotations)
+        return image.make(layers, USER, platform, annotations, variables=variables(chain))
     # The ordinary user is in no /etc/passwd there.
     user = (f"HOME=/{HOME}", f"LOGNAME={USER_NAME}")
     return image.make(layers, USER, platform, annotations,
-                      environment=(*pins.environment, *user), labels=pins.labels)
+                      environment=(*pins.environment, *user), labels=pins.labels,
+                      variables=variables(chain))
+
+
+def assembled(chain: Chain) -> image.Image:
+    """The image's layers and config from the record, for the platform that this machine runs.
+
+    Its manifest lacks annotations, so its digest is not that of what was pushed.
+    """
+    chain = chain.here
+    return _assemble(chain, (*base.result(chain), layer.result(chain)))
 
 
 def result(chain: Chain) -> push.Pushed:

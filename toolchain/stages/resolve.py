@@ -14,7 +14,7 @@ from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock import base as base_lock
 from toolchain.spec.source import FILE, FOLDER
-from toolchain.stages import count, parse, pins
+from toolchain.stages import conda, count, parse, pins
 from toolchain.tree import walk
 
 NAME = "resolve"
@@ -28,7 +28,8 @@ def plan(chain: Chain) -> Any:
     more = {"places": places} if places else {}
     return {"request": request.plan(), **more, "base image": pins.image_base(chain),
             "apt": chain.config.apt, "bytecode": chain.config.image_bytecode,
-            "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python)}
+            "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python),
+            **conda.plan(chain)}
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -43,24 +44,39 @@ def stands(chain: Chain, value: Any) -> bool:
 
 
 def make(chain: Chain) -> Made:
-    foundation, moved = pins.settle(chain, pins.named_python(chain))
+    is_conda = conda.is_asked(chain)
+    python = conda.BASE_PYTHON if is_conda else pins.named_python(chain)
+    foundation, moved = pins.settle(chain, python, is_used=not is_conda)
     # Afterwards: an image of the project's own, pinned now, says which Python it is.
     request = replace(_request(chain), glibc=foundation.base.glibc)
+    found = conda.settle(chain, request)
+    if is_conda and found.lock is None:
+        foundation, more = pins.settle(chain, found.request.python)
+        moved += [name for name in more if name not in moved]
+        found = replace(found, request=replace(found.request, glibc=foundation.base.glibc))
+    request = found.request
     sources = chain.session.tools.sources()
     with _titled(chain, request):
         request = replace(request, settled=tuple(
             sources.settle(source, request, ()) for source in request.sources
             if source.kind in (FOLDER, FILE)))
     locked, words = _lock(chain, request)
+    locked = replace(locked, conda=found.lock)
+    if found.words:
+        words = f"{found.words}; {words}"
     if moved:
         words += f"; {base_lock.FILE_NAME}: {', '.join(moved)}"
     value: dict[str, Any] = {
-        **foundation.to_json(), "bytecode": pins.bytecode(foundation, locked.python_minor)}
+        **foundation.to_json(), "bytecode": conda.bytecode(foundation, locked)}
     if pins.own_image(chain):
         value["own packages"] = True
     named = {"input": locked.input.hex} if request.sources else {}
     return Made(value={**locked.to_json(), **named, "base": value},
-                words=f"{count(len(locked.packages), 'package')}, {words}")
+                words=f"{count(_number(locked), 'package')}, {words}")
+
+
+def _number(locked: lock.Lock) -> int:
+    return len(locked.packages) + (len(locked.conda.packages) if locked.conda else 0)
 
 
 def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
@@ -122,8 +138,9 @@ def _lock_path(chain: Chain) -> Path:
 
 
 def _request(chain: Chain) -> lock.Request:
-    return lock.request(parse.result(chain), pins.python(chain), chain.config.image_platform,
-                        _place(chain))
+    spec = parse.result(chain)
+    python = conda.BASE_PYTHON if spec.conda else pins.python(chain)
+    return lock.request(spec, python, chain.config.image_platform, _place(chain))
 
 
 def _place(chain: Chain) -> lock.Place:

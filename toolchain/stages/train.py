@@ -42,13 +42,16 @@ def make(chain: Chain) -> Made:
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
     paths = {name: text for name, (_, text) in _inputs(chain, settled).items()}
     placed = settled.with_paths(paths)
+    job = run.Job(
+        name=chain.name, command=placed.command(), docker=parse.result(chain).docker,
+        environment={**parse.result(chain).variables, **placed.variables()},
+        lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
+        pushed=push.result(chain),
+        readable=tuple(text for text in paths.values() if text.startswith("/")))
     done = run.make(
-        key=key, project=chain.name, entry_point=chain.config.entry_point,
-        command=placed.command(), variables=placed.variables(), params=_params(settled),
-        experiment=experiment,
-        pushed=push.result(chain), lock=resolve.result(chain), layer=layer.in_store(chain),
-        folder=str(chain.folder), environment=parse.result(chain).environment,
-        docker=parse.result(chain).docker,
+        key=key, entry_point=chain.config.entry_point, params=_params(settled),
+        experiment=experiment, folder=str(chain.folder),
+        environment=parse.result(chain).environment, job=job,
         engine=tools.engine(chain.config), tracker=tracker,
     )
     return Made(value=done.to_json(), words=f"run {done.run_id}")

@@ -90,6 +90,8 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
     before = _ORDER[_ORDER.index(stage) - 1] if stage != _ORDER[0] else ""
     looking = len(sys.argv) > 1 and sys.argv[1] in _LOOKING
     for name in _projects():
+        if not _call.goes_to(stage, name):
+            continue
         fresh = not looking and stage in _fresh(name)
         yield {
             "name": name,

@@ -36,6 +36,7 @@ class Call:
         self.workspace = Workspace.open(root, given)
         self.journal = Journal(self.workspace.cache)
         self._shortcut = Shortcut(root, self.journal)
+        self._configs: dict[str, Config] = {}
         self._chains: dict[str, Chain] = {}
         self._started = time.time_ns()
         self._vouched: dict[str, frozenset[str]] = {}  # by the shortcut
@@ -83,7 +84,7 @@ class Call:
 
         if name not in self._chains:
             project = self.projects[name]
-            self._chains[name] = Chain(self.session, project, self.workspace.config_for(project))
+            self._chains[name] = Chain(self.session, project, self._config(name))
         return self._chains[name]
 
     def fresh_stages(self, name: str) -> frozenset[str]:
@@ -93,7 +94,7 @@ class Call:
         project = self.projects[name]
         if project.mistake is not None:
             return frozenset()
-        config = self.workspace.config_for(project)
+        config = self._config(name)
         # Most projects have the workspace's own settings.
         settings = (self._common_settings if config is self.workspace.config
                     else _settings(config))
@@ -104,6 +105,29 @@ class Call:
     @cached_property
     def _common_settings(self) -> str:
         return _settings(self.workspace.config)
+
+    def goes_to(self, stage: str, name: str) -> bool:
+        """Whether the stage is for that project in this call, which may name it."""
+        try:
+            last = self._config(name).last_stage
+        except ToolchainError:
+            return True  # the task says what is wrong
+        return self._is_named or _ORDER.index(stage) <= _ORDER.index(last)
+
+    def _config(self, name: str) -> Config:
+        if name not in self._configs:
+            config = self.workspace.config_for(self.projects[name])
+            if config.last_stage not in _ORDER:
+                raise ConfigError(
+                    f"unknown stage {config.last_stage!r}{nearest(config.last_stage, _ORDER)}",
+                    where=f"{name}: last_stage", fix=f"one of: {', '.join(_ORDER)}")
+            self._configs[name] = config
+        return self._configs[name]
+
+    @cached_property
+    def _is_named(self) -> bool:
+        return self._names is not None or any(
+            ":" in word and word.partition(":")[0] in _NAMES for word in sys.argv[1:])
 
     def describe(self, name: str) -> str:
         """A project's entry points in one line, as `doit list --all` and `doit info` show them."""
@@ -182,7 +206,8 @@ class Call:
 
     def _check_parameters(self, name: str) -> None:
         """A wrong parameter or engine is to be named before anything is built for it."""
-        if any(word.partition(":")[0] in ("train", "register") for word in sys.argv[1:]):
+        asked = any(word.partition(":")[0] in ("train", "register") for word in sys.argv[1:])
+        if asked and self.goes_to("train", name):
             from toolchain.stages import train
 
             chain = self.chain(name)

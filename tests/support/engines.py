@@ -1,0 +1,164 @@
+"""An image made of this machine's own programs, jobs that run in it, and the engines."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.adapters.machine import PLATFORM, Machine, locked
+from tests.support.services import docker_client, lacking
+from toolchain.adapters.containers import ContainerEngine
+from toolchain.adapters.docker_engine import DockerEngine
+from toolchain.adapters.local import LocalEngine
+from toolchain.adapters.roots import Roots
+from toolchain.adapters.sandbox import SandboxEngine
+from toolchain.adapters.unpacked import UnpackedLayers
+from toolchain.digest import Digest, canonical_json
+from toolchain.image import Image
+from toolchain.layer import Layer
+from toolchain.layer.archive import Entry, LayerWriter
+from toolchain.progress import Progress
+from toolchain.push import Pushed
+from toolchain.run import Engine, Job
+from toolchain.store import Store
+
+ENGINES = ("local", "sandbox", "docker")
+_PROGRAMS = ("bash", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mv", "rm", "setsid",
+             "sleep", "touch", "tr", "head", "wc", "grep", "basename", "stat", "sh", "seq")
+PROJECT = (
+    Entry(path="project/train.sh", mode=0o755, data=b"#!/bin/bash\necho training\n", uid=1000,
+          gid=1000),
+    Entry(path="project/data/rows.csv", mode=0o644, data=b"1,2\n", uid=1000, gid=1000),
+    Entry(path="project/latest.csv", mode=0o777, kind=tarfile.SYMTYPE, link="data/rows.csv",
+          uid=1000, gid=1000),
+)
+
+
+class Bench:
+    """A cache with an image in it. `engine` makes engines, `job` makes jobs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = folder / "cache"
+        self.machine = Machine(folder, folder / "index")
+        self.store: Store = self.machine.store
+        base = self.layer("programs", *_programs())
+        users = self.layer("users", Entry(path="etc/passwd", mode=0o644, data=(
+            b"root:x:0:0::/root:/bin/bash\nmlflow:x:1000:1000::/home/mlflow:/bin/bash\n")),
+            Entry(path="home/mlflow", mode=0o755, kind=tarfile.DIRTYPE, uid=1000, gid=1000),
+            Entry(path="tmp", mode=0o1777, kind=tarfile.DIRTYPE),
+            Entry(path="etc/frozen", mode=0o644, data=b"as built\n"))
+        self.project = self.layer("project", *PROJECT)
+        self.image = self.assembled(base, users, self.project)
+
+    def layer(self, label: str, *entries: Entry) -> Layer:
+        with ThreadPoolExecutor(2) as pool, LayerWriter(self.store, label, pool) as writer:
+            for entry in entries:
+                writer.add(entry)
+        assert writer.layer is not None
+        return writer.layer
+
+    def assembled(self, *layers: Layer, **config: Any) -> Image:
+        system, architecture = PLATFORM.split("/")
+        runtime = {"User": "1000", "WorkingDir": "/project",
+                   "Env": ["PATH=/usr/bin:/bin", "OF_THE_IMAGE=yes"], **config}
+        document = canonical_json({
+            "architecture": architecture, "os": system, "config": runtime,
+            "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}})
+        self.store.put(document)
+        manifest = canonical_json({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": str(Digest.of(document)), "size": len(document)},
+            "layers": [{"mediaType": layer.media_type, "digest": str(layer.digest),
+                        "size": layer.size} for layer in layers]})
+        return Image(layers=layers, config=document, manifest=manifest)
+
+    def job(self, command: str, **changes: Any) -> Job:
+        image = changes.pop("image", self.image)
+        return Job(**{
+            "name": "one", "command": command, "lock": locked(), "project": self.project,
+            "image": image, "environment": {},
+            "pushed": Pushed(reference=f"toolchain/test@{image.digest}", tag="engines",
+                             digest=image.digest, config=image.config_digest), **changes})
+
+    def sandbox(self, **environ: str) -> SandboxEngine:
+        layers = UnpackedLayers(self.cache / "layers", self.blob, self.machine.trace)
+        return SandboxEngine(cache=self.cache, environ={**os.environ, **environ},
+                             roots=Roots(self.cache / "roots", layers, self.machine.trace))
+
+    def local(self, **environ: str) -> LocalEngine:
+        return LocalEngine(cache=self.cache, store=self.store, trace=self.machine.trace,
+                           uv=self.machine.uv, conda=self._no_conda,
+                           environ={**os.environ, **environ})
+
+    @staticmethod
+    def _no_conda() -> NoReturn:
+        raise AssertionError("no job here has conda packages")
+
+    def docker(self, **environ: str) -> ContainerEngine:
+        docker_client()
+        return ContainerEngine(
+            engine=DockerEngine(os.environ), fetch=self.blob, has=self.store.has, registry=False,
+            progress=Progress(), environ={**os.environ, **environ})
+
+    def engine(self, name: str, **environ: str) -> Engine:
+        if name == "local":
+            return self.local(**environ)
+        if name == "docker":
+            return self.docker(**environ)
+        made = self.sandbox(**environ)
+        if made.obstacle:
+            lacking(f"no sandbox on this machine: {made.obstacle}")
+        return made
+
+    def blob(self, digest: Digest, size: int) -> Any:
+        yield self.store.read(digest)
+
+
+def _programs() -> list[Entry]:
+    """bash and a few programs, with the libraries that they need."""
+    found: dict[str, Entry] = {}
+    for name in _PROGRAMS:
+        program = shutil.which(name, path="/usr/bin:/bin")
+        assert program is not None, name
+        found[f"usr/bin/{name}"] = _file(f"usr/bin/{name}", program)
+        needs = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
+        for path in re.findall(r"(/\S+)", needs):
+            if Path(path).exists():
+                inside = "usr/" + re.sub(r"^/(usr/)?", "", path)
+                found[inside] = _file(inside, path)
+    links = [Entry(path=name, mode=0o777, kind=tarfile.SYMTYPE, link=f"usr/{name}")
+             for name in ("bin", "lib", "lib64")]
+    return [*links, *found.values()]
+
+
+def _file(inside: str, path: str) -> Entry:
+    return Entry(path=inside, mode=0o755, data=Path(path).read_bytes())
+
+
+def main(folder: Path, engine: str, command: str, changes: dict[str, Any]) -> int:
+    """Run one job as doit does: for tests that send signals to this process."""
+    bench = Bench(folder)
+    made, job = bench.engine(engine), bench.job(command, **changes)
+    made.prepare(job)
+    print("prepared", flush=True)
+    try:
+        outcome = made.execute(job)
+    except KeyboardInterrupt:
+        return 130
+    print("outcome", outcome.code, outcome.reason, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    import json
+
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4])))

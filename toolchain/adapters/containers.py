@@ -1,0 +1,258 @@
+"""The `docker` engine: the image in a container of the Docker engine that Docker's settings name.
+
+Rule 1: a container lives as long as we do. Its standard input is ours: when it ends, however we
+end, the first process in there kills the job. Containers that then lie about ended are removed at
+the next start, found by their label.
+Rule 2: the first process is a few lines of bash, since process 1 gets no signal that it has not
+asked for and has to reap what others leave. The job is a process group, which signals go to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import posixpath
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from toolchain import load
+from toolchain.adapters.docker_engine import DockerEngine
+from toolchain.adapters.handed_on import Place, places, threads, variables
+from toolchain.adapters.log import Log
+from toolchain.adapters.supervised import GRACE, asked_with, exit_on_sigterm
+from toolchain.bundle import Fetch
+from toolchain.digest import Digest
+from toolchain.errors import EngineError
+from toolchain.layer import HOME, PROJECT_FOLDER
+from toolchain.progress import Progress
+from toolchain.run import Job, Outcome
+
+_LABEL = "toolchain.owner"
+_HIDDEN = {"size": "4k", "mode": "0555"}
+# $1: the job. Its own stdin is empty; ours tells whether whoever started this is alive.
+_FIRST = """\
+set -m
+exec 3<&0 </dev/null
+bash -c "$1" 2>&1 3<&- & job=$!
+exec >/dev/null 2>&1
+{ read -r line <&3 || kill -KILL -- "-$job"; } &
+for name in INT TERM HUP QUIT USR1 USR2; do trap "kill -$name -- -$job" "$name"; done
+while wait "$job"; code=$?; kill -0 "$job"; do :; done
+wait "$job"; code=$?
+kill -KILL -- "-$job"
+exit "$code"
+"""
+# Files that the job writes into folders of this machine are to be the user's, and the user has
+# no part of the image: the folders that its own user may write become this user's.
+_AS_USER = """\
+import os, sys
+uid, gid = int(sys.argv[1]), int(sys.argv[2])
+for top in sys.argv[3].split(":"):
+    for path, folders, files in os.walk(top):
+        for name in (".", *folders, *files):
+            os.lchown(os.path.join(path, name), uid, gid)
+os.setgroups([])
+os.setgid(gid)
+os.setuid(uid)
+os.execvp(sys.argv[4], sys.argv[4:])
+"""
+
+
+class ContainerEngine:
+    """Runs jobs in containers of `engine`.
+
+    fetch: gives the blobs of images; has: whether one is on this machine; registry: whether images
+    are in one, rather than in files here.
+    """
+
+    name = "docker"
+
+    def __init__(self, *, engine: DockerEngine, fetch: Fetch, has: Callable[[Digest], bool],
+                 registry: bool, progress: Progress, environ: Mapping[str, str]) -> None:
+        self._engine = engine
+        self._fetch = fetch
+        self._has = has
+        self._registry = registry
+        self._progress = progress
+        self._environ = environ
+
+    def prepare(self, job: Job) -> None:
+        image, engine = job.image, self._engine
+        engine.check(image)
+        if engine.find(image) is not None:
+            return
+        if self._registry and not all(self._has(layer.digest) for layer in image.layers):
+            # Else the registry's layers come here, by way of load.
+            with contextlib.suppress(EngineError):
+                engine.pull(job.pushed.reference)
+                if engine.find(image) is not None:
+                    return
+        name = f"{job.pushed.reference.partition('@')[0]}:{job.pushed.tag}"
+        load.make(image, (name,), engine, self._fetch, self._progress)
+
+    def execute(self, job: Job) -> Outcome:
+        with self._engine.talking("containers") as api:
+            _sweep(api)
+            image = self._engine.find(job.image)
+            if image is None:
+                raise EngineError("the Docker engine lost the image", where=f"{job.name}, "
+                                  "engine docker", fix="run the same command again")
+            made = api.create_container(**self._described(job, image, api))
+            try:
+                return self._run(job, made["Id"], api)
+            finally:
+                _removed(api, made["Id"])
+
+    def _run(self, job: Job, container: str, api: Any) -> Outcome:
+        stream = api.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        reader = threading.Thread(target=_copy, args=(stream, Log(job.trial)), daemon=True)
+        is_late = False
+        with contextlib.closing(stream), exit_on_sigterm():
+            try:
+                _start(api, container, job)
+                reader.start()
+                deadline = time.monotonic() + job.timeout if job.timeout else None
+                while reader.is_alive():
+                    reader.join(1 if deadline is None else
+                                max(0.01, min(1, deadline - time.monotonic())))
+                    if deadline is not None and time.monotonic() > deadline and reader.is_alive():
+                        is_late = True
+                        _end(api, container, "SIGTERM", reader)
+                code = int(api.wait(container, timeout=60)["StatusCode"])
+            except (KeyboardInterrupt, SystemExit) as error:
+                _end(api, container, asked_with(error).name, reader)
+                raise
+            state = api.inspect_container(container)["State"]
+        if is_late:
+            return Outcome(code=code or 143,
+                           reason=f"ran longer than its timeout of {job.timeout:g} s")
+        if state.get("OOMKilled"):
+            limit = job.resources.memory
+            most = f" of {limit / 2**20:.0f} MB" if limit else ""
+            return Outcome(code=code or 137, reason=f"was killed: out of memory{most}")
+        return Outcome(code=code)
+
+    def _described(self, job: Job, image: str, api: Any) -> dict[str, Any]:
+        config = json.loads(job.image.config).get("config") or {}
+        seen = places(job, self._environ)
+        user, before = self._as_user(seen, config, api)
+        wanted = job.resources
+        return {
+            "image": image, "user": user, "labels": {_LABEL: _owner()}, "stdin_open": True,
+            "entrypoint": [*before, "bash", "-c", _FIRST, "toolchain", job.command],
+            "environment": {**variables(self._environ, job.docker), **threads(wanted),
+                            **job.environment},
+            "host_config": api.create_host_config(
+                network_mode="host",
+                binds=[*_binds(seen), *(job.docker.volumes if job.docker else ())],
+                log_config={"Type": "none"},
+                tmpfs={place.path: ",".join(f"{name}={value}" for name, value in _HIDDEN.items())
+                       + ",ro" for place in seen if place.hidden and place.is_folder},
+                mem_limit=wanted.memory or None, memswap_limit=wanted.memory or None,
+                nano_cpus=int(wanted.cpus * 1e9) or None, shm_size=wanted.shm or None,
+                device_requests=[{"Count": wanted.gpus, "Capabilities": [["gpu"]]}]
+                if wanted.gpus else None),
+        }
+
+    @staticmethod
+    def _as_user(seen: list[Place], config: Mapping[str, Any], api: Any
+                 ) -> tuple[str | None, list[str]]:
+        """Whom the container starts as, and what makes it the user's."""
+        if not any(place.writable for place in seen):
+            return None, []  # the image's own
+        rootless = any("rootless" in str(option)
+                       for option in api.info().get("SecurityOptions") or [])
+        uid, gid = (0, 0) if rootless else (os.getuid(), os.getgid())
+        program = (config.get("Entrypoint") or [""])[0]
+        if "python" not in posixpath.basename(program):
+            return f"{uid}:{gid}", []
+        return "0:0", [program, "-IS", "-c", _AS_USER, str(uid), str(gid),
+                       f"/{PROJECT_FOLDER}:/{HOME}"]
+
+
+def _binds(seen: list[Place]) -> list[str]:
+    found = []
+    for place in seen:
+        if place.hidden and place.is_folder:
+            continue
+        source = "/dev/null" if place.hidden else place.path
+        found.append(f"{source}:{place.path}:{'rw' if place.writable else 'ro'}")
+    return found
+
+
+def _start(api: Any, container: str, job: Job) -> None:
+    from docker.errors import APIError
+
+    try:
+        api.start(container)
+    except APIError as error:
+        reason = str(error.explanation or error)
+        what = ("the image has no bash" if '"bash"' in reason and "not found" in reason
+                else f"the container cannot be started: {reason}")
+        raise EngineError(what, where=f"{job.name}, engine docker",
+                          fix="see what the Docker engine says; engine=local needs none") from None
+
+
+def _copy(stream: Any, log: Log) -> None:
+    from docker.utils import socket as frames
+
+    iterate: Any = frames.frames_iter
+    with contextlib.suppress(OSError, ValueError):
+        for _, data in iterate(stream, tty=False):
+            log.write(data)
+    log.close()
+
+
+def _end(api: Any, container: str, first: str, reader: threading.Thread) -> None:
+    from docker.errors import APIError
+
+    for name in (first, "SIGTERM", "SIGKILL"):
+        with contextlib.suppress(APIError):
+            api.kill(container, name)
+        if reader.ident is None:
+            continue
+        reader.join(GRACE)
+        if not reader.is_alive():
+            return
+
+
+def _removed(api: Any, container: str) -> None:
+    from docker.errors import APIError
+
+    with contextlib.suppress(APIError):
+        api.remove_container(container, v=True, force=True)
+
+
+def _owner() -> str:
+    """This process, as no other was or will be known on any machine."""
+    return f"{socket.gethostname()} {_boot()} {os.getpid()} {_began(os.getpid())}"
+
+
+def _sweep(api: Any) -> None:
+    """Remove containers of this machine whose process is gone."""
+    host, boot = socket.gethostname(), _boot()
+    for found in api.containers(all=True, filters={"label": _LABEL}):
+        owner = found["Labels"].get(_LABEL, "").split()
+        if len(owner) != 4 or owner[0] != host:
+            continue
+        if owner[1] != boot or _began(int(owner[2])) != owner[3]:
+            _removed(api, found["Id"])
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "-"
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the machine did; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

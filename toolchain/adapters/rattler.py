@@ -1,0 +1,321 @@
+"""Conda packages chosen and fetched with rattler, the solver and client of conda's file formats.
+
+rattler decides versions and talks to channels; what comes is checked here against the lock, into
+the store. It is not needed where the lock is current and its packages are in the store.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from toolchain.adapters.fetch import Fetcher
+from toolchain.digest import Digest
+from toolchain.errors import ConfigError, ResolveError, StoreError, without_credentials
+from toolchain.layer.conda import distributions
+from toolchain.lock.conda import CondaPackage, CondaRequest, Unreachable
+from toolchain.progress import Progress
+from toolchain.store import Store
+from toolchain.trace import Trace
+
+_PACKAGE = Path(__file__).parents[1]
+_START = "from toolchain.adapters.rattler_process import main; main()"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_AWAY = re.compile(r"error sending request|tcp connect|dns error|timed out|Connection refused|"
+                   r"client error \(Connect\)|Request failed after|status server error",
+                   re.IGNORECASE)
+_DENIED = re.compile(r"\((401|403) [A-Za-z ]+\)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Channel:
+    """Where a channel is. `url` holds no secret; `secrets` must be shown nowhere.
+
+    header: what Authorization has to be there. real: its URL with a token in its path, if any.
+    """
+
+    text: str
+    url: str
+    header: str = ""
+    real: str = ""
+    secrets: tuple[str, ...] = ()
+
+
+class Rattler:
+    """Implements CondaSolver and CondaSource.
+
+    `root` is what the paths of channels are relative to; `folder` keeps what channels answered;
+    `alias` is the URL before a channel's name, conda's own if it is empty.
+    """
+
+    def __init__(self, *, root: Path, folder: Path, alias: str, environ: Mapping[str, str],
+                 fetcher: Fetcher, store: Store, trace: Trace, progress: Progress) -> None:
+        self._root = root
+        self._folder = folder
+        self._alias = alias
+        self._environ = environ
+        self._fetcher = fetcher
+        self._store = store
+        self._trace = trace
+        self._progress = progress
+        self._channels: dict[str, _Channel] = {}
+
+    # CondaSolver
+
+    def solve(self, request: CondaRequest,
+              preferred: tuple[CondaPackage, ...]) -> tuple[CondaPackage, ...]:
+        require()
+        channels = [self._channel(text) for text in request.channels]
+        for channel in channels:
+            self._check_folder(channel)
+        specs = [self._spec(text) for text in request.packages]
+        if not any(re.match(r"(.*::)?python(?![a-z0-9_.-])", text) for text in request.packages):
+            specs.append("python")  # the runner needs one
+        answer = next(self._ask(channels, {
+            "do": "solve", "folder": str(self._folder), "subdir": request.subdir, "specs": specs,
+            "kept": [[item.name, item.file, item.sha256.hex] for item in preferred],
+            "virtual": request.virtual}))
+        found = self._packages(answer["records"], channels)
+        if not request.pip:
+            return tuple(sorted(found))
+        with_python = [any(re.match(r"(python|python_abi)(?![a-z0-9_.-])", text)
+                           for text in record["depends"]) for record in answer["records"]]
+        self.fetch(tuple(itertools.compress(found, with_python)))
+        return tuple(sorted(
+            self._with_distributions(item) if may_have else item
+            for item, may_have in zip(found, with_python, strict=True)))
+
+    def _spec(self, text: str) -> str:
+        """A specification in rattler's words: its channel is a URL."""
+        channel, separator, rest = text.rpartition("::")
+        return f"{self._channel(channel).url}::{rest}" if separator else text
+
+    def _packages(self, records: list[dict[str, Any]],
+                  channels: list[_Channel]) -> list[CondaPackage]:
+        by_url = {channel.url: channel for channel in channels}
+        unknown = [record for record in records if not record["sha256"] or not record["size"]]
+        taken = {}
+        if unknown:  # an old channel; what it gives now is pinned
+            places = [(by_url[record["channel"]], record["subdir"], record["file"])
+                      for record in unknown]
+            taken = dict(zip(((record["subdir"], record["file"]) for record in unknown),
+                             self._take(places), strict=True))
+        found = []
+        for record in records:
+            digest, size = taken.get((record["subdir"], record["file"])) or (
+                Digest(record["sha256"]), record["size"])
+            found.append(CondaPackage(
+                name=record["name"], version=record["version"], build=record["build"],
+                channel=by_url[record["channel"]].text, subdir=record["subdir"],
+                file=record["file"], size=size, sha256=digest))
+        return found
+
+    def _with_distributions(self, package: CondaPackage) -> CondaPackage:
+        import dataclasses
+
+        key = Digest.of_json({"distributions": package.sha256.hex})
+        known = self._trace.get("distributions", key)
+        if known is None:
+            with self._store.open(package.sha256) as stream:
+                known = list(distributions(stream, package.file))
+            self._trace.note("distributions", key, known)
+        return dataclasses.replace(package, python=tuple(known))
+
+    # CondaSource
+
+    def fetch(self, packages: tuple[CondaPackage, ...]) -> None:
+        missing = [item for item in packages if not self._store.has(item.sha256)]
+        remote = []
+        for item in missing:
+            channel = self._channel(item.channel)
+            if channel.url.startswith("file:"):
+                self._check_folder(channel)
+                self._fetcher.fetch(_url(channel, item.subdir, item.file), item.sha256,
+                                    f"{item.name} {item.version}")
+            else:
+                remote.append(item)
+        if not remote:
+            return
+        self._progress.expect(sum(item.size for item in remote))
+        taken = self._take([(self._channel(item.channel), item.subdir, item.file)
+                            for item in remote])
+        for item, (digest, size) in zip(remote, taken, strict=True):
+            if digest != item.sha256:
+                raise ResolveError(
+                    f"hash mismatch: {item.name} {item.version} should be {item.sha256}, the "
+                    f"bytes are {digest}", where=_url(self._channel(item.channel), item.subdir,
+                                                      item.file),
+                    fix="do not use these bytes; if the lock is wrong, pin again with upgrade=1")
+            self._progress.advance(size)
+
+    def _take(self, places: list[tuple[_Channel, str, str]]) -> list[tuple[Digest, int]]:
+        """Bring files into the store, whatever they are; digest and size of each."""
+        urls = [_url(*place) for place in places]
+        self._make_folder()
+        with tempfile.TemporaryDirectory(prefix="new-", dir=self._folder) as name:
+            paths = [Path(unquote(urlsplit(url).path)) if url.startswith("file:")
+                     else Path(name, str(number)) for number, url in enumerate(urls)]
+            files = [[url, str(path)] for url, path in zip(urls, paths, strict=True)
+                     if not url.startswith("file:")]
+            if files:
+                require()
+                channels = list(dict.fromkeys(channel for channel, _, _ in places))
+                for _ in self._ask(channels, {"do": "download", "files": files}):
+                    pass
+            found = []
+            for path in paths:
+                try:
+                    with open(path, "rb") as source, self._store.writer() as blob:
+                        while piece := source.read(1 << 20):
+                            blob.write(piece)
+                except OSError as error:
+                    raise ResolveError(f"cannot be read: {error.strerror}", where=str(path),
+                                       fix="index the channel again") from None
+                found.append((blob.digest, blob.size))
+                if path.is_relative_to(name):
+                    path.unlink()
+        return found
+
+    # Common
+
+    def _channel(self, text: str) -> _Channel:
+        if text not in self._channels:
+            self._channels[text] = self._located(text)
+        return self._channels[text]
+
+    def _located(self, text: str) -> _Channel:
+        if text.startswith("./"):
+            return _Channel(text=text, url=(self._root / text).resolve().as_uri())
+        if "://" not in text:
+            return _Channel(text=text, url=self._named(text))
+        secrets: list[str] = []
+
+        def value(match: re.Match[str]) -> str:
+            found = self._environ.get(match[1], "")
+            if not found:
+                raise ResolveError(f"the variable {match[1]} is not set", where=f"channel {text}",
+                                   fix="set it to what the channel asks for")
+            secrets.append(found)
+            return quote(found, safe="")
+
+        parts = urlsplit(_VARIABLE.sub(value, text))
+        user, at, host = parts.netloc.rpartition("@")
+        header = ""
+        if at:
+            pair = ":".join(unquote(part) for part in user.split(":", 1))
+            header = f"Basic {base64.b64encode(pair.encode()).decode()}"
+            secrets.append(header.removeprefix("Basic "))
+        path = re.sub(r"\A/t/[^/]+", "", parts.path) if "/t/" in text else parts.path
+        clean = f"{parts.scheme}://{host}{path}".rstrip("/")
+        real = f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+        return _Channel(text=text, url=clean, header=header, real=real if real != clean else "",
+                        secrets=tuple(secrets))
+
+    def _named(self, name: str) -> str:
+        if self._alias:
+            return f"{self._alias.rstrip('/')}/{name}"
+        require()
+        from rattler import Channel  # asks nobody and starts no thread
+
+        return Channel(name).base_url.rstrip("/")
+
+    def _check_folder(self, channel: _Channel) -> None:
+        if not channel.url.startswith("file:"):
+            return
+        folder = Path(unquote(urlsplit(channel.url).path))
+        if not (folder / "noarch" / "repodata.json").exists():
+            raise Unreachable("there is no conda channel", where=f"channel {channel.text}",
+                              fix="check its path; a channel has noarch/repodata.json")
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot be written: {error.strerror}", where=str(self._folder),
+                             fix="make the cache folder writable, or free some space") from None
+
+    def _ask(self, channels: list[_Channel], request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The answers of a process of rattler's. Its errors are raised as ours, without secrets."""
+        self._make_folder()
+        known = [{"url": item.url, "header": item.header, "real": item.real} for item in channels]
+        paths = [str(_PACKAGE.parent), *filter(None, [self._environ.get("PYTHONPATH", "")])]
+        child = subprocess.Popen(
+            [sys.executable, "-c", _START], cwd=self._folder, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**self._environ, "PYTHONPATH": os.pathsep.join(paths)})
+        try:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            with contextlib.suppress(BrokenPipeError), child.stdin as sink:
+                json.dump({**request, "channels": known}, sink)
+            number = 0
+            for line in child.stdout:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise _explained(answer, channels)
+                number += 1
+                yield answer
+            if number < len(request.get("files", [None])):
+                raise ResolveError(f"rattler ended with status {child.wait()}",
+                                   where="conda", fix="run it again; if it stays so, install "
+                                                      "another version of py-rattler")
+        finally:
+            child.kill()
+            child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+
+
+def _explained(answer: dict[str, str], channels: list[_Channel]) -> ResolveError:
+    text = answer["text"]
+    for secret in [secret for channel in channels for secret in channel.secrets]:
+        text = text.replace(secret, "…").replace(quote(secret, safe=""), "…")
+    text = _line(text)
+    where = f"channels {', '.join(channel.text for channel in channels)}"
+    if answer["error"] == "SolverError":
+        return ResolveError(f"conda cannot meet what is asked for: {text}", where=where,
+                            fix="loosen one of the packages named above, or name another channel")
+    if answer["error"] in ("InvalidMatchSpecError", "InvalidVersionSpecError"):
+        return ResolveError(f"not a conda package: {text}", where=where,
+                            fix="write it as in `numpy=1.26` or `numpy >=1.20,<2`")
+    if denied := _DENIED.search(text):
+        return ResolveError(f"a channel refused with HTTP status {denied[1]}: {text}", where=where,
+                            fix="give credentials in the file that RATTLER_AUTH_FILE names, or as "
+                                "${NAME} in the channel's URL")
+    kind = Unreachable if _AWAY.search(text) else ResolveError
+    return kind(f"a conda channel cannot be used: {text}", where=where,
+                fix="check the channel's name and the network; a committed conda.lock needs no "
+                    "channel to be resolved")
+
+
+def require() -> None:
+    """Raise ConfigError unless rattler is installed; it is not loaded here."""
+    try:
+        found = importlib.util.find_spec("rattler")
+    except ValueError:  # something else says that it is no module
+        found = None
+    if found is None:
+        raise ConfigError(
+            "conda packages need the package `py-rattler`, which is not installed",
+            where="conda.yaml", fix="pip install 'mlproject-toolchain[conda]'")
+
+
+def _url(channel: _Channel, subdir: str, file: str) -> str:
+    return f"{channel.url}/{subdir}/{quote(file)}"
+
+
+def _line(text: str) -> str:
+    return without_credentials(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()))[:1200]

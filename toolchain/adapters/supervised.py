@@ -1,0 +1,150 @@
+"""One job as a child process: its output, signals, a timeout, and its end however we end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from toolchain.adapters.log import Log
+from toolchain.run import Outcome
+
+GRACE = 10  # seconds between a signal and the next, harder one
+_VMSTAT = Path("/proc/vmstat")
+
+
+def supervise(command: Sequence[str], *, environ: Mapping[str, str], folder: Path | None, log: Log,
+              timeout: float = 0, files: Sequence[int] = (),
+              group: Callable[[int], int] = lambda child: child) -> Outcome:
+    """Run a command in a process group of its own, to its end.
+
+    `files`: descriptors that it inherits; `group`: the process group that signals are sent to, of
+    the child. Raises FileNotFoundError and PermissionError if there is no such program.
+    """
+    kills = _kills()
+    child = subprocess.Popen(
+        list(command), cwd=folder, env=dict(environ), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=files)
+    assert child.stdout is not None
+    reader = threading.Thread(target=_copy, args=(child.stdout.fileno(), log), daemon=True)
+    reader.start()
+    is_late = False
+    try:
+        with _ended_with_us(child, group), _guard(child.pid):
+            try:
+                child.wait(timeout or None)
+            except subprocess.TimeoutExpired:
+                is_late = True
+                _end(child, group(child.pid), signal.SIGTERM)
+    finally:
+        # What the job left running was killed, so its end of the pipe is closed.
+        reader.join(GRACE)
+        if not reader.is_alive():
+            child.stdout.close()
+    code = child.returncode
+    if is_late:
+        return Outcome(code=code or 143, reason=f"ran longer than its timeout of {timeout:g} s")
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and _kills() > kills:
+        return Outcome(code=code, reason="was killed, as this machine ran out of memory")
+    return Outcome(code=code)
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """While the block runs, SIGTERM leaves it as SystemExit, as SIGINT does as
+    KeyboardInterrupt."""
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def asked_with(error: BaseException) -> signal.Signals:
+    """The signal that an exception stands for."""
+    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+
+
+def _copy(source: int, log: Log) -> None:
+    with contextlib.suppress(OSError):
+        while data := os.read(source, 1 << 16):
+            log.write(data)
+    log.close()
+
+
+def _end(child: subprocess.Popen[bytes], group: int, first: signal.Signals) -> None:
+    for number in (first, signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+            return
+
+
+@contextlib.contextmanager
+def _ended_with_us(child: subprocess.Popen[bytes], group: Callable[[int], int]) -> Iterator[None]:
+    """While the child runs, SIGINT and SIGTERM to us reach its whole process group."""
+    with exit_on_sigterm():
+        try:
+            yield
+        except BaseException as error:
+            _end(child, group(child.pid), asked_with(error))
+            raise
+        finally:
+            for one in {child.pid, group(child.pid)}:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(one, signal.SIGKILL)  # what the job left running
+            child.wait()
+
+
+@contextlib.contextmanager
+def _guard(group: int) -> Iterator[None]:
+    """While the block runs, the process group dies with this process, even by `kill -9`.
+
+    The guard is a shell that reads from us until we are gone. (PR_SET_PDEATHSIG would end the
+    job's shell, but nothing that the shell has started.)
+    """
+    guard = subprocess.Popen(
+        ["bash", "-c", 'read -r line || kill -KILL -- "-$1"', "guard", str(group)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+        assert guard.stdin is not None
+        guard.stdin.close()
+
+
+def _kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started."""
+    try:
+        for line in _VMSTAT.read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    except OSError:
+        pass
+    return 0
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it became true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,232 @@
+"""Layers -> folders, one each under cache/layers, named by diff_id and shared by all images.
+
+Rule 1: a layer is believed only if its tar has the digest that names the folder: a foreign image
+cannot put its files under another layer's name.
+Rule 2: nothing is written outside the folder. Entries with `..` or an absolute path, and entries
+below a link, are refused; devices and pipes are left out; no link is ever followed.
+Rule 3: a folder appears whole. It holds the layer as it is, whiteouts too (OCI image-spec,
+layer.md); they take effect when a root is put together.
+Rule 4: files of the image's root are read-only; what the image gives to another user keeps its
+mode, as that is what the job may change, in its own overlay. Owners are mapped away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from toolchain.adapters.workfolder import remove, sweep
+from toolchain.bundle import Fetch
+from toolchain.errors import EngineError
+from toolchain.layer import GZIP, Layer
+from toolchain.layer.archive import plain
+from toolchain.layer.gunzip import Gunzip
+from toolchain.trace import Trace
+
+_CHUNK = 1 << 20
+_DONE = ".json"
+
+
+class UnpackedLayers:
+    """The folders of one cache. `fetch` gives the blobs."""
+
+    def __init__(self, folder: Path, fetch: Fetch, trace: Trace) -> None:
+        self._folder = folder
+        self._fetch = fetch
+        self._trace = trace
+
+    def bring(self, layer: Layer) -> tuple[Path, frozenset[str]]:
+        """The layer's folder, and those folders in it that the layer itself does not name.
+
+        Raises EngineError for a layer that is refused, and what `fetch` raises.
+        """
+        target = self._folder / layer.diff_id.hex
+        if not target.with_suffix(_DONE).exists():
+            with self._trace.holding("unpack", layer.diff_id):
+                if not target.with_suffix(_DONE).exists():
+                    self._unpack(layer, target)
+        named = json.loads(target.with_suffix(_DONE).read_bytes())
+        return target, frozenset(named["implied"])
+
+    def _unpack(self, layer: Layer, target: Path) -> None:
+        temporary = self._folder / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        sweep(temporary)
+        folder = temporary / f"{os.getpid()}-{layer.diff_id.hex}"
+        try:
+            folder.mkdir()
+            implied = self._write(layer, folder)
+            if target.exists():  # cut short between the two renames below
+                remove(target)
+            os.rename(folder, target)
+            done = temporary / f"{os.getpid()}-{layer.diff_id.hex}{_DONE}"
+            done.write_text(json.dumps({"implied": sorted(implied)}))
+            os.rename(done, target.with_suffix(_DONE))
+        finally:
+            remove(folder)
+
+    def _write(self, layer: Layer, folder: Path) -> set[str]:
+        blob = cast(BinaryIO, _Pieces(self._fetch(layer.digest, layer.size)))
+        if layer.media_type == GZIP:
+            stream = _Hashed(plain(cast(BinaryIO, Gunzip(blob)), GZIP.removesuffix("+gzip")))
+        else:
+            stream = _Hashed(plain(blob, layer.media_type))
+        tree = _Tree(folder, f"layer {layer.diff_id}")
+        try:
+            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|",
+                              bufsize=_CHUNK) as archive:
+                for member in archive:
+                    tree.add(archive, member)
+                    archive.members.clear()  # type: ignore[attr-defined]
+        except tarfile.TarError as error:
+            raise EngineError(f"not a valid layer: {error}", where=tree.where,
+                              fix="push the image again") from None
+        while stream.read(_CHUNK):
+            pass
+        if stream.sha.hexdigest() != layer.diff_id.hex:
+            raise EngineError("a layer is not the one that the image's config names",
+                              where=tree.where, fix="push the image again; its source is damaged")
+        return tree.implied
+
+
+class _Tree:
+    """A folder that entries of one layer go into."""
+
+    def __init__(self, folder: Path, where: str) -> None:
+        self.where = where
+        self.implied: set[str] = set()
+        self._folder = str(folder)
+        self._kinds: dict[str, bytes] = {"": tarfile.DIRTYPE}
+        self._modes: list[tuple[str, int]] = []
+
+    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        path = self._checked(member.name)
+        if path == "" or member.ischr() or member.isblk() or member.isfifo():
+            return
+        self._above(path)
+        target = f"{self._folder}/{path}"
+        kind = self._kinds.get(path)
+        if member.isdir():
+            if kind != tarfile.DIRTYPE:
+                self._clear(path, target)
+                os.mkdir(target)
+            # Whoever unpacked it must be able to remove it.
+            os.chmod(target, (member.mode & 0o1777) | 0o700)
+            self.implied.discard(path)
+            self._kinds[path] = tarfile.DIRTYPE
+            return
+        self._clear(path, target)
+        if member.issym():
+            os.symlink(member.linkname, target)
+            self._kinds[path] = tarfile.SYMTYPE
+        elif member.islnk():
+            source = self._checked(member.linkname)
+            if self._kinds.get(source) not in (tarfile.REGTYPE, tarfile.SYMTYPE):
+                raise self._refused("a hard link to what is not in its layer", member.name)
+            os.link(f"{self._folder}/{source}", target, follow_symlinks=False)
+            self._kinds[path] = self._kinds[source]
+        elif member.isreg():
+            _write(archive, member, target)
+            self._kinds[path] = tarfile.REGTYPE
+        else:
+            raise self._refused("an entry of an unknown kind", member.name)
+
+    def _clear(self, path: str, target: str) -> None:
+        """A later entry replaces an earlier one."""
+        kind = self._kinds.pop(path, None)
+        if kind == tarfile.DIRTYPE:
+            remove(Path(target))
+            for inner in [name for name in self._kinds if name.startswith(f"{path}/")]:
+                del self._kinds[inner]
+        elif kind is not None:
+            os.unlink(target)
+
+    def _checked(self, name: str) -> str:
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if name.startswith("/") or ".." in parts or "\0" in name:
+            raise self._refused("an entry that leaves its folder", name)
+        return "/".join(parts)
+
+    def _above(self, path: str) -> None:
+        folder = path.rpartition("/")[0]
+        if self._kinds.get(folder) == tarfile.DIRTYPE:
+            return
+        self._above(folder)
+        if folder in self._kinds:
+            raise self._refused("an entry below something that is no folder", path)
+        os.mkdir(f"{self._folder}/{folder}", 0o755)
+        self._kinds[folder] = tarfile.DIRTYPE
+        self.implied.add(folder)
+
+    def _refused(self, what: str, name: str) -> EngineError:
+        return EngineError(f"refused: {what}: {name!r}", where=self.where,
+                           fix="use an image that you trust; engine=docker takes any")
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str) -> None:
+    mode = member.mode & 0o777 | 0o400
+    if member.uid == 0:
+        mode &= 0o555
+    handle = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        source: Any = archive.extractfile(member)
+        left = member.size
+        while left:
+            data = source.read(min(left, _CHUNK))
+            if not data:
+                raise tarfile.ReadError("unexpected end of data")
+            left -= len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view):]
+        os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
+    # Byte-code is believed by the time of its source.
+    os.utime(target, (member.mtime, member.mtime))
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces as a stream. `read` gives less than asked for only at the end of a piece."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        size = len(self._rest) if size < 0 else size
+        data, self._rest = bytes(self._rest[:size]), self._rest[size:]
+        return data
+
+
+class _Hashed:
+    """A stream that hashes what is read of it, and gives as much as is asked for."""
+
+    def __init__(self, stream: io.RawIOBase) -> None:
+        self._stream = stream
+        self.sha = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            data = self._stream.read(size)
+            if not data:
+                break
+            self.sha.update(data)
+            size -= len(data)
+            pieces.append(data)
+        return b"".join(pieces)
