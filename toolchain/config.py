@@ -36,7 +36,8 @@ class Config:
     )
     python: str = _setting("3.11", PROJECT, "Python for projects that name none")
     image_base: str = _setting(
-        "auto", PROJECT, "base image: a reference, `oci:PATH`, `docker-daemon:NAME`; `auto` is the "
+        "auto", PROJECT, "base image: a reference, `oci:PATH`, `docker-daemon:NAME`, "
+        "`dockerfile:PATH`; `auto` is the "
         "embedded Debian base", "image.base"
     )
     image_platform: str = _setting(

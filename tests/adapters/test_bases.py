@@ -202,3 +202,30 @@ def test_an_image_of_a_docker_engine(images: BaseImages, store: Store) -> None:
             images.pin("docker-daemon:toolchain-test/missing:1", "linux/amd64")
     finally:
         client.images.remove("toolchain-test/base:1", force=True)
+
+
+def test_a_dockerfile_is_built_by_the_engine(images: BaseImages, store: Store,
+                                             tmp_path: Path) -> None:
+    client = docker_client()
+    client.api.import_image_from_data(debian()[0], repository="toolchain-test/from", tag="1")
+    (tmp_path / "Dockerfile").write_text(
+        "FROM toolchain-test/from:1\nENV GREETING=hi\nLABEL vendor=acme\n")
+    digest = Digest.of((tmp_path / "Dockerfile").read_bytes())
+    try:
+        pins = images.pin(f"dockerfile:Dockerfile@{digest}", "linux/amd64")
+        assert "GREETING=hi" in pins.environment
+        assert pins.labels == {"vendor": "acme"}
+        assert pins.pythons == {"3.9": "/usr/bin/python3.9"}
+        (layer,) = pins.layers
+        store.path(layer.digest).unlink()
+        data = b"".join(images.source(pins).stream(layer.digest, layer.size))
+        assert Digest.of(data) == layer.digest
+        with pytest.raises(ResolveError, match="changed while"):
+            images.pin(f"dockerfile:Dockerfile@{Digest.of(b'')}", "linux/amd64")
+        (tmp_path / "Dockerfile").write_text("FROM toolchain-test/from:1\nCOPY nothing /\n")
+        digest = Digest.of((tmp_path / "Dockerfile").read_bytes())
+        with pytest.raises(EngineError, match="does not build") as caught:
+            images.pin(f"dockerfile:Dockerfile@{digest}", "linux/amd64")
+        assert caught.value.where == "Dockerfile"
+    finally:
+        client.images.remove("toolchain-test/from:1", force=True)

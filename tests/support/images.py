@@ -45,6 +45,17 @@ def debian(python: str = "3.11", *, libc: bytes = LIBC) -> list[bytes]:
     return [system, interpreter]
 
 
+def one_layer() -> bytes:
+    """The same system and interpreter as one tar."""
+    found: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
+    for data in debian():
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for info in archive:
+                stream = archive.extractfile(info) if info.isreg() else None
+                found[info.name] = (info, stream.read() if stream else b"")
+    return tar(item for name, item in found.items() if ".wh." not in name)
+
+
 class ImageLayout:
     """An OCI image layout in a folder, written as any tool might."""
 

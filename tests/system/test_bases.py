@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.support.debs import Mirror, deb, default_packages, member
-from tests.support.images import ImageLayout, debian
+from tests.support.images import PATH, ImageLayout, debian, one_layer
 from tests.support.monorepo import Monorepo, ran
 from tests.support.registry import need
-from tests.support.services import running_registry
+from tests.support.services import docker_client, running_registry
 from toolchain.digest import Digest
 from toolchain.lock.base import from_text
 
@@ -321,3 +321,33 @@ def test_a_registry_that_is_not_there(monorepo: Monorepo, mirror: Mirror) -> Non
     output = monorepo.doit("push", expect=1)
     assert "the registry cannot be reached" in output
     assert "fix: " in output
+
+
+# A Dockerfile of the project
+
+
+def test_a_dockerfile_of_the_project_is_the_base(monorepo: Monorepo, mirror: Mirror) -> None:
+    client = docker_client()
+    client.api.import_image_from_data(one_layer(), repository="toolchain-test/python", tag="1")
+    folder = monorepo.add("one", files={
+        "Dockerfile": f"FROM toolchain-test/python:1\nENV PATH={PATH} GREETING=one\n"})
+    (folder / "pyproject.toml").write_text(
+        '[tool.toolchain]\nimage.base = "dockerfile:Dockerfile"\n')
+    try:
+        monorepo.doit("push")
+        first = Pushed.of(monorepo, "one")
+        assert first.environment["GREETING"] == "one"
+        assert "opt/venv/lib/python3.11/site-packages/alpha.py" in first.files()
+        assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+        (folder / "train.py").write_text((folder / "train.py").read_text() + "# more\n")
+        assert ran(monorepo.doit("push"), "one")["base"] == "fresh"
+        (folder / "Dockerfile").write_text(
+            f"FROM toolchain-test/python:1\nENV PATH={PATH} GREETING=two\n")
+        monorepo.doit("push")
+        assert Pushed.of(monorepo, "one").environment["GREETING"] == "two"
+        assert len(from_text((monorepo.folder / "base.lock").read_text(), "")) == 1
+        (folder / "Dockerfile").unlink()
+        output = monorepo.doit("push", expect=1)
+        assert "the project has no file 'Dockerfile'" in output
+    finally:
+        client.images.remove("toolchain-test/python:1", force=True)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _DOWNLOADS = 4
 _ENGINE = "docker-daemon:"
+_DOCKERFILE = "dockerfile:"
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
 _SLACK = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -63,8 +64,10 @@ class BaseImages:
         self._engine = engine
 
     def pin(self, reference: str, platform: str) -> ImagePins:
+        if reference.startswith(_DOCKERFILE):
+            return self._pin_engine(reference, self._build(reference, platform), platform)
         if reference.startswith(_ENGINE):
-            return self._pin_engine(reference, platform)
+            return self._pin_engine(reference, reference.removeprefix(_ENGINE), platform)
         home, wanted = self._home(reference)
         document, digest = manifest(home, wanted, reference, platform)
         descriptor = document["config"]
@@ -77,27 +80,43 @@ class BaseImages:
 
     def source(self, pins: ImagePins) -> BlobSource:
         """Where the layers of a pinned image can be had."""
-        if pins.reference.startswith(_ENGINE):
-            return _Stored(self._store, lambda: self._take(pins.reference, pins.digest))
+        if pins.reference.startswith((_ENGINE, _DOCKERFILE)):
+            # What was built is found by its ID; it has no name.
+            name = (str(pins.digest) if pins.reference.startswith(_DOCKERFILE)
+                    else pins.reference.removeprefix(_ENGINE))
+            return _Stored(self._store, lambda: self._take(pins.reference, name, pins.digest))
         return self._home(pins.reference)[0]
 
-    def _pin_engine(self, reference: str, platform: str) -> ImagePins:
-        if reference == _ENGINE:
+    def _build(self, reference: str, platform: str) -> str:
+        """Have the engine build a Dockerfile, alone; the image's ID."""
+        place, _, digest = reference.removeprefix(_DOCKERFILE).rpartition("@")
+        try:
+            data = (self._root / place).read_bytes()
+        except OSError as error:
+            raise ResolveError(f"cannot be read: {error.strerror}", where=place,
+                               fix="name another file as image.base") from None
+        if str(Digest.of(data)) != digest:
+            raise ResolveError("changed while it was being read", where=place,
+                               fix="run the command again when nothing writes there")
+        return self._engine().build(data, platform, place)
+
+    def _pin_engine(self, reference: str, name: str, platform: str) -> ImagePins:
+        if not name:
             raise ResolveError("no image of the Docker engine is named",
                                where=f"image.base = {reference}",
                                fix=f"write it as {_ENGINE}NAME[:TAG]; `docker images` lists them")
-        image = self._engine().inspect(reference.removeprefix(_ENGINE))
+        image = self._engine().inspect(name)
         if image.platform != platform:
             raise other_platform(image.platform, platform, reference)
-        taken = self._take(reference, image.id)
+        taken = self._take(reference, name, image.id)
         layers = tuple(taken[diff_id] for diff_id in image.diff_ids)
         return _pins(reference, platform, image.id, {"config": image.config}, layers,
                      self._survey(layers, reference))
 
-    def _take(self, reference: str, pinned: Digest) -> dict[Digest, BaseLayer]:
+    def _take(self, reference: str, name: str, pinned: Digest) -> dict[Digest, BaseLayer]:
         """Put an image's layers into the store, out of the engine: by diff_id."""
         engine = self._engine()
-        image = engine.inspect(reference.removeprefix(_ENGINE))
+        image = engine.inspect(name)
         if image.id != pinned:
             raise ResolveError(
                 f"the Docker engine's image is another now: {image.id}, not {pinned}",

@@ -10,6 +10,7 @@ by its config's digest. containerd's wants every blob and calls an image by its 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from toolchain.image import Image
 
 _TIMEOUT = 600  # seconds without a word; unpacking a large layer is silent
 _CONTAINERD = "io.containerd.snapshotter.v1"
+_SHOWN = 5  # lines of a build that failed
 _ZSTD_SINCE = 23  # major version of the first engine that reads zstd layers
 
 
@@ -125,6 +127,24 @@ class DockerEngine:
                 repository, _, tag = name.rpartition(":")
                 with self._asking(f"POST /images/{image_id}/tag"):
                     self._api.tag(image_id, repository, tag, force=True)
+
+    def build(self, dockerfile: bytes, platform: str, where: str) -> str:
+        """Build a Dockerfile without any other file; the image's ID. Raises EngineError with the
+        last lines that the build said."""
+        image, said = "", list[str]()
+        with self._asking("POST /build"):
+            for event in self._api.build(fileobj=io.BytesIO(dockerfile), platform=platform,
+                                         rm=True, forcerm=True, decode=True):
+                if "error" in event:
+                    lines = [*said[-_SHOWN:], str(event["error"])]
+                    raise EngineError(f"the Dockerfile does not build: {' '.join(lines).strip()}",
+                                      where=where, fix="mend it; it sees no file but itself, since "
+                                      "the project's files are added afterwards")
+                if text := str(event.get("stream", "")).strip():
+                    said.append(text)
+                if "ID" in (event.get("aux") or {}):
+                    image = str(event["aux"]["ID"])
+        return image
 
     def inspect(self, name: str) -> EngineImage:
         """What the engine says of the image of that name or ID. Raises EngineError."""

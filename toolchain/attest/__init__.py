@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError
 from toolchain.image import CREATED, MANIFEST, Image
+from toolchain.lock.image import LOCAL
 from toolchain.progress import Progress
 from toolchain.push import Registry
 from toolchain.store import Store
@@ -61,8 +62,8 @@ class BaseImage:
 
     @property
     def uri(self) -> str:
-        """Where it is, as containers' tools name it; `oci:` and `docker-daemon:` say so already."""
-        is_local = self.name.startswith(("oci:", "docker-daemon:"))
+        """Where it is, as containers' tools name it; what is in no registry says so already."""
+        is_local = self.name.startswith(LOCAL)
         return self.name if is_local else f"docker://{self.name}"
 
 

@@ -16,6 +16,10 @@ from toolchain.errors import ResolveError
 _OLDEST = 9  # Python 3.9 is what toolchain.runner needs
 
 
+# What a reference begins with that is in no registry.
+LOCAL = ("oci:", "docker-daemon:", "dockerfile:")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseLayer:
     """A layer that this tool did not make. `size` is of the blob, in bytes."""

@@ -25,9 +25,9 @@ def read_docker(value: Located, path: str, warn: Warn) -> Docker:
     fields: dict[str, Located] = value.value
     for key, item in fields.items():
         if key in ("build_image", "build-image", "dockerfile"):
-            _refuse(f"{key} is not supported: no Dockerfile is built here", path, item,
-                    "build and push that image yourself and name it as `image`; for Debian "
-                    "packages alone, set `apt` in the project's pyproject.toml")
+            _refuse(f"{key} has no meaning here", path, item,
+                    'set image.base = "dockerfile:Dockerfile" in the project\'s pyproject.toml, '
+                    "or `apt` for Debian packages alone")
         if key not in _KEYS:
             warn(f"{path}:{item.line}: unknown key {key!r}{nearest(key, _KEYS)}")
     environment, copied = _environment(fields.get("environment"), path)

@@ -9,6 +9,7 @@ from toolchain.attest import BaseImage, Document, Source, provenance, sbom
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.image import Image
+from toolchain.lock.image import LOCAL
 from toolchain.reference import parse_reference
 from toolchain.stages import resolve
 from toolchain.stages.published import base_image, base_plan, image_plan, layer_plan
@@ -32,7 +33,7 @@ def _base_image(chain: Chain) -> BaseImage | None:
     if pins is None:
         return None
     name = pins.reference
-    if not name.startswith(("oci:", "docker-daemon:")):
+    if not name.startswith(LOCAL):
         name = str(parse_reference(name))  # a reader knows of no default registry
     return BaseImage(name=name, digest=pins.digest)
 

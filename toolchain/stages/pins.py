@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from toolchain import lock
 from toolchain.chain import Chain
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError
+from toolchain.errors import ResolveError, SpecError
 from toolchain.lock import base as base_lock
 from toolchain.lock.base import AptPins, BasePins, Foundation
 from toolchain.lock.image import ImagePins
@@ -18,6 +19,7 @@ from toolchain.stages import parse
 
 # Names the compiler all the same; a machine that cannot start it is told so when it builds.
 _ANY_HOST = "linux/amd64"
+_DOCKERFILE = "dockerfile:"
 _Chosen = TypeVar("_Chosen", BasePins, ImagePins, AptPins)
 
 
@@ -32,8 +34,17 @@ def own_image(chain: Chain) -> str:
 
 
 def image_base(chain: Chain) -> str:
-    """What the project stands on: image.base, or its own image."""
-    return own_image(chain) or chain.config.image_base
+    """What the project stands on: image.base, or its own image. A Dockerfile is named with its
+    place in the workspace and its content, so that another one is another base."""
+    setting = own_image(chain) or chain.config.image_base
+    if not setting.startswith(_DOCKERFILE):
+        return setting
+    path = posixpath.normpath(setting.removeprefix(_DOCKERFILE))
+    if path not in chain.tree.found:
+        raise SpecError(f"the project has no file {path!r}", where=f"{chain.name}: image.base",
+                        fix="write image.base = \"dockerfile:PATH\", relative to the project")
+    digest = Digest.of(chain.tree.read(path))
+    return f"{_DOCKERFILE}{chain.project.folder}/{path}@{digest}"
 
 
 def named_python(chain: Chain) -> str:
@@ -151,6 +162,11 @@ def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
             chosen = choose()
         with trace.holding("pin", Digest.of(base_lock.FILE_NAME.encode())):
             others = {**_read(chain), name: chosen}
+            if name[1].startswith(_DOCKERFILE):  # what the file said before is no base any more
+                place = name[1].rpartition("@")[0]
+                others = {key: value for key, value in others.items()
+                          if key == name or key[1].rpartition("@")[0] != place
+                          or key[2] != name[2]}
             lock.replace_text(path(chain), base_lock.to_text(tuple(others.values())))
         if chosen != known:
             moved.append(name[1] if kind is not AptPins else ", ".join(name[3:]))
