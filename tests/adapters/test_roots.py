@@ -112,7 +112,8 @@ def test_modes_are_kept_but_for_what_is_dangerous(images: Images) -> None:
 def test_hard_links_and_later_entries(images: Images) -> None:
     root = images.root(images.layer(tar([
         member("a", b"1"), member("b", kind=HARD, link="a"),
-        member("dev/null", kind=tarfile.CHRTYPE), member("pipe", kind=tarfile.FIFOTYPE), member("a", b"2"), member("./c/./d", b"3")])))
+        member("dev/null", kind=tarfile.CHRTYPE), member("pipe", kind=tarfile.FIFOTYPE),
+        member("a", b"2"), member("./c/./d", b"3")])))
     assert _files(root) == {"a": "2", "b": "1", "c/d": "3"}
     assert not os.path.lexists(root / "pipe")
 
