@@ -1,0 +1,71 @@
+"""`auto` takes the sandbox where the kernel lets it, else local, and says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.engines import Bench
+from tests.support.services import lacking
+from toolchain.adapters.auto import AutoEngine
+
+_ROOT = Path(__file__).parents[2]
+# In a user namespace that may have no further ones, as where an administrator forbids them.
+_FORBIDDEN = """\
+import sys
+from pathlib import Path
+from tests.support.engines import Bench
+from toolchain.adapters.auto import AutoEngine
+from toolchain.errors import EngineError
+Path("/proc/sys/user/max_user_namespaces").write_text("0")
+bench = Bench(Path(sys.argv[1]))
+job = bench.job("echo it ran")
+auto = AutoEngine(bench.sandbox(), bench.local(), print, gpus=())
+auto.prepare(job)
+print(auto.name, auto.execute(job).code)
+try:
+    bench.sandbox().prepare(job)
+except EngineError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_the_sandbox_is_taken_where_it_works(bench: Bench) -> None:
+    said: list[str] = []
+    sandbox = bench.sandbox()
+    if sandbox.obstacle:
+        lacking(f"no sandbox on this machine: {sandbox.obstacle}")
+    auto = AutoEngine(sandbox, bench.local(), said.append, gpus=())
+    auto.prepare(bench.job("true"))
+    assert (auto.name, auto.execute(bench.job("exit 3")).code, said) == ("sandbox", 3, [])
+
+
+def test_where_there_is_a_gpu_it_is_local(bench: Bench, tmp_path: Path) -> None:
+    said: list[str] = []
+    auto = AutoEngine(bench.sandbox(), bench.local(), said.append, gpus=(tmp_path,))
+    assert auto.name == "local"
+    assert said == ["engine local, not sandbox: this machine has a GPU, which a sandbox does not "
+                    "pass on"]
+
+
+def test_where_namespaces_are_forbidden_it_is_local(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", _FORBIDDEN, str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+    if "unshare" in done.stderr and not done.stdout:
+        lacking(f"no user namespaces on this machine: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("engine local, not sandbox: bwrap: ")
+    assert lines[1:3] == ["it ran", "local 0"]
+    assert "does not let an ordinary user make a sandbox: bwrap: " in lines[3]
+    assert lines[-1].startswith("  fix: engine=local needs nothing")
