@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+import toolchain
 from tests.support.engines import ENGINES, Bench
-from tests.support.services import docker_client
+from tests.support.services import docker_client, lacking
 from toolchain.errors import EngineError
 from toolchain.run import Engine, Outcome, Resources
 from toolchain.spec import Docker
@@ -410,6 +411,9 @@ def test_an_ordinary_user_needs_no_more(bench: Bench, tmp_path: Path) -> None:
         pytest.skip("we are one, so every other test has shown it")
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
+    for place in (sys.executable, os.path.realpath(sys.executable), toolchain.__file__):
+        if not all(path.stat().st_mode & stat.S_IXOTH for path in Path(place).parents):
+            lacking(f"{place} is not for every user of this machine")
     made = Parent(tmp_path / "bench", "sandbox")
     process = made.start("id -un; touch x ~/y && echo written; cat latest.csv", user=65534)
     assert process.communicate(timeout=60)[0] == "mlflow\nwritten\n1,2\noutcome 0 \n"
