@@ -126,4 +126,4 @@ def test_nothing_is_said_at_the_end_of_a_call_that_failed_in_another_process(
     monorepo.add("one")
     monorepo.add("two")
     monorepo.doit("parse")
-    monorepo.doit("-n", "2", "resolve", "image.platform=linux/arm64", expect=1)
+    monorepo.doit("-n", "2", "resolve", "image.platform=linux/arm64", expect=2)

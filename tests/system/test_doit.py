@@ -171,5 +171,5 @@ def test_an_image_that_trains_nothing_is_pushed_only(monorepo: Monorepo) -> None
     assert "no entry point 'main'" in monorepo.doit("train", "project=tool", expect=1)
     assert "train" in ran(monorepo.doit("train:tool", "entry_point=go"), "tool")
     (folder / "pyproject.toml").write_text('[tool.toolchain]\nlast_stage = "puhs"\n')
-    output = monorepo.doit("push", expect=1)
+    output = monorepo.doit("push", expect=2)
     assert "unknown stage 'puhs' (did you mean 'push'?)" in output
