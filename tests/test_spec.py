@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toolchain import lock
@@ -145,6 +145,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4)
 
 
 @settings(max_examples=400, deadline=None)
+@example([0.0, -0.0])
 @given(values)
 def test_canonical_text_is_what_pyyaml_writes(value: Any) -> None:
     assert canonical(value) == yaml.safe_dump(value, sort_keys=True, allow_unicode=True,

@@ -203,6 +203,8 @@ def _scalar(value: Any) -> str:
         return "[]" if isinstance(value, list) else "{}"
     if isinstance(value, set):  # `!!set` without content
         raise _NotSimple
+    if isinstance(value, float):  # 0.0 and -0.0 are equal, and are two texts
+        return _dumped_line.__wrapped__(value)
     return _dumped_line(value)
 
 
