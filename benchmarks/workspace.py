@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.indexes import uv_environment
 from toolchain.adapters.uv import uv_program
 from toolchain.digest import Digest
@@ -25,7 +26,6 @@ from toolchain.store import Store
 from toolchain.trace import Trace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_WHERE = "file"  # the trace stage of toolchain.adapters.uv that says where a file is to be had
 
 
 def copy_example(folder: Path, project: str) -> Path:
@@ -59,9 +59,9 @@ class Cache:
         for digest in digests:
             with other.store.open(digest) as stream:
                 self.store.put_stream(stream, digest)
-            where = other.trace.get(_WHERE, digest)
-            if where is not None:
-                self.trace.record(_WHERE, digest, {}, where)
+            place = FilePlaces(other.trace).in_index(digest)
+            if place is not None:
+                FilePlaces(self.trace).note(digest, place.url, place.filename)
 
 
 def wheels(project: Path) -> set[Digest]:

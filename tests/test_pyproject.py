@@ -136,6 +136,37 @@ def test_places_of_a_uv_lock() -> None:
     assert {source.hashes for source in found.wanted.sources} == {(), ("b" * 64,)}
 
 
+_FROM = LOCK + (
+    'dependencies = [{ name = "lib" }]\n[[package]]\nname = "lib"\nversion = "1"\n'
+    'source = { registry = "https://NAME.invalid/simple" }\n')
+_NAMES = '[[tool.uv.index]]\nurl = "https://NAME.invalid/simple"\n'
+
+
+@pytest.mark.parametrize(("project", "root", "found"), [
+    (_NAMES, None, ["https://one.invalid/simple"]),
+    ("", _NAMES, ["https://one.invalid/simple"]),
+    (_NAMES, _NAMES, ["https://one.invalid/simple"]),
+    (_NAMES.replace("NAME", "other"), None, []),  # nothing in the lock is from there
+    ("", None, []),  # it was a setting of the machine that made the lock
+], ids=["project", "workspace", "both", "another", "unnamed"])
+def test_indexes_that_a_uv_lock_names_count_where_the_project_names_them(
+    project: str, root: str | None, found: list[str]
+) -> None:
+    texts = {"../uv.lock": _FROM.replace("NAME", "one").replace('"."', '"member"'),
+             "pyproject.toml": PROJECT + project.replace("NAME", "one")}
+    if root is not None:
+        texts["../pyproject.toml"] = "[tool.uv.workspace]\n" + root.replace("NAME", "one")
+    read = read_existing_lock("../uv.lock", Texts(texts), "MLproject", "3.11", lambda _: None)
+    assert read.wanted.options.extra_indexes == found
+
+
+def test_a_secret_in_a_uv_lock_is_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        read_lock("uv.lock", _FROM.replace("NAME", "user:hunter2@one"))
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.where == "uv.lock, lib"
+
+
 @pytest.mark.parametrize(("name", "text", "what"), [
     ("uv.lock", "version = 2\n", "not a uv.lock of version 1"),
     ("uv.lock", "version = 1\npackage = [1]\n", "uv.lock is damaged"),

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.fetch import Fetcher
+    from toolchain.adapters.file_places import FilePlaces
+    from toolchain.adapters.index_wheels import IndexWheels
     from toolchain.adapters.local import LocalEngine
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.rattler import Rattler
     from toolchain.adapters.remote import RemoteInputs
     from toolchain.adapters.repository import Repositories
     from toolchain.adapters.sandbox import SandboxEngine
+    from toolchain.adapters.sources import WheelsOfSources
     from toolchain.adapters.uv import Uv
+    from toolchain.adapters.uv_resolver import UvResolver
     from toolchain.attest import Source
     from toolchain.bundle import Fetch
     from toolchain.chain import Session
@@ -115,14 +119,14 @@ class Adapters:
         self._registries: dict[tuple[object, ...], Registry] = {}
         self._trackers: dict[str, Mlflow] = {}
 
-    def resolver(self) -> Uv:
-        return self._uv
+    def resolver(self) -> UvResolver:
+        return self._resolver
 
-    def sources(self) -> Uv:
-        return self._uv
+    def sources(self) -> WheelsOfSources:
+        return self._sources
 
-    def wheels(self) -> Uv:
-        return self._uv
+    def wheels(self) -> IndexWheels:
+        return self._wheels
 
     def conda(self, config: Config) -> Rattler:
         return self._conda
@@ -243,9 +247,37 @@ class Adapters:
         from toolchain.adapters.interpreters import Interpreters
         from toolchain.adapters.uv import Uv
 
-        return Uv(environ=self._uv_environment, interpreter=self._interpreter(Interpreters(
-            os.environ)), fetcher=self._fetcher, store=self._store,
-            trace=self._trace, journal=self._journal, repositories=self._repositories)
+        return Uv(environ=self._uv_environment,
+                  interpreter=self._interpreter(Interpreters(os.environ)))
+
+    @cached_property
+    def _places(self) -> FilePlaces:
+        from toolchain.adapters.file_places import FilePlaces
+
+        return FilePlaces(self._trace)
+
+    @cached_property
+    def _resolver(self) -> UvResolver:
+        from toolchain.adapters.uv_resolver import UvResolver
+
+        return UvResolver(uv=self._uv, store=self._store, trace=self._trace, places=self._places)
+
+    @cached_property
+    def _sources(self) -> WheelsOfSources:
+        from toolchain.adapters.sources import WheelsOfSources
+
+        return WheelsOfSources(
+            store=self._store, trace=self._trace, journal=self._journal, fetcher=self._fetcher,
+            repositories=self._repositories, environ=self._uv_environment, builder=self._uv,
+            places=self._places)
+
+    @cached_property
+    def _wheels(self) -> IndexWheels:
+        from toolchain.adapters.index_wheels import IndexWheels
+
+        return IndexWheels(uv=self._uv, resolver=self._resolver, sources=self._sources,
+                           fetcher=self._fetcher, store=self._store, trace=self._trace,
+                           places=self._places)
 
     @cached_property
     def _conda(self) -> Rattler:
@@ -274,10 +306,12 @@ class Adapters:
 
     @cached_property
     def _local(self) -> LocalEngine:
+        from toolchain.adapters.environments import Environments
         from toolchain.adapters.local import LocalEngine
 
-        return LocalEngine(cache=self._cache, store=self._store, trace=self._trace, uv=self._uv,
-                           conda=lambda: self._conda, environ=os.environ)
+        return LocalEngine(cache=self._cache, store=self._store, trace=self._trace,
+                           wheels=self._wheels, conda=lambda: self._conda, environ=os.environ,
+                           environments=Environments(self._uv, self._store))
 
     def _sandbox(self, config: Config) -> SandboxEngine:
         from toolchain.adapters.roots import Roots

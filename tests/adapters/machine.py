@@ -9,9 +9,14 @@ from pathlib import Path
 
 from tests.adapters.double import Answer, Request
 from toolchain import lock
+from toolchain.adapters.environments import Environments
 from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.file_places import FilePlaces
+from toolchain.adapters.index_wheels import IndexWheels
 from toolchain.adapters.repository import Repositories
+from toolchain.adapters.sources import WheelsOfSources
 from toolchain.adapters.uv import Uv
+from toolchain.adapters.uv_resolver import UvResolver
 from toolchain.digest import Digest
 from toolchain.journal import Journal
 from toolchain.lock import Lock, Package
@@ -40,19 +45,26 @@ class Machine:
         self.trace = Trace(folder / "cache", journal)
         where = environ or ({"UV_DEFAULT_INDEX": f"{url}/simple"} if url else {
             "UV_FIND_LINKS": str(index), "UV_NO_INDEX": "1", "UV_OFFLINE": "1"})
-        self.uv = Uv(
+        uv = self.uv = Uv(
             environ={"PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "*",
                      "UV_CACHE_DIR": str(folder / "uv"), "UV_PYTHON_DOWNLOADS": "never",
                      "UV_HTTP_RETRIES": "0", **where},
-            interpreter=lambda version: Path(sys.executable),
-            store=self.store, trace=self.trace, journal=journal,
+            interpreter=lambda version: Path(sys.executable))
+        fetcher, places = Fetcher(store=self.store, progress=Progress()), FilePlaces(self.trace)
+        self.environments = Environments(uv, self.store)
+        self.resolver = UvResolver(uv=uv, store=self.store, trace=self.trace, places=places)
+        self.sources = WheelsOfSources(
+            store=self.store, trace=self.trace, journal=journal, fetcher=fetcher, builder=uv,
             repositories=Repositories(folder / "cache/git", os.environ, self.trace),
-            fetcher=Fetcher(store=self.store, progress=Progress()))
+            environ=uv.environ, places=places)
+        self.wheels = IndexWheels(
+            uv=uv, resolver=self.resolver, sources=self.sources, fetcher=fetcher,
+            store=self.store, trace=self.trace, places=places)
 
     def resolve(self, *requirements: str, preferred: tuple[Package, ...] = (),
                 constraints: tuple[str, ...] = (), platform: str = PLATFORM,
                 hashes: tuple[tuple[str, tuple[str, ...]], ...] = ()) -> tuple[Package, ...]:
-        return self.uv.resolve(lock.Request(
+        return self.resolver.resolve(lock.Request(
             python=PYTHON, platform=platform, glibc="2.36", requirements=requirements,
             constraints=constraints, hashes=hashes), preferred)
 

@@ -50,7 +50,8 @@ def cache(machine: Machine) -> Path:
 
 def _engine(machine: Machine, **environ: str) -> LocalEngine:
     return LocalEngine(cache=machine.folder / "cache", store=machine.store, trace=machine.trace,
-                       uv=machine.uv, conda=_no_conda,
+                       wheels=machine.wheels, environments=machine.environments,
+                       conda=_no_conda,
                        environ={"PATH": os.environ["PATH"], **environ})
 
 

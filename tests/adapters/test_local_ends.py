@@ -30,7 +30,8 @@ machine = Machine(folder, folder / "index")
 with ThreadPoolExecutor(1) as pool, LayerWriter(machine.store, "project", pool) as writer:
     writer.add(Entry(path="project/file", mode=0o644))
 engine = LocalEngine(cache=folder / "cache", store=machine.store, trace=machine.trace,
-                     uv=machine.uv, conda=lambda: sys.exit("no conda"), environ=os.environ)
+                     wheels=machine.wheels, environments=machine.environments,
+                     conda=lambda: sys.exit("no conda"), environ=os.environ)
 try:
     none = Digest.of(b"")
     sys.exit(engine.execute(Job(

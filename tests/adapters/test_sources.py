@@ -37,7 +37,7 @@ class Workshop:
 
     def settle(self, line: str, preferred: tuple[Package, ...] = ()) -> Settled:
         request = self.request(line)
-        return self.machine.uv.settle(request.sources[0], request, preferred)
+        return self.machine.sources.settle(request.sources[0], request, preferred)
 
 
 @pytest.fixture
@@ -76,14 +76,14 @@ def test_only_what_decides_the_wheel_is_looked_at(shop: Workshop) -> None:
     package_folder(shop.root, "alpha")
     request = shop.request("../..")
     assert request.place is not None
-    before = shop.machine.uv.look(request.sources[0], request.place)
+    before = shop.machine.sources.look(request.sources[0], request.place)
     for name in ("cache/blob", "projects/two/x", "build/lib/x", "alpha.egg-info/PKG-INFO",
                  "base.lock", ".git/HEAD"):
         (shop.root / name).parent.mkdir(parents=True, exist_ok=True)
         (shop.root / name).write_text("x")
-    assert shop.machine.uv.look(request.sources[0], request.place) == before
+    assert shop.machine.sources.look(request.sources[0], request.place) == before
     (shop.root / "new.py").write_text("")
-    assert shop.machine.uv.look(request.sources[0], request.place) != before
+    assert shop.machine.sources.look(request.sources[0], request.place) != before
 
 
 def test_its_dependencies_are_resolved_with_the_others(shop: Workshop) -> None:
@@ -93,11 +93,11 @@ def test_its_dependencies_are_resolved_with_the_others(shop: Workshop) -> None:
                         ("../../lib[more]", ["alpha", "delta", "gamma"]),
                         ("../../lib ; sys_platform == 'win32'", [])):
         request = shop.request(line)
-        settled = tuple(shop.machine.uv.settle(item, request, ()) for item in request.sources)
+        settled = tuple(shop.machine.sources.settle(item, request, ()) for item in request.sources)
         import dataclasses
 
         request = dataclasses.replace(request, settled=settled)
-        found = shop.machine.uv.resolve(request, ())
+        found = shop.machine.resolver.resolve(request, ())
         assert [item.name for item in found] == names
         if names:
             assert found[0] == settled[0].package
@@ -146,10 +146,10 @@ def test_a_pinned_commit_is_built_on_another_machine(shop: Workshop, tmp_path: P
     repository(upstream)
     package = shop.settle(f"git+file://{upstream}#subdirectory=part").package
     other = Machine(tmp_path / "other", tmp_path / "index")
-    assert other.uv.here(package, PYTHON, PLATFORM) is None
-    (made,) = other.uv.stored(locked(package))
+    assert other.wheels.here(package, PYTHON, PLATFORM) is None
+    (made,) = other.wheels.stored(locked(package))
     assert other.store.has(made.digest)
-    assert other.uv.here(package, PYTHON, PLATFORM) == made
+    assert other.wheels.here(package, PYTHON, PLATFORM) == made
 
 
 def test_a_commit_with_other_files_than_the_lock_says_is_refused(
@@ -161,7 +161,7 @@ def test_a_commit_with_other_files_than_the_lock_says_is_refused(
     package = shop.settle(f"git+file://{upstream}").package
     wrong = Package(name="alpha", version="1.0", sha256=Digest.of(b"x"), source=package.source)
     with pytest.raises(ResolveError, match="are others"):
-        Machine(tmp_path / "other", tmp_path / "index").uv.wheel(wrong, PYTHON, PLATFORM)
+        Machine(tmp_path / "other", tmp_path / "index").wheels.wheel(wrong, PYTHON, PLATFORM)
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
@@ -170,7 +170,7 @@ def test_a_file_of_the_workspace_is_pinned_by_its_hash(shop: Workshop, kind: str
     made = shop.settle(f"./files/{path.name}")
     assert made.package == Package(name="alpha", version="1.0", source=f"./files/{path.name}",
                                    sha256=Digest.of(path.read_bytes()))
-    found = shop.machine.uv.wheel(made.package, PYTHON, PLATFORM)
+    found = shop.machine.wheels.wheel(made.package, PYTHON, PLATFORM)
     assert (found.digest, found.filename) == (made.wheel, made.filename)
     text = lock.to_text(locked(made.package))
     assert f"./files/{path.name} \\\n    --hash=sha256:" in text
@@ -181,4 +181,4 @@ def test_a_hash_that_the_file_has_not_is_refused(shop: Workshop) -> None:
     request = shop.request("gamma")
     source = sources.read(f"./{path.name}", ("0" * 64,), "x")
     with pytest.raises(ResolveError, match="another file"):
-        shop.machine.uv.settle(source, request, ())
+        shop.machine.sources.settle(source, request, ())

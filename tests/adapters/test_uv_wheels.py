@@ -40,7 +40,7 @@ def elsewhere(tmp_path: Path, index: Path) -> Machine:
 
 
 def _wheel(machine: Machine, wanted: Package) -> Wheel:
-    return machine.uv.wheel(wanted, PYTHON, PLATFORM)
+    return machine.wheels.wheel(wanted, PYTHON, PLATFORM)
 
 
 def test_the_wheel_of_a_pin_is_the_file_that_was_pinned(machine: Machine, index: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_files_of_a_lock_made_elsewhere_are_located(
     packages = elsewhere.resolve("beta", "source")
     with pytest.raises(ResolveError, match="in no package index that this machine knows"):
         _wheel(machine, packages[0])
-    machine.uv.locate(packages, PYTHON, PLATFORM)
+    machine.wheels.locate(packages, PYTHON, PLATFORM)
     for item in packages:
         assert machine.store.has(_wheel(machine, item).digest)
 
@@ -86,11 +86,11 @@ def test_the_files_of_a_lock_made_elsewhere_are_located(
 def test_a_lock_whose_file_is_nowhere_is_refused_by_name(machine: Machine) -> None:
     other = Package(name="alpha", version="1.0", sha256=Digest.of(b"another build of it"))
     with pytest.raises(ResolveError, match=r"alpha 1\.0") as caught:
-        machine.uv.locate((other,), PYTHON, PLATFORM)
+        machine.wheels.locate((other,), PYTHON, PLATFORM)
     assert caught.value.fix
     gone = Package(name="never", version="1.0", sha256=Digest.of(b"x"))
     with pytest.raises(ResolveError, match="never"):
-        machine.uv.locate((gone,), PYTHON, PLATFORM)
+        machine.wheels.locate((gone,), PYTHON, PLATFORM)
 
 
 def test_nothing_is_asked_for_what_is_known(
@@ -100,7 +100,7 @@ def test_nothing_is_asked_for_what_is_known(
     machine = Machine(tmp_path / "machine", index, double.url)
     packages = machine.resolve("beta")
     asked = len(double.requests)
-    machine.uv.locate(packages, PYTHON, PLATFORM)
+    machine.wheels.locate(packages, PYTHON, PLATFORM)
     assert len(double.requests) == asked
     for item in packages:
         _wheel(machine, item)
@@ -128,7 +128,7 @@ def test_an_sdist_is_built_once(machine: Machine) -> None:
     assert built.filename == "source-1.0-py3-none-any.whl"
     assert built.digest != item.sha256
     assert machine.store.read(built.digest).startswith(b"PK")
-    machine.uv._environ["UV_CACHE_DIR"] = "/dev/null/no-uv-can-run-with-this"
+    machine.uv.environ["UV_CACHE_DIR"] = "/dev/null/no-uv-can-run-with-this"
     assert _wheel(machine, item) == built
 
 
@@ -176,7 +176,7 @@ def test_an_sdist_is_not_built_for_another_platform(machine: Machine) -> None:
     (item,) = machine.resolve("source")
     other = "linux/arm64" if PLATFORM == "linux/amd64" else "linux/amd64"
     with pytest.raises(ResolveError, match=f"no wheel for {other}"):
-        machine.uv.wheel(item, PYTHON, other)
+        machine.wheels.wheel(item, PYTHON, other)
 
 
 def _say(environment: Path, *code: str) -> str:
@@ -194,29 +194,29 @@ def test_an_environment_holds_the_locked_packages_and_nothing_else(
     lock = locked(*machine.resolve("beta"))
     for item in lock.packages:
         _wheel(machine, item)
-    stored = machine.uv.stored(lock)
+    stored = machine.wheels.stored(lock)
     assert len(stored) == 2
     for number, wheels in enumerate((stored, ())):
         folder = tmp_path / f"environment{number}"
-        machine.uv.environment(folder, to_text(lock), wheels, PYTHON)
+        machine.environments.make(folder, to_text(lock), wheels, PYTHON)
         assert _say(folder, _LIST) == "[('alpha', '1.0'), ('beta', '1.0')]"
         assert subprocess.run([folder / "bin/alpha-say"], capture_output=True,
                               text=True).stdout == "alpha runs\n"
 
 
 def test_an_environment_can_be_empty(machine: Machine, tmp_path: Path) -> None:
-    machine.uv.environment(tmp_path / "environment", "", (), PYTHON)
+    machine.environments.make(tmp_path / "environment", "", (), PYTHON)
     assert _say(tmp_path / "environment", _LIST) == "[]"
 
 
 def test_wheels_are_stored_only_if_all_of_them_are(machine: Machine) -> None:
     lock = locked(*machine.resolve("beta"))
-    assert machine.uv.stored(lock) == ()
+    assert machine.wheels.stored(lock) == ()
     _wheel(machine, lock.packages[0])
-    assert machine.uv.stored(lock) == ()
+    assert machine.wheels.stored(lock) == ()
     with_source = locked(*machine.resolve("source"))
     _wheel(machine, with_source.packages[0])
-    assert machine.uv.stored(with_source) == ()
+    assert machine.wheels.stored(with_source) == ()
 
 
 def test_an_environment_insists_on_the_hashes_of_the_lock(
@@ -224,7 +224,7 @@ def test_an_environment_insists_on_the_hashes_of_the_lock(
 ) -> None:
     wrong = Package(name="alpha", version="1.0", sha256=Digest.of(b"wrong"))
     with pytest.raises(ResolveError, match="cannot be installed") as caught:
-        machine.uv.environment(tmp_path / "environment", to_text(locked(wrong)), (), PYTHON)
+        machine.environments.make(tmp_path / "environment", to_text(locked(wrong)), (), PYTHON)
     assert "alpha" in str(caught.value)
     assert caught.value.fix
 

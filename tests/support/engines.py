@@ -96,7 +96,8 @@ class Bench:
 
     def local(self, **environ: str) -> LocalEngine:
         return LocalEngine(cache=self.cache, store=self.store, trace=self.machine.trace,
-                           uv=self.machine.uv, conda=self._no_conda,
+                           wheels=self.machine.wheels, environments=self.machine.environments,
+                           conda=self._no_conda,
                            environ={**os.environ, **environ})
 
     @staticmethod

@@ -105,7 +105,7 @@ def uv_lock(wheels: Path, member: str) -> str:
     def entry(name: str, version: str, more: str = "") -> str:
         digest = Digest.of((wheels / f"{name}-{version}-py3-none-any.whl").read_bytes())
         return (f'[[package]]\nname = "{name}"\nversion = "{version}"\n'
-                'source = { registry = "https://pypi.org/simple" }\n'
+                'source = { registry = "https://usual.invalid/simple" }\n'
                 f'{more}wheels = [{{ url = "https://host.invalid/{name}-{version}-py3-none-any.whl",'
                 f' hash = "{digest}", size = 1 }}]\n')
 

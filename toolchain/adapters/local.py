@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from toolchain.adapters.compatible import host_platform
+from toolchain.adapters.environments import Environments
 from toolchain.adapters.handed_on import threads
+from toolchain.adapters.index_wheels import IndexWheels
 from toolchain.adapters.log import Log
 from toolchain.adapters.supervised import supervise
-from toolchain.adapters.uv import Uv
 from toolchain.adapters.workfolder import work_folder
 from toolchain.errors import EngineError
 from toolchain.layer import PROJECT_FOLDER
@@ -37,12 +38,14 @@ _DONE = "toolchain.json"  # in an environment: it is complete
 class LocalEngine:
     """Runs jobs as child processes. `environ` is what they inherit."""
 
-    def __init__(self, *, cache: Path, store: Store, trace: Trace, uv: Uv,
+    def __init__(self, *, cache: Path, store: Store, trace: Trace, wheels: IndexWheels,
+                 environments: Environments,
                  conda: Callable[[], CondaSource], environ: Mapping[str, str]) -> None:
         self._cache = cache
         self._store = store
         self._trace = trace
-        self._uv = uv
+        self._wheels = wheels
+        self._environments = environments
         self._conda = conda
         self._environ = environ
 
@@ -89,8 +92,8 @@ class LocalEngine:
             folder.parent.mkdir(parents=True, exist_ok=True)
             text = to_text(job.lock) if job.lock.packages else ""
             if job.lock.conda is None:
-                self._uv.environment(folder, text, self._uv.stored(job.lock), job.lock.python,
-                                     job.lock.options)
+                self._environments.make(folder, text, self._wheels.stored(job.lock),
+                                        job.lock.python, job.lock.options)
             else:
                 self._conda_environment(folder, job.lock, job.lock.conda)
             done.write_text(json.dumps(job.lock.to_json()))
@@ -103,7 +106,7 @@ class LocalEngine:
         from toolchain.layer import packages, wheel
 
         self._conda().fetch(conda.packages)
-        wheels = packages.wheels(lock, self._uv)
+        wheels = packages.wheels(lock, self._wheels)
         sink, place = Folder(folder), layer.Place(prefix=str(folder.resolve()),
                                                   python=lock.python_minor)
         layer.write_base(sink)

@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.repository import Repositories
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError, without_credentials
@@ -45,19 +46,23 @@ class Builder(Protocol):
         """Build a source folder or archive; the wheel's path, beside it. Raises ResolveError."""
 
 
-class Sources:
-    """Wheels of what is of no index. `environ` has what `${NAME}` in a URL stands for."""
+class WheelsOfSources:
+    """Wheels of what is of no index; implements toolchain.lock.Sources.
+
+    `environ` has what `${NAME}` in a URL stands for; `builder` runs build backends.
+    """
 
     def __init__(self, *, store: Store, trace: Trace, journal: Journal, fetcher: Fetcher,
-                 repositories: Repositories, environ: Mapping[str, str],
-                 note: Callable[[Digest, str, str], None]) -> None:
+                 repositories: Repositories, environ: Mapping[str, str], builder: Builder,
+                 places: FilePlaces) -> None:
         self._store = store
         self._trace = trace
         self._journal = journal
         self._fetcher = fetcher
         self._repositories = repositories
         self._environ = environ
-        self._note = note
+        self._builder = builder
+        self._places = places
 
     def look(self, source: Source, place: Place) -> Any:
         path = _within(place, source.location)
@@ -68,15 +73,14 @@ class Sources:
         tree.remember()
         return Digest.of_json(found).hex
 
-    def settle(self, source: Source, request: Request, preferred: tuple[Package, ...],
-               builder: Builder) -> Settled:
+    def settle(self, source: Source, request: Request, preferred: tuple[Package, ...]) -> Settled:
         if source.kind == FOLDER:
-            return self._settle_folder(source, request, builder)
+            return self._settle_folder(source, request)
         if source.kind == GIT:
-            return self._settle_git(source, request, preferred, builder)
-        return self._settle_file(source, request, builder)
+            return self._settle_git(source, request, preferred)
+        return self._settle_file(source, request)
 
-    def wheel(self, package: Package, python: str, platform: str, builder: Builder,
+    def wheel(self, package: Package, python: str, platform: str,
               options: tuple[str, ...]) -> Wheel | None:
         """The wheel of a package that a lock pins to a commit or a URL; None for a file that is
         fetched as an index's is. Raises ResolveError."""
@@ -84,15 +88,15 @@ class Sources:
         if found is not None:
             return found
         if package.source.startswith("git+"):
-            return self._build_commit(package, python, platform, builder, options)
+            return self._build_commit(package, python, platform, options)
         if package.is_built_here:
             raise ResolveError(
                 f"the wheel of {package.source} is not in the store any more",
                 where="requirements.lock",
                 fix="run the command again; if that does not help, `doit forget resolve:NAME`")
         if "://" in package.source:
-            self._note(package.sha256, self._public(package.source.partition("#")[0]),
-                       _filename(package.source))
+            self._places.note(package.sha256, self._public(package.source.partition("#")[0]),
+                              _filename(package.source))
         return None
 
     def here(self, package: Package, python: str, platform: str) -> Wheel | None:
@@ -105,14 +109,14 @@ class Sources:
 
     # Folders
 
-    def _settle_folder(self, source: Source, request: Request, builder: Builder) -> Settled:
+    def _settle_folder(self, source: Source, request: Request) -> Settled:
         place = _place(request)
         path = _within(place, source.location)
         tree, files = self._files(path, place)
         key = {"files": self.look(source, place), "subdirectory": source.subdirectory}
         built = self._once(key, request.python, request.platform, source.location,
                            lambda scratch: self._build_tree(tree, files, source.subdirectory,
-                                                            scratch, request, builder, source))
+                                                            scratch, request, source))
         package = Package(name=built["name"], version=built["version"],
                           sha256=Digest(built["content"]), source=_pinned(source, ""))
         self._keep(package, request.python, request.platform, built)
@@ -128,7 +132,7 @@ class Sources:
         return tree, files
 
     def _build_tree(self, tree: Tree, files: list[str], subdirectory: str, scratch: Path,
-                    request: Request, builder: Builder, source: Source) -> Path:
+                    request: Request, source: Source) -> Path:
         copy = scratch / "source"
         for name in files:
             target = copy / name
@@ -140,18 +144,18 @@ class Sources:
             with tree.open(name) as stream, open(target, "xb") as sink:
                 shutil.copyfileobj(stream, sink)
             target.chmod(0o755 if file.executable else 0o644)
-        return builder.build(copy / subdirectory if subdirectory else copy, request.python,
-                             request.options, source.location)
+        return self._builder.build(copy / subdirectory if subdirectory else copy, request.python,
+                                   request.options, source.location)
 
     # Repositories
 
-    def _settle_git(self, source: Source, request: Request, preferred: tuple[Package, ...],
-                    builder: Builder) -> Settled:
+    def _settle_git(self, source: Source, request: Request,
+                    preferred: tuple[Package, ...]) -> Settled:
         commit = self._kept(source, preferred)
         if not commit:  # nothing is kept where pins are to move
             commit = self._repositories.pin(source.location, source.revision, anew=True)
         digest, built = self._commit(source.location, commit, source.subdirectory,
-                                     request.python, request.platform, builder, request.options)
+                                     request.python, request.platform, request.options)
         package = Package(name=built["name"], version=built["version"], sha256=digest,
                           source=_pinned(source, commit))
         self._keep(package, request.python, request.platform, built)
@@ -166,7 +170,7 @@ class Sources:
         return ""
 
     def _commit(self, url: str, commit: str, subdirectory: str, python: str, platform: str,
-                builder: Builder, options: tuple[str, ...]) -> tuple[Digest, dict[str, str]]:
+                options: tuple[str, ...]) -> tuple[Digest, dict[str, str]]:
         """The digest of a commit's files, and the wheel that is built of them."""
         tree = Tree(self._repositories.files(url, commit), self._journal)
         files = sorted(tree.found)
@@ -178,14 +182,14 @@ class Sources:
         source = Source(kind=GIT, location=without_credentials(url), subdirectory=subdirectory)
         built = self._once({"commit files": digest.hex}, python, platform, source.location,
                            lambda scratch: self._build_tree(tree, files, subdirectory, scratch,
-                                                            request, builder, source))
+                                                            request, source))
         return digest, built
 
-    def _build_commit(self, package: Package, python: str, platform: str, builder: Builder,
+    def _build_commit(self, package: Package, python: str, platform: str,
                       options: tuple[str, ...]) -> Wheel:
         url, commit, parts = _read_pin(package.source)
         digest, built = self._commit(url, commit, parts.get("subdirectory", ""), python, platform,
-                                     builder, options)
+                                     options)
         if digest != package.sha256:
             raise ResolveError(
                 f"the files of {package.name} at {commit} are others: {digest}, expected "
@@ -196,7 +200,7 @@ class Sources:
 
     # Files
 
-    def _settle_file(self, source: Source, request: Request, builder: Builder) -> Settled:
+    def _settle_file(self, source: Source, request: Request) -> Settled:
         if source.kind == FILE:
             path = _within(_place(request), source.location)
             digest, where, filename = self._file(path), path.as_uri(), path.name
@@ -208,7 +212,7 @@ class Sources:
             raise ResolveError(f"{filename} is another file: {digest}",
                                where=without_credentials(source.location),
                                fix="the hash given with it is " + " or ".join(source.hashes))
-        self._note(digest, where, filename)
+        self._places.note(digest, where, filename)
         if filename.endswith(".whl"):
             name, version = _names(filename)
             built = {"name": name, "version": version, "wheel": digest.hex, "filename": filename}
@@ -216,7 +220,7 @@ class Sources:
             built = self._once({"archive": digest.hex, "subdirectory": source.subdirectory},
                                request.python, request.platform, filename,
                                lambda scratch: self._build_archive(digest, filename, source,
-                                                                   scratch, request, builder))
+                                                                   scratch, request))
         package = Package(name=built["name"], version=built["version"], sha256=digest,
                           source=_pinned(source, ""))
         if not filename.endswith(".whl"):
@@ -256,13 +260,13 @@ class Sources:
         return without_credentials(parts.geturl())
 
     def _build_archive(self, digest: Digest, filename: str, source: Source, scratch: Path,
-                       request: Request, builder: Builder) -> Path:
+                       request: Request) -> Path:
         if source.subdirectory:
             raise ResolveError("a subdirectory of an archive is not followed", where=filename,
                                fix="name the repository with git+, or have a wheel of it")
         archive = scratch / filename
         self._store.link(digest, archive)
-        return builder.build(archive, request.python, request.options, filename)
+        return self._builder.build(archive, request.python, request.options, filename)
 
     # Common
 

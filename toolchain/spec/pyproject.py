@@ -76,7 +76,8 @@ def read_existing_lock(path: str, reader: Reader, named_at: str, default_python:
         wanted.files[beside] = canonical(project)
         lock = UvLock(data, path)
         found: Iterable[Source] = lock.sources(project)
-        wanted.options.extra_indexes += lock.indexes(_indexes(project))
+        whole = _at_root(path, reader, project)
+        wanted.options.extra_indexes += lock.indexes([*_indexes(project), *_indexes(whole)])
     else:
         found = _pylock_sources(data, path)
     for source in found:
@@ -241,6 +242,14 @@ def _beside(path: str, reader: Reader) -> str:
     if reader.read(PYPROJECT) is not None:
         return PYPROJECT
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), PYPROJECT))
+
+
+def _at_root(lock: str, reader: Reader, project: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The pyproject.toml beside uv.lock: of a workspace, the root's, whose indexes hold for all of
+    its members. `project` where that is the same file, or there is none."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(lock), PYPROJECT))
+    text = None if path == PYPROJECT else reader.read(path)
+    return project if text is None else load(text, path)
 
 
 def _indexes(data: Mapping[str, Any]) -> list[str]:

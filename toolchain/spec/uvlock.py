@@ -15,7 +15,6 @@ from toolchain.spec import source as sources
 from toolchain.spec.source import Source
 
 _LOCAL = ("editable", "directory", "virtual")
-_DEFAULT_INDEXES = ("https://pypi.org/simple",)
 
 
 class UvLock:
@@ -94,16 +93,19 @@ class UvLock:
                 yield sources.read(f"{name} @ {place}{f'#subdirectory={part}' if part else ''}",
                                    _hashes_of(package, where), where)
 
-    def indexes(self, known: Iterable[str]) -> list[str]:
-        """The indexes, other than the usual one, that the lock's files come from."""
-        found = []
+    def indexes(self, named: Iterable[str]) -> list[str]:
+        """Of the indexes that the project names, those that the lock's files come from.
+
+        What else a lock names was a setting of the machine that made it; here this machine's
+        own settings take its place.
+        """
+        found = set()
         for package in self._packages:
             url = package["source"].get("registry")
-            if isinstance(url, str) and "://" in url and url not in _DEFAULT_INDEXES:
+            if isinstance(url, str) and "://" in url:
                 sources.check_secret(url, f"{self._path}, {package['name']}")
-                if url not in found and not any(map(str.isspace, url)):
-                    found.append(url)
-        return [url for url in known if url in found] + [url for url in found if url not in known]
+                found.add(url)
+        return [url for url in dict.fromkeys(named) if url in found]
 
     def _root(self, project: Mapping[str, Any]) -> dict[str, Any]:
         table = project.get("project")
