@@ -24,7 +24,7 @@ GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 # Raise when the bytes of a layer change for the same inputs.
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 PREFIX = "opt/venv"
 PROJECT_FOLDER = "project"
 RUNNER_FOLDER = "opt/toolchain"

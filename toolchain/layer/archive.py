@@ -4,7 +4,8 @@ Rule 1: the same entries give the same bytes on every machine. Times are fixed, 
 headers are POSIX (pax only where a name needs it), and the compressor is pinned
 (toolchain.layer.compression).
 Rule 2: the tar is cut into pieces of 4 MiB, each a gzip member or zstd frame of its own, so that
-one large layer is compressed by all cores.
+one large layer is compressed by all cores. A large file that came as deflate is such a piece
+already, and is not compressed anew.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ TIME = 315_619_200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One tar entry. `path` is relative, without `./`. A link has a `link` target."""
+    """One tar entry. `path` is relative, without `./`. A link has a `link` target.
+
+    member: `data` as a gzip member, if there is one already; a gzip layer takes it as it is.
+    """
 
     path: str
     mode: int
     kind: bytes = tarfile.REGTYPE
     data: bytes = b""
+    member: bytes = b""
     link: str = ""
     uid: int = 0
     gid: int = 0
@@ -112,7 +117,10 @@ class LayerWriter:
                 return
             self._folders.add(entry.path)
         self._header(entry, len(entry.data))
-        self._feed(entry.data)
+        if entry.member and self._compression.media_type == GZIP:
+            self._take(entry.data, entry.member)
+        else:
+            self._feed(entry.data)
         self._pad(len(entry.data))
 
     def add_stream(self, entry: Entry, stream: BinaryIO, size: int) -> Digest:
@@ -160,6 +168,13 @@ class LayerWriter:
         self._size += len(data)
         if self._size >= _PIECE:
             self._cut(everything=False)
+
+    def _take(self, data: bytes, member: bytes) -> None:
+        self._cut(everything=True)
+        self._diff.update(data)
+        taken: Future[bytes | bytearray] = Future()
+        taken.set_result(member)
+        self._members.append(taken)
 
     def _cut(self, *, everything: bool) -> None:
         view = memoryview(b"".join(self._pending))

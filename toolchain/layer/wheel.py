@@ -41,6 +41,8 @@ from toolchain.layer.compression import LIBDEFLATE, Compression
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
 _LARGEST_ENTRY = 8 << 30
 _LARGEST_WHEEL = 32 << 30
+_LEAST_MEMBER = 64 << 10  # bytes of a file whose compressed form goes into the layer as it is
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952, 2.3: deflate, no name, no time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -117,7 +119,7 @@ class _Source(WheelFile):
             mode = item.external_attr >> 16
             executable = bool(mode and stat.S_ISREG(mode) and mode & 0o111)
             record = records.get(item.filename, (item.filename, "", ""))
-            yield record, io.BytesIO(self._data(item)), executable
+            yield record, _Content(*self._content(item)), executable
 
     def read_dist_info(self, filename: str) -> str:
         path = posixpath.join(self.dist_info_dir, filename)
@@ -125,15 +127,15 @@ class _Source(WheelFile):
             item = self._zipfile.getinfo(path)
         except KeyError:
             raise _bad(self._filename, path, "is missing") from None
-        return self._data(item).decode("utf-8")
+        return self._content(item)[0].decode("utf-8")
 
-    def _data(self, item: zipfile.ZipInfo) -> bytes:
-        """An entry's bytes. libdeflate inflates several times faster than zlib."""
+    def _content(self, item: zipfile.ZipInfo) -> tuple[bytes, bytes]:
+        """An entry's bytes and, if it is large, the same as a gzip member, else nothing."""
         import deflate
 
         if item.compress_type != zipfile.ZIP_DEFLATED or item.flag_bits & 1 or not item.file_size:
             try:
-                return self._zipfile.read(item)
+                return self._zipfile.read(item), b""
             except (NotImplementedError, RuntimeError, OSError, EOFError, ValueError,
                     zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
                 raise _bad(self._filename, item.filename, f"cannot be read: {error}") from None
@@ -145,14 +147,40 @@ class _Source(WheelFile):
             raise _bad(self._filename, item.filename, "has no local header")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         stream.seek(name_length + extra_length, io.SEEK_CUR)
-        try:
-            data = bytes(deflate.deflate_decompress(stream.read(item.compress_size),
-                                                    item.file_size))
-        except deflate.DeflateError:
-            raise _bad(self._filename, item.filename, "is damaged") from None
-        if len(data) != item.file_size or deflate.crc32(data) != item.CRC:
+        pressed = stream.read(item.compress_size)
+        data, is_whole = _inflate(pressed, item.file_size)
+        if data is None or len(data) != item.file_size or deflate.crc32(data) != item.CRC:
             raise _bad(self._filename, item.filename, "is damaged")
-        return data
+        if not is_whole:
+            return data, b""
+        return data, b"".join((_GZIP_HEADER, pressed,
+                               struct.pack("<II", item.CRC, item.file_size & 0xFFFFFFFF)))
+
+
+def _inflate(pressed: bytes, size: int) -> tuple[bytes | None, bool]:
+    """What deflate made of `size` bytes, None if it is damaged; and whether a gzip member can be
+    made of it: nothing may follow the stream's end.
+
+    libdeflate is several times faster than zlib but does not tell where the stream ended.
+    """
+    import deflate
+
+    try:
+        if size < _LEAST_MEMBER:
+            return bytes(deflate.deflate_decompress(pressed, size)), False
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        data = stream.decompress(pressed, size + 1)
+    except (deflate.DeflateError, zlib.error):
+        return None, False
+    return data, stream.eof and not stream.unused_data
+
+
+class _Content(io.BytesIO):
+    """A file of a wheel; `member` is it as a gzip member, or empty."""
+
+    def __init__(self, data: bytes, member: bytes) -> None:
+        super().__init__(data)
+        self.member = member
 
 
 class _Destination(WheelDestination):
@@ -178,7 +206,8 @@ class _Destination(WheelDestination):
         if scheme == "scripts":
             with fix_shebang(stream, self._interpreter) as fixed:
                 return self._write(scheme, path, fixed.read(), executable=True)
-        return self._write(scheme, path, stream.read(), executable=is_executable)
+        member = stream.member if isinstance(stream, _Content) else b""
+        return self._write(scheme, path, stream.read(), executable=is_executable, member=member)
 
     def finalize_installation(self, scheme: Scheme, record_file_path: str,
                               records: Iterable[tuple[Scheme, RecordEntry]]) -> None:
@@ -197,9 +226,10 @@ class _Destination(WheelDestination):
             self._layer.add(Entry(path=path, data=data, mode=0o644))
             yield RecordEntry(posixpath.relpath(path, site), None, None)
 
-    def _write(self, scheme: Scheme, path: str, data: bytes, *, executable: bool) -> RecordEntry:
+    def _write(self, scheme: Scheme, path: str, data: bytes, *, executable: bool,
+               member: bytes = b"") -> RecordEntry:
         check_path(path, self._filename)
-        self._layer.add(Entry(path=f"{self._schemes[scheme]}/{path}", data=data,
+        self._layer.add(Entry(path=f"{self._schemes[scheme]}/{path}", data=data, member=member,
                               mode=0o755 if executable else 0o644))
         digest = hashlib.sha256(data).digest()
         if self._batch is not None and scheme in ("purelib", "platlib"):
