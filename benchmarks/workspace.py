@@ -57,8 +57,9 @@ class Cache:
         They are synced to disk and known to be right, as after a download.
         """
         for digest in digests:
-            with other.store.open(digest) as stream:
-                self.store.put_stream(stream, digest)
+            with other.store.open(digest) as stream, self.store.writer(digest) as blob:
+                while piece := stream.read(1 << 20):
+                    blob.write(piece)
             place = FilePlaces(other.trace).in_index(digest)
             if place is not None:
                 FilePlaces(self.trace).note(digest, place.url, place.filename)

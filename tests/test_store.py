@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,8 +39,9 @@ def test_a_missing_blob_is_an_error_with_a_remedy(store: Store) -> None:
 
 
 def test_bytes_with_another_digest_are_refused(store: Store) -> None:
-    with pytest.raises(StoreError, match="does not match its digest"):
-        store.put_stream(io.BytesIO(b"other"), Digest.of(DATA))
+    with (pytest.raises(StoreError, match="does not match its digest"),
+          store.writer(Digest.of(DATA)) as blob):
+        blob.write(b"other")
     assert files(store) == []
 
 
@@ -116,12 +116,13 @@ def test_many_threads_link_one_blob_to_one_place(store: Store, tmp_path: Path) -
 
 
 def test_the_source_of_the_bytes_is_not_blamed_on_the_cache(store: Store) -> None:
-    class Broken(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
+    def break_off() -> None:
+        with store.writer(Digest.of(DATA)) as blob:
+            blob.write(DATA[:1])
             raise ConnectionResetError(104, "Connection reset by peer")
 
     with pytest.raises(ConnectionResetError):
-        store.put_stream(Broken(), Digest.of(DATA))
+        break_off()
     assert files(store) == []
 
 

@@ -113,12 +113,6 @@ class Store:
                 blob.write(data)
         return digest
 
-    def put_stream(self, stream: IO[bytes], expect: Digest) -> Digest:
-        with self.writer(expect) as blob:
-            while chunk := stream.read(_CHUNK):
-                blob.write(chunk)
-        return expect
-
     def has(self, digest: Digest) -> bool:
         """Whether the blob is here and right. One that is not right is put into quarantine."""
         path = self.path(digest)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+
+from tests.support.loopback import Handler, Loopback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Answer:
     hang_up: bool = False
 
 
-class Double:
+class Double(Loopback):
     """A server at `url` while the block runs; `requests` is what it was asked, in order.
 
     `answer` is asked for each request. With `read_body=False` it is asked before a request's
@@ -46,9 +45,7 @@ class Double:
         self.requests: list[Request] = []
         double = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 request = Request(method=self.command, path=self.path,
@@ -75,23 +72,4 @@ class Double:
                     self.connection.shutdown(socket.SHUT_WR)
                     time.sleep(0.3)
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = answer
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self.host = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.host}"
-
-    def __enter__(self) -> Double:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02},
-                         daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answering)

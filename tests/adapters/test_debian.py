@@ -9,7 +9,7 @@ import pytest
 
 from tests.adapters.double import Answer, Double, Request
 from tests.support.debs import Mirror, deb, default_packages
-from tests.support.registry import need
+from tests.support.services import need
 from toolchain.adapters.debian import DebianArchive, verify
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest

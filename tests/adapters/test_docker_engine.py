@@ -20,8 +20,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
-from tests.support.registry import need
-from tests.support.services import docker_client, lacking
+from tests.support.services import docker_client, lacking, need
 from toolchain import bundle, load
 from toolchain.adapters.docker_engine import DockerEngine, EngineImage
 from toolchain.adapters.docker_save import SavedImage

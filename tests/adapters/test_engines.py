@@ -365,8 +365,10 @@ def test_a_signal_reaches_the_job_which_may_clean_up(
 ) -> None:
     mark = f"31{os.getpid()}"
     leave = "" if parent.name == "local" else "setsid"
-    process = parent.start(f"trap 'echo cleaned-up; exit 1' {word}; ({leave} sleep {mark} &);"
-                           "echo ready; while true; do sleep 0.05; done")
+    # It waits by itself: bash forgets a SIGINT that comes when a program which it waits for ends.
+    process = parent.start("exec 9<> <(:);"
+                           f"trap 'echo cleaned-up; exit 1' {word}; ({leave} sleep {mark} &);"
+                           "echo ready; while true; do read -t 1 -u 9; done")
     assert parent.line() == "ready"
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
-from tests.support.registry import free_port
+from tests.support.services import free_port
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.registry import need
+from tests.support.services import need
 from toolchain import push
 from toolchain.adapters.layout import Layout
 from toolchain.digest import Digest, canonical_json

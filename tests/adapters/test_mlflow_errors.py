@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
-from tests.support.registry import free_port
+from tests.support.services import free_port
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError

@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.registry import RegistryServer, need
+from tests.support.memory import EmptyRegistry
+from tests.support.registry import RegistryServer
+from tests.support.services import need
 from toolchain import push
 from toolchain.adapters.layout import Layout
 from toolchain.adapters.registry import HttpRegistry
@@ -385,29 +386,12 @@ def test_what_names_another_subject_is_not_attached(
     assert registry.referrers(made.digest) == ()
 
 
-class Recorder:
-    """A registry in memory that writes down in which order it was given things."""
-
-    name = "memory"
+class Recorder(EmptyRegistry):
+    """Writes down in which order it was given things."""
 
     def __init__(self, *, refuse: Digest | None = None) -> None:
         self.given: list[str] = []
         self._refuse = refuse
-
-    def manifest(self, reference: str) -> bytes | None:
-        return None
-
-    def still_has(self, digest: Digest) -> bool:
-        return False
-
-    def config(self, digest: Digest) -> bytes:
-        raise RegistryError("not there")
-
-    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
-        raise RegistryError("not there")
-
-    def has_blob(self, digest: Digest) -> bool:
-        return False
 
     def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
         if digest == self._refuse:
@@ -416,16 +400,6 @@ class Recorder:
 
     def put_manifest(self, manifest: bytes, tag: str | None) -> None:
         self.given.append(tag or str(Digest.of(manifest)))
-
-    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
-                  progress: Progress) -> None:
-        self.given.append(str(digest))
-
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        self.put_manifest(manifest, None)
-
-    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
-        return ()
 
 
 def test_blobs_go_before_the_config_and_that_before_the_manifest(

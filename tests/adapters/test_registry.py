@@ -11,7 +11,8 @@ import pytest
 
 from tests.adapters.double import Answer, Double, Request
 from tests.support.credentials import login
-from tests.support.registry import RegistryServer, free_port
+from tests.support.registry import RegistryServer
+from tests.support.services import free_port
 from toolchain import push
 from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest

@@ -10,7 +10,7 @@ import pytest
 
 from tests.adapters.double import Answer, Double, Request
 from tests.adapters.machine import PYTHON, Machine, package, simple_index
-from tests.support.registry import free_port
+from tests.support.services import free_port
 from tests.support.wheels import sdist, wheel
 from toolchain.adapters.indexes import uv_environment
 from toolchain.digest import Digest

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.attest.conftest import SOURCE
+from tests.support.memory import EmptyRegistry
 from toolchain import attest, image
 from toolchain.attest import BaseImage, Document, Source
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
 from toolchain.image import Image
 from toolchain.progress import Progress
-from toolchain.push import BlobSource
 from toolchain.store import Store
 
 _PREFIX = "org.opencontainers.image."
@@ -52,30 +50,12 @@ def test_the_manifest_of_a_document_names_its_image(made: Image) -> None:
                                "digest": str(Digest.of(b"{}"))}
 
 
-class Memory:
-    """A repository in memory; implements push.Registry. It may take nothing that is attached."""
-
-    name = "host.invalid/one"
+class Memory(EmptyRegistry):
+    """Keeps the names of what it is given. It may take nothing that is attached."""
 
     def __init__(self, *, refuses: bool = False) -> None:
         self.events: list[str] = []
         self._refuses = refuses
-
-    @property
-    def location(self) -> tuple[str, str] | None:
-        return None
-
-    def manifest(self, reference: str) -> bytes | None:
-        return None
-
-    def still_has(self, digest: Digest) -> bool:
-        return False
-
-    def config(self, digest: Digest) -> bytes:
-        raise RegistryError("not there")
-
-    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
-        raise RegistryError("not there")
 
     def has_blob(self, digest: Digest) -> bool:
         return str(digest) in self.events
@@ -83,13 +63,6 @@ class Memory:
     def put_blob(self, digest: Digest, size: int, store: Store, progress: Progress) -> None:
         assert len(store.read(digest)) == size
         self.events.append(str(digest))
-
-    def copy_blob(self, digest: Digest, size: int, source: BlobSource,
-                  progress: Progress) -> None:
-        raise RegistryError("nothing is copied here")
-
-    def put_manifest(self, manifest: bytes, tag: str | None) -> None:
-        raise RegistryError("no manifest is to be put here")
 
     def attach(self, manifest: bytes, subject: Digest) -> None:
         if self._refuses:
@@ -100,9 +73,6 @@ class Memory:
         for item in [value["config"], *value["layers"]]:
             assert item["digest"] in self.events
         self.events.append(value["artifactType"])
-
-    def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
-        return ()
 
 
 DOCUMENTS = (Document(media_type=attest.CYCLONEDX, data=b'{"b":2}'),

@@ -11,8 +11,8 @@ import random
 import socket
 import struct
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+
+from tests.support.loopback import Handler, Loopback
 
 # What may happen to a request.
 CUT_REQUEST = "cut request"      # the registry gets a part of the body, the client no answer
@@ -27,7 +27,7 @@ KINDS = (CUT_REQUEST, CUT_ANSWER, REFUSE, LOSE, BUSY, TRUNCATE, SWAP_PULLED, SWA
 _PIECE = 1 << 16
 
 
-class FaultyProxy:
+class FaultyProxy(Loopback):
     """Before the registry at `upstream`, at `host` while the block runs.
 
     `faults` lists what happened, as (kind, method). With `rate` 0 nothing does, but for what is in
@@ -42,16 +42,14 @@ class FaultyProxy:
         self._lock = threading.Lock()
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def handle_one_request(self) -> None:
                 try:
                     super().handle_one_request()
                 except (OSError, http.client.HTTPException):
                     self.close_connection = True
 
-            def pass_on(self) -> None:
+            def answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 fault = proxy.choose(self.command, size)
                 if fault in (REFUSE, BUSY):
@@ -61,7 +59,7 @@ class FaultyProxy:
                 connection = http.client.HTTPConnection(upstream, timeout=20)
                 try:
                     if self.forward(connection, size, fault):
-                        self.answer(connection.getresponse(), fault)
+                        self.pass_back(connection.getresponse(), fault)
                 finally:
                     connection.close()
 
@@ -88,7 +86,7 @@ class FaultyProxy:
                     self.hang_up()
                 return fault != CUT_REQUEST
 
-            def answer(self, response: http.client.HTTPResponse, fault: str) -> None:
+            def pass_back(self, response: http.client.HTTPResponse, fault: str) -> None:
                 body = response.read()
                 if fault == LOSE:
                     self.say(500)
@@ -121,14 +119,7 @@ class FaultyProxy:
                 else:
                     self.connection.shutdown(socket.SHUT_RDWR)
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = pass_on
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Answering)
 
     def choose(self, method: str, size: int) -> str:
         """A fault for this request, or nothing."""
@@ -152,13 +143,3 @@ class FaultyProxy:
     def pick(self, among: list[int]) -> int:
         with self._lock:
             return self._random.choice(among)
-
-    def __enter__(self) -> FaultyProxy:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02},
-                         daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()

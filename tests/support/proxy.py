@@ -7,13 +7,12 @@ import contextlib
 import http.client
 import select
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from urllib.parse import urlsplit
 
+from tests.support.loopback import Handler, Loopback
 
-class ForwardProxy:
+
+class ForwardProxy(Loopback):
     """At `host` while the block runs; `asked` lists (method, target) of what it was asked.
 
     It alone knows where `names` are: name -> address of this machine. With `user` as
@@ -26,9 +25,7 @@ class ForwardProxy:
         proxy = self
         wanted = f"Basic {base64.b64encode(user.encode()).decode()}" if user else ""
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Answering(Handler):
             def may_pass(self) -> bool:
                 proxy.asked.append((self.command, self.path))
                 proxy.seen.append({name.lower(): value for name, value in self.headers.items()})
@@ -48,7 +45,7 @@ class ForwardProxy:
                     with contextlib.suppress(OSError):
                         _join(self.connection, upstream)
 
-            def pass_on(self) -> None:
+            def answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 body = self.rfile.read(size)
                 if not self.may_pass():
@@ -68,24 +65,7 @@ class ForwardProxy:
                 self.wfile.write(data)
                 connection.close()
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = pass_on
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> ForwardProxy:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02},
-                         daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answering)
 
 
 def _join(one: socket.socket, other: socket.socket) -> None:

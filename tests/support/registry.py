@@ -1,9 +1,7 @@
-"""A real registry on a free port of this machine, and what to do where a program is missing."""
+"""A real registry (Debian's docker-registry) on a free port of this machine."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -11,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
+
+from tests.support.services import free_port, need
 
 _CONFIG = """\
 version: 0.1
@@ -22,25 +22,6 @@ http: {{addr: "127.0.0.1:{port}"{tls}}}
 {auth}"""
 # What `htpasswd -nB user` says of the password hunter2.
 _HTPASSWD = "user:$2b$04$Yu9FE8uHaHxjla82qJTKhOe5k.JbcKS2x2WbjJ2fkq4W3FyBKCUqm\n"
-
-
-def need(program: str) -> str:
-    """The program's path. Without it the test is skipped, or fails where services are required."""
-    found = shutil.which(program)
-    if found:
-        return found
-    reason = f"{program} is not on this machine"
-    if os.environ.get("TOOLCHAIN_REQUIRE_SERVICES") == "1":
-        pytest.fail(f"{reason}, and TOOLCHAIN_REQUIRE_SERVICES=1 asks for it")
-    pytest.skip(reason)
-
-
-def free_port() -> int:
-    """A port on which nothing listens at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RegistryServer:

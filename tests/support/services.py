@@ -1,4 +1,4 @@
-"""Real services that a test needs: registry, Docker engine, MLflow server. Loopback only.
+"""What a test needs of this machine: programs, a Docker engine, an MLflow server on loopback.
 
 Where one is missing the test skips with a reason, or fails if TOOLCHAIN_REQUIRE_SERVICES is 1.
 """
@@ -27,26 +27,9 @@ def lacking(what: str) -> NoReturn:
     pytest.skip(what)
 
 
-@contextlib.contextmanager
-def running_registry(folder: Path) -> Iterator[str]:
-    """Debian's docker-registry with its data in `folder`; its address."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        lacking("no docker-registry on this machine")
-    port = free_port()
-    (folder / "registry.yml").write_text(
-        f"version: 0.1\nlog: {{level: error}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n")
-    with open(folder / "registry.log", "w") as log:
-        server = subprocess.Popen([program, "serve", str(folder / "registry.yml")],
-                                  stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/v2/", server, folder / "registry.log", 20)
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
+def need(program: str) -> str:
+    """The program's path; skips (or fails in CI) where there is none."""
+    return shutil.which(program) or lacking(f"no {program} on this machine")
 
 
 def docker_client() -> Any:
@@ -63,6 +46,7 @@ def docker_client() -> Any:
 
 
 def free_port() -> int:
+    """A port on which nothing listens at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

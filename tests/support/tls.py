@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.registry import need
+from tests.support.services import need
 
 
 @dataclass(frozen=True, slots=True)

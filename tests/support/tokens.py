@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.adapters.double import Answer, Request
-from tests.support.registry import need
+from tests.support.services import need
 
 SERVICE, ISSUER = "test registry", "test issuer"
 _LEEWAY = 60

@@ -53,13 +53,25 @@ def package_folder(folder: Path, name: str, version: str = "1.0", *,
     if extra:
         which, _, what = extra.partition(": ")
         lines += [f"Provides-Extra: {which}", f'Requires-Dist: {what}; extra == "{which}"']
-    backend = (
+    backend = _backend(name, version, lines, f"open('{name}.py').read()")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "backend.py").write_text(backend)
+    (folder / f"{name}.py").write_text(f"VERSION = {version!r}\n")
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "{version}"\n')
+    return folder
+
+
+def _backend(name: str, version: str, metadata: list[str], module: str) -> str:
+    """A build backend that needs nothing; `module` is the expression of its one module's text."""
+    return (
         "import zipfile, os\n"
-        f"NAME, VERSION, LINES = {name!r}, {version!r}, {lines!r}\n"
+        f"NAME, VERSION, LINES = {name!r}, {version!r}, {metadata!r}\n"
         "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
         "    info = f'{NAME}-{VERSION}.dist-info'\n"
         "    head = ['Metadata-Version: 2.1', f'Name: {NAME}', f'Version: {VERSION}', *LINES, '']\n"
-        "    files = {f'{NAME}.py': open(f'{NAME}.py').read(),\n"
+        f"    files = {{f'{{NAME}}.py': {module},\n"
         "        f'{info}/METADATA': '\\n'.join(head),\n"
         "        f'{info}/WHEEL': 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\n'\n"
         "            'Tag: py3-none-any\\n'}\n"
@@ -70,35 +82,12 @@ def package_folder(folder: Path, name: str, version: str = "1.0", *,
         "            z.writestr(zipfile.ZipInfo(p, (2020, 1, 1, 0, 0, 0)), text)\n"
         "    return path\n"
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "backend.py").write_text(backend)
-    (folder / f"{name}.py").write_text(f"VERSION = {version!r}\n")
-    (folder / "pyproject.toml").write_text(
-        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        f'[project]\nname = "{name}"\nversion = "{version}"\n')
-    return folder
 
 
 def sdist(folder: Path, name: str, version: str = "1.0") -> Path:
     """Write a source distribution that builds with what pip's own backend standard library has:
     a backend within the sdist itself, so that no index is needed."""
-    backend = (
-        "import zipfile, os\n"
-        f"NAME, VERSION = {name!r}, {version!r}\n"
-        "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
-        "    info = f'{NAME}-{VERSION}.dist-info'\n"
-        "    files = {f'{NAME}.py': 'BUILT = True\\n',\n"
-        "        f'{info}/METADATA':\n"
-        "            f'Metadata-Version: 2.1\\nName: {NAME}\\nVersion: {VERSION}\\n',\n"
-        "        f'{info}/WHEEL': 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\n'\n"
-        "            'Tag: py3-none-any\\n'}\n"
-        "    files[f'{info}/RECORD'] = ''.join(f'{p},,\\n' for p in [*files, f'{info}/RECORD'])\n"
-        "    path = f'{NAME}-{VERSION}-py3-none-any.whl'\n"
-        "    with zipfile.ZipFile(os.path.join(folder, path), 'w') as z:\n"
-        "        for p, text in files.items():\n"
-        "            z.writestr(zipfile.ZipInfo(p, (2020, 1, 1, 0, 0, 0)), text)\n"
-        "    return path\n"
-    )
+    backend = _backend(name, version, [], repr("BUILT = True\n"))
     pyproject = ('[build-system]\nrequires = []\nbuild-backend = "backend"\n'
                  f'backend-path = ["."]\n[project]\nname = "{name}"\nversion = "{version}"\n')
     path = folder / f"{name}-{version}.tar.gz"

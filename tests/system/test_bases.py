@@ -16,8 +16,8 @@ import pytest
 from tests.support.debs import Mirror, deb, default_packages, member
 from tests.support.images import PATH, ImageLayout, debian, one_layer
 from tests.support.monorepo import Monorepo, ran
-from tests.support.registry import need
-from tests.support.services import docker_client, running_registry
+from tests.support.registry import RegistryServer
+from tests.support.services import docker_client, need
 from toolchain.digest import Digest
 from toolchain.lock.base import from_text
 
@@ -256,7 +256,8 @@ def test_the_first_of_several_platforms_is_as_that_one_alone(
 def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
                               tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
-    with running_registry(tmp_path / "registry") as host:
+    with RegistryServer(tmp_path / "registry") as server:
+        host = server.host
         subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
                         f"oci:{base.folder}:latest", f"docker://{host}/library/python:3.12-slim"],
                        check=True, timeout=60)
@@ -296,7 +297,8 @@ def test_plain_http_is_for_the_registry_that_it_is_said_of(
         monorepo: Monorepo, mirror: Mirror, base: ImageLayout, tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
     monorepo.environment |= {"NO_PROXY": "127.1", "no_proxy": "127.1"}
-    with running_registry(tmp_path / "registry") as host:
+    with RegistryServer(tmp_path / "registry") as server:
+        host = server.host
         subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
                         f"oci:{base.folder}:latest", f"docker://{host}/team/base:1"],
                        check=True, timeout=60)

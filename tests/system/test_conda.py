@@ -7,7 +7,6 @@ import contextlib
 import http.server
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.support import conda
 from tests.support.conda import PLACEHOLDER, File
 from tests.support.debs import Mirror
 from tests.support.images import ImageLayout, debian
+from tests.support.loopback import Loopback
 from tests.support.monorepo import Monorepo, ran
 from tests.support.wheels import wheel
 from tests.system.test_bases import Pushed, set_base
@@ -320,10 +320,5 @@ def private_channel(folder: Path, user: str, password: str) -> Iterator[str]:
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/channel"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with Loopback(Handler) as server:
+        yield f"{server.url}/channel"

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.services import docker_client, mlflow_server, running_registry
+from tests.support.registry import RegistryServer
+from tests.support.services import docker_client, mlflow_server
 from tests.system.test_examples import Clone
 
 # A project of this test, with the packages that an example has locked: its own are few.
@@ -76,8 +77,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (project / "python_env.yaml").write_text('python: "3.11"\ndependencies: [mlflow-skinny]\n')
     for name, text in (("train.py", _TRAIN), ("wait.py", _WAIT), ("zombies.py", _ZOMBIES)):
         (project / name).write_text(text)
-    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
-        clone.doit("push", "project=contained", f"registry={registry}")
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as registry:
+        clone.doit("push", "project=contained", f"registry={registry.host}")
         pulled = client.images.pull(clone.receipt("contained", "push")["reference"])
     yield pulled
     client.images.remove(pulled.id, force=True)

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.services import docker_client, running_registry
+from tests.support.registry import RegistryServer
+from tests.support.services import docker_client
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,8 +56,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
+        yield server.host
 
 
 def test_every_example_trains_and_registers(clone: Clone) -> None:

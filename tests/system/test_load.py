@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.support.monorepo import Monorepo, ran
-from tests.support.registry import RegistryServer, need
-from tests.support.services import docker_client
+from tests.support.registry import RegistryServer
+from tests.support.services import docker_client, need
 from toolchain.adapters.layout import Layout
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import MANIFEST

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.loopback import Loopback
 from tests.support.monorepo import Monorepo, ran
 from toolchain.adapters.remote import RemoteInputs
 from toolchain.errors import TrackingError
@@ -23,7 +23,7 @@ entry_points:
 """
 
 
-class Server:
+class Server(Loopback):
     """Serves a folder over HTTP and counts what is asked."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,14 +40,7 @@ class Server:
                 data = source.read()  # type: ignore[attr-defined]
                 outputfile.write(data[:len(data) - outer.cut])  # type: ignore[attr-defined]
 
-        self._server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(functools.partial(Handler, directory=str(folder)))
 
 
 @pytest.fixture
@@ -55,9 +48,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     folder = tmp_path / "served"
     folder.mkdir()
     (folder / "a.csv").write_text("first content\n")
-    running = Server(folder)
-    yield running
-    running.close()
+    with Server(folder) as running:
+        yield running
 
 
 def test_a_remote_input_is_part_of_the_key_by_content(monorepo: Monorepo, server: Server) -> None:

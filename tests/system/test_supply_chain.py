@@ -19,7 +19,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.support.monorepo import Monorepo, ran
-from tests.support.registry import RegistryServer, need
+from tests.support.registry import RegistryServer
+from tests.support.services import need
 from toolchain.digest import Digest
 
 CYCLONEDX, IN_TOTO = "application/vnd.cyclonedx+json", "application/vnd.in-toto+json"

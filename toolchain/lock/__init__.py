@@ -316,14 +316,19 @@ def to_text(lock: Lock) -> str:
 
 def read(path: Path, where: str) -> Lock | None:
     """The lock in a file; None if there is no file. Raises ResolveError."""
+    text = read_text(path, where)
+    return None if text is None else from_text(text, where)
+
+
+def read_text(path: Path, where: str, *,
+              fix: str = "take it from version control, or delete it") -> str | None:
+    """A file that people commit; None if there is none. Raises ResolveError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ResolveError(f"cannot be read: {error}", where=where,
-                           fix="take it from version control, or delete it") from None
-    return from_text(text, where)
+        raise ResolveError(f"cannot be read: {error}", where=where, fix=fix) from None
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from toolchain import lock
 from toolchain.chain import Chain
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, SpecError
+from toolchain.errors import SpecError
 from toolchain.lock import conda as conda_lock
 from toolchain.lock.base import Foundation
 from toolchain.lock.conda import CondaLock, CondaRequest, Unreachable
@@ -60,7 +60,8 @@ def settle(chain: Chain, request: lock.Request) -> Settled:
     path, wanted = _path(chain), _request(chain, request.glibc)
     where = f"{chain.project.folder}/{path.name}"
     with chain.session.trace.holding("lock", Digest.of(where.encode()), chain.waiting):
-        old = _read(path, where)
+        text = lock.read_text(path, where)
+        old = None if text is None else conda_lock.from_text(text, where)
         if (old is not None and not chain.config.upgrade
                 and old.input == Digest.of_json(wanted.plan())):
             return _beside(request, old, "conda lock is current")
@@ -170,17 +171,6 @@ def _placed(wanted: Conda, folder: str, defaults: tuple[str, ...]
 def _path(chain: Chain) -> Path:
     return chain.folder / conda_lock.file_name(chain.config.image_platform,
                                                is_first=chain.is_first)
-
-
-def _read(path: Path, where: str) -> CondaLock | None:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResolveError(f"cannot be read: {error}", where=where,
-                           fix="take it from version control, or delete it") from None
-    return conda_lock.from_text(text, where)
 
 
 def _digest_of(path: Path) -> str | None:

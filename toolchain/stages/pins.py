@@ -193,14 +193,8 @@ def _apt(base: base_lock.Pins, platform: str, wanted: tuple[str, ...]) -> tuple[
 
 def _read(chain: Chain) -> dict[tuple[str, ...], base_lock.Pins]:
     """Every entry of base.lock; of a thousand projects, the first to ask parses it."""
-    try:
-        text = path(chain).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResolveError(f"cannot be read: {error}", where=base_lock.FILE_NAME,
-                           fix="take it from version control") from None
-    return _entries(text)
+    text = lock.read_text(path(chain), base_lock.FILE_NAME, fix="take it from version control")
+    return {} if text is None else _entries(text)
 
 
 @lru_cache(maxsize=4)
