@@ -38,10 +38,12 @@ _HIDDEN = {"size": "4k", "mode": "0555"}
 _FIRST = """\
 set -m
 exec 3<&0 </dev/null
+for name in INT TERM HUP QUIT USR1 USR2; do trap "asked=$name; pass" "$name"; done
+pass() { [ -z "$job" ] || kill "-$asked" -- "-$job"; }
 bash -c "$1" 2>&1 3<&- & job=$!
 exec >/dev/null 2>&1
+[ -z "$asked" ] || pass
 { read -r line <&3 || kill -KILL -- "-$job"; } &
-for name in INT TERM HUP QUIT USR1 USR2; do trap "kill -$name -- -$job" "$name"; done
 while wait "$job"; code=$?; kill -0 "$job"; do :; done
 wait "$job"; code=$?
 kill -KILL -- "-$job"
@@ -110,17 +112,16 @@ class ContainerEngine:
 
     def _run(self, job: Job, container: str, api: Any) -> Outcome:
         stream = api.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-        reader = threading.Thread(target=_copy, args=(stream, Log(job.trial)), daemon=True)
+        reader = _Reader(stream, Log(job.trial))
         is_late = False
         with contextlib.closing(stream), exit_on_sigterm():
             try:
                 _start(api, container, job)
                 reader.start()
                 deadline = time.monotonic() + job.timeout if job.timeout else None
-                while reader.is_alive():
-                    reader.join(1 if deadline is None else
-                                max(0.01, min(1, deadline - time.monotonic())))
-                    if deadline is not None and time.monotonic() > deadline and reader.is_alive():
+                while not reader.ended(1 if deadline is None else
+                                       max(0.01, min(1, deadline - time.monotonic()))):
+                    if deadline is not None and time.monotonic() > deadline:
                         is_late = True
                         _end(api, container, "SIGTERM", reader)
                 code = int(api.wait(container, timeout=60)["StatusCode"])
@@ -198,26 +199,50 @@ def _start(api: Any, container: str, job: Job) -> None:
                           fix="see what the Docker engine says; engine=local needs none") from None
 
 
-def _copy(stream: Any, log: Log) -> None:
-    from docker.utils import socket as frames
+class _Reader:
+    """Copies a container's output into a log, until it ends.
 
-    iterate: Any = frames.frames_iter
-    with contextlib.suppress(OSError, ValueError):
-        for _, data in iterate(stream, tty=False):
-            log.write(data)
-    log.close()
+    The end is an event: a thread whose `join` was interrupted by a signal passes for ended in
+    some versions of Python, though it is not.
+    """
+
+    def __init__(self, stream: Any, log: Log) -> None:
+        self._stream = stream
+        self._log = log
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._copy, daemon=True)
+
+    @property
+    def is_started(self) -> bool:
+        return self._thread.ident is not None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ended(self, seconds: float) -> bool:
+        """Whether all was read, which is waited for so long."""
+        return self._end.wait(seconds)
+
+    def _copy(self) -> None:
+        from docker.utils import socket as frames
+
+        iterate: Any = frames.frames_iter
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                for _, data in iterate(self._stream, tty=False):
+                    self._log.write(data)
+            self._log.close()
+        finally:
+            self._end.set()
 
 
-def _end(api: Any, container: str, first: str, reader: threading.Thread) -> None:
+def _end(api: Any, container: str, first: str, reader: _Reader) -> None:
     from docker.errors import APIError
 
     for name in (first, "SIGTERM", "SIGKILL"):
         with contextlib.suppress(APIError):
             api.kill(container, name)
-        if reader.ident is None:
-            continue
-        reader.join(GRACE)
-        if not reader.is_alive():
+        if reader.is_started and reader.ended(GRACE):
             return
 
 
