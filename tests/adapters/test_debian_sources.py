@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.debs import Mirror
-from toolchain.adapters.debian import DebianArchive, Source, apt_sources
+from toolchain.adapters.apt_sources import AptSource, apt_sources
+from toolchain.adapters.debian import DebianArchive
 from toolchain.adapters.fetch import Fetcher
 from toolchain.errors import ResolveError
 from toolchain.progress import Progress
@@ -135,7 +136,7 @@ def test_where_no_mirror_is_known_the_setting_is_named(
         assert "image.mirror" in caught.value.fix
 
 
-def _asked(apt: Path, store: Store, suite: str, *, updates: bool = False) -> list[Source]:
+def _asked(apt: Path, store: Store, suite: str, *, updates: bool = False) -> list[AptSource]:
     return _archive(apt, store, updates=updates)._sources(suite)
 
 

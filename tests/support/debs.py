@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from toolchain.adapters.debian import _SEEDS
+from toolchain.adapters.debian import SEEDS
 
 
 def member(path: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, link: str = "",
@@ -53,7 +53,7 @@ def python_deb(python: str = "3.11") -> bytes:
 
 def default_packages() -> dict[str, bytes]:
     """One small package for everything that a base asks for."""
-    packages = {name: deb(name) for name in _SEEDS}
+    packages = {name: deb(name) for name in SEEDS}
     packages["python3"] = python_deb()
     packages["libpython3-stdlib"] = deb("libpython3-stdlib")
     packages["libc6"] = deb("libc6", members=[
