@@ -18,7 +18,7 @@ ORDER = [
     ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
     ("image",),
     ("bundle",),
-    ("push", "load", "export"), ("attest",), ("run",), ("model",), ("chain",), ("stages",),
+    ("push", "load", "export"), ("attest",), ("run",), ("model", "shares"), ("chain",), ("stages",),
     ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins", "wiring"), ("tasks",),
     ("steps",),
 ]

@@ -80,12 +80,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a job asks for; zero is no wish. memory, shm: bytes."""
+    """What a job asks for; zero is no wish. memory, shm: bytes; threads: how many its numeric
+    libraries start, by default as many as cpus."""
 
     cpus: float = 0
     memory: int = 0
     gpus: int = 0
     shm: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,6 +169,28 @@ def test_a_timeout_ends_the_job_and_says_so(run: Run) -> None:
 
 def test_processors_that_were_asked_for_reach_numeric_libraries(run: Run) -> None:
     assert run("echo $OMP_NUM_THREADS", resources=Resources(cpus=2))[1] == ["2"]
+    assert run("echo $OPENBLAS_NUM_THREADS", resources=Resources(threads=1))[1] == ["1"]
+    assert run("echo $OMP_NUM_THREADS")[1] == [os.environ.get("OMP_NUM_THREADS", "")]
+
+
+def test_what_the_user_set_stands_over_the_number_of_processors(
+    bench: Bench, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted, says = Resources(cpus=2), "echo $OMP_NUM_THREADS $MKL_NUM_THREADS $NUMBA_NUM_THREADS"
+    engine = bench.engine(name, OMP_NUM_THREADS="7")
+    docker = Docker(image="", environment={"MKL_NUM_THREADS": "5"})
+    job = bench.job(says, resources=wanted, docker=docker, environment={"NUMBA_NUM_THREADS": "3"})
+    engine.prepare(job)
+    capsys.readouterr()
+    assert engine.execute(job).code == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "7 5 3"
+
+
+@pytest.mark.parametrize("name", IN_IMAGES)
+def test_what_the_image_sets_stands_over_the_number_of_processors(run: Run, bench: Bench) -> None:
+    image = bench.assembled(*bench.image.layers,
+                            Env=["PATH=/usr/bin:/bin", "OMP_NUM_THREADS=6"])
+    assert run("echo $OMP_NUM_THREADS", image=image, resources=Resources(cpus=2))[1] == ["6"]
 
 
 def test_preparing_twice_is_as_once(engine: Engine, bench: Bench) -> None:

@@ -143,11 +143,13 @@ class ContainerEngine:
         seen = places(job, self._environ)
         user, before = self._as_user(seen, config, api)
         wanted = job.resources
+        own = {item.partition("=")[0] for item in config.get("Env") or ()}
         return {
             "image": image, "user": user, "labels": {_LABEL: _owner()}, "stdin_open": True,
             "entrypoint": [*before, "bash", "-c", _FIRST, "toolchain", job.command],
-            "environment": {**variables(self._environ, job.docker), **threads(wanted),
-                            **job.environment},
+            "environment": {
+                **{name: value for name, value in threads(wanted).items() if name not in own},
+                **variables(self._environ, job.docker), **job.environment},
             "host_config": api.create_host_config(
                 network_mode="host",
                 binds=[*_binds(seen), *(job.docker.volumes if job.docker else ())],

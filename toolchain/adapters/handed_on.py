@@ -13,12 +13,12 @@ from pathlib import Path
 
 from toolchain.errors import EngineError
 from toolchain.run import Job, Resources
+from toolchain.shares import THREADS, thread_variables
 from toolchain.spec import Docker
 
 _PREFIXES = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Where the image's own files are; nothing of this machine may stand in their place.
 _OF_THE_IMAGE = ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt/toolchain",
                  "opt/venv", "proc", "project", "sbin", "sys", "usr")
@@ -45,7 +45,8 @@ def variables(environ: Mapping[str, str], docker: Docker | None = None) -> dict[
         name: value for name, value in environ.items()
         if name in copied or (
             name != "MLFLOW_EXPERIMENT_NAME"  # MLflow takes the name before the run's id
-            and (name.startswith(_PREFIXES) or name.upper() in _PROXIES or name in _CERTIFICATES))
+            and (name.startswith(_PREFIXES) or name.upper() in _PROXIES or name in _CERTIFICATES
+                 or name in THREADS))
     } | (dict(docker.environment) if docker else {})
 
 
@@ -63,9 +64,12 @@ def volumes(docker: Docker | None, name: str) -> Iterator[tuple[str, str, bool]]
 
 
 def threads(resources: Resources) -> dict[str, str]:
-    """Variables that keep numeric libraries to the processors that were asked for."""
-    count = str(max(1, int(resources.cpus)))
-    return dict.fromkeys(_THREADS, count) if resources.cpus else {}
+    """Variables that keep numeric libraries to the processors that were asked for.
+
+    They are defaults: what the user, the image or docker_env sets stands over them.
+    """
+    count = resources.threads or resources.cpus
+    return thread_variables(count) if count else {}
 
 
 def places(job: Job, environ: Mapping[str, str]) -> list[Place]:

@@ -141,7 +141,7 @@ class LocalEngine:
                     target.chmod(member.mode & 0o777)
 
     def _run(self, job: Job, environment: Path, folder: Path) -> Outcome:
-        variables = {
+        variables = threads(job.resources) | {
             name: value for name, value in self._environ.items()
             if name not in ("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "MLFLOW_EXPERIMENT_NAME")
         }
@@ -150,8 +150,7 @@ class LocalEngine:
             variables["CONDA_PREFIX"] = str(environment)
         variables |= {
             "PATH": f"{environment / 'bin'}{os.pathsep}{self._environ.get('PATH', os.defpath)}",
-            "VIRTUAL_ENV": str(environment), "PYTHONUNBUFFERED": "1", **threads(job.resources),
-            **job.environment,
+            "VIRTUAL_ENV": str(environment), "PYTHONUNBUFFERED": "1", **job.environment,
         }
         try:
             return supervise(["bash", "-c", job.command], environ=variables, folder=folder,

@@ -109,8 +109,9 @@ class SandboxEngine:
         ]
         environ = {
             "HOME": home(root / "etc/passwd", uid), "HOSTNAME": os.uname().nodename,
+            **threads(job.resources),
             **dict(item.partition("=")[::2] for item in config.get("Env") or ()),
-            **variables(self._environ, job.docker), **threads(job.resources), **job.environment,
+            **variables(self._environ, job.docker), **job.environment,
         }
         log, status = Log(job.trial), _Status()
         # Paths and values are on no command line: those come through a pipe, these as variables.
