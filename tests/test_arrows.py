@@ -18,9 +18,9 @@ ORDER = [
     ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
     ("image",),
     ("bundle",),
-    ("push", "load", "export"), ("attest",), ("run",), ("model", "shares"), ("chain",), ("stages",),
-    ("commands",), ("pipeline",), ("fresh", "report"), ("doit_plugins", "wiring"), ("tasks",),
-    ("steps",),
+    ("push", "load", "export"), ("attest",), ("run",), ("model", "shares", "determinism"),
+    ("chain",), ("stages",), ("commands",), ("pipeline",), ("fresh", "report"),
+    ("doit_plugins", "wiring"), ("tasks",), ("steps",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -226,3 +227,49 @@ def test_the_content_of_a_folder_is_names_modes_and_bytes(
     (tmp_path / "two/a").chmod(0o755)
     assert content(tmp_path / "one", journal) != content(tmp_path / "two", journal)
     assert content(tmp_path / "one/a", journal) == Digest.of(b"1")
+
+
+@pytest.mark.usefixtures("_later")
+def test_a_large_input_is_not_read_again_while_nothing_says_that_it_changed(
+    tmp_path: Path, journal: Journal
+) -> None:
+    path, link = tmp_path / "rows.csv", tmp_path / "link.csv"
+    path.write_bytes(b"1" * 3_000_000)
+    link.symlink_to(path)
+    first = content(path, journal)
+    assert first == content(link, journal) == Digest.of(b"1" * 3_000_000)
+    before = _bytes_read()
+    assert content(path, journal) == content(link, journal) == first
+    assert _bytes_read() - before < 1_000_000
+    times = path.stat()
+    path.write_bytes(b"2" * 3_000_000)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert content(path, journal) == content(link, journal) == Digest.of(b"2" * 3_000_000)
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_an_input_that_changes_while_it_is_read_is_an_error(
+    tmp_path: Path, journal: Journal
+) -> None:
+    path = tmp_path / "grows.log"
+    path.write_bytes(b"x" * (64 << 20))
+    over = threading.Event()
+
+    def write() -> None:
+        with open(path, "ab") as stream:
+            while not over.is_set():
+                stream.write(b"y")
+                stream.flush()
+                time.sleep(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(SpecError, match="changed while it was being read"):
+            content(path, journal)
+    finally:
+        over.set()
+        writer.join()

@@ -121,6 +121,9 @@ class Config:
     )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")
+    check: bool = _setting(
+        False, CALL, "train once more and compare: whether the same training gives the same"
+    )
 
     def given(self, values: Mapping[str, Any], *, scope: str, where: str) -> Config:
         """A copy with `values` (names as users write them) set.

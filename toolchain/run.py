@@ -8,7 +8,7 @@ in it: wherever the same training finished, it need not be done again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from toolchain.spec.command import Call
 
 _SCHEMA = 1
 KEY_TAG = "toolchain.key"
+CHECK_TAG = "toolchain.check"
+CHANGED_TAG = "toolchain.changed"
 IMAGE_TAG = "toolchain.image"
 LOCK_TAG = "toolchain.lock"
 
@@ -164,23 +166,52 @@ class Tracker(Protocol):
     def find(self, key: Digest, experiment: str) -> Run | None:
         """The newest finished run of that training key, in whatever experiment."""
 
+    def follow(self, key: Digest, waiting: Callable[[str], None]) -> Run | None:
+        """The same; a run of the key that is under way is waited for, and `waiting` told so once.
+
+        None if nobody has one or makes one: runs whose process died are marked FAILED.
+        """
+
+    def claim(self, experiment: str, name: str, tags: Mapping[str, str], folder: str,
+              waiting: Callable[[str], None]) -> Started | Run:
+        """Begin a run as `start` does, if no other process has or makes one of the key in `tags`;
+        else its finished run, waited for as in `follow`.
+
+        Of any number of processes that ask at once, on one machine or several, one begins.
+        """
+
     def is_finished(self, run_id: str) -> bool:
         """Whether the run is still there and finished; cheap."""
 
     def start(self, experiment: str, name: str, tags: Mapping[str, str], folder: str) -> Started:
-        """Begin a run, making the experiment if need be; runs of `key` that died are closed.
+        """Begin a run whatever others do, making the experiment if need be.
 
-        `folder` is where the project's version control is asked.
+        `folder` is where the project's version control is asked. A sign of life is written to the
+        run until it is finished.
         """
 
-    def finish(self, started: Started, status: str, params: Mapping[str, str]) -> None:
-        """End the run as FINISHED, FAILED or KILLED; log those params that it did not itself."""
+    def adopt(self, run_id: str) -> Started:
+        """Go on with a run that another process began, as its owner from now on."""
+
+    def finish(self, started: Started, status: str, params: Mapping[str, str], *,
+               reusable: bool = True) -> None:
+        """End the run as FINISHED, FAILED or KILLED; log those params that it did not itself.
+
+        If it is not reusable, its key is taken from it, and no one finds it by that.
+        """
 
     def commit_of(self, run_id: str) -> Mapping[str, str]:
         """The git commit that a run was made from, as a tag; {} if it was from none."""
 
     def read(self, run_id: str, key: Digest) -> Run:
         """The run with its parameters, metrics and model."""
+
+    def model_files(self, run: Run) -> Mapping[str, Digest]:
+        """Digests of the files of the run's model by path, without the names of run and model;
+        {} if it logged none."""
+
+    def tag(self, run_id: str, name: str, value: str) -> None:
+        """Put a tag on a run, or change it."""
 
 
 def plan(image: Digest, entry_point: str, call: Call,
@@ -199,40 +230,66 @@ def plan(image: Digest, entry_point: str, call: Call,
 
 
 def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment: str, folder: str,
-         environment: str, job: Job, engine: Engine, tracker: Tracker) -> Run:
-    """Train: run the job as a new run of `experiment`.
+         environment: str, job: Job, engine: Engine, tracker: Tracker,
+         force: bool = False, check_of: str = "",
+         waiting: Callable[[str], None] = lambda text: None,
+         changed: Callable[[], str] = str) -> Run:
+    """Train: run the job as a new run of `experiment`; or have the run of another process that
+    trains the same, unless `force`.
 
-    Raises EngineError if the entry point fails; the run is then marked FAILED.
-
-    An interrupt marks it KILLED and goes on.
+    check_of: the run that this one is to be compared with; it is no run of the key then.
+    changed: names the inputs that are not what the key says any more; empty if all are.
+    Raises EngineError if the entry point fails; the run is then marked FAILED. Raises it too if
+    inputs changed; the run is kept, but is not reused. An interrupt marks it KILLED and goes on.
     """
+    once = not (force or check_of)
+    found = tracker.follow(key, waiting) if once else None
+    if found is not None:
+        return found
     engine.prepare(job)
     tags = {
         "mlflow.project.entryPoint": entry_point,
         "mlflow.project.env": environment,
         "mlflow.project.backend": engine.name,
-        KEY_TAG: str(key), IMAGE_TAG: job.pushed.reference, LOCK_TAG: str(job.lock.digest),
+        **({CHECK_TAG: f"of run {check_of}"} if check_of else {KEY_TAG: str(key)}),
+        IMAGE_TAG: job.pushed.reference, LOCK_TAG: str(job.lock.digest),
     }
-    started = tracker.start(experiment, job.name, tags, folder)
-    status = "FAILED"
+    begun = (tracker.claim(experiment, job.name, tags, folder, waiting) if once
+             else tracker.start(experiment, job.name, tags, folder))
+    if isinstance(begun, Run):
+        return begun
+    _execute(begun, entry_point, params, job, engine, tracker, changed)
+    return tracker.read(begun.run_id, key)
+
+
+def _execute(started: Started, entry_point: str, params: Mapping[str, str], job: Job,
+             engine: Engine, tracker: Tracker, changed: Callable[[], str]) -> None:
+    """Run the job and end its run. Raises EngineError unless it went well."""
+    status, what = "FAILED", ""
     try:
         outcome = engine.execute(replace(
             job, environment={**started.environment, **job.environment},
             database=started.database, artifacts=started.artifacts))
         if outcome.code == 0 and not outcome.reason:
+            what = changed()
+            if what:
+                tracker.tag(started.run_id, CHANGED_TAG, what)
             status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        tracker.finish(started, status, params)
+        tracker.finish(started, status, params, reusable=not what)
     if status != "FINISHED":
         raise EngineError(
             f"entry point {entry_point!r} {_words(outcome)}",
             where=f"{job.name}, run {started.run_id}",
             fix="read its output above; the run is marked FAILED and is not reused",
         )
-    return tracker.read(started.run_id, key)
+    if what:
+        raise EngineError(
+            f"changed while it was used: {what}", where=f"{job.name}, run {started.run_id}",
+            fix="train again when nobody writes to it; the run is kept, but stands for no key")
 
 
 def _words(outcome: Outcome) -> str:

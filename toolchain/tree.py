@@ -133,9 +133,11 @@ def is_settled(stamps: Iterator[_Stamp], now_ns: int | None = None) -> bool:
 class Tree:
     """The files below one folder, by content. One `Tree` is one look at the folder."""
 
-    def __init__(self, root: Path, journal: Journal, skipped: tuple[Path, ...] = ()) -> None:
+    def __init__(self, root: Path, journal: Journal, skipped: tuple[Path, ...] = (),
+                 found: Found | None = None) -> None:
+        """`found`: nothing is walked; `root` is that one file."""
         self.root = root
-        self.found = {file.path: file for file in walk(root, skipped)}
+        self.found = {file.path: file for file in ((found,) if found else walk(root, skipped))}
         self._journal = journal
         self._known: dict[str, list[object]] | None = None
         self._added = False
@@ -250,8 +252,11 @@ def content(path: Path, journal: Journal) -> Digest:
         tree.remember()
         return Digest.of_json(files)
     try:
-        with open(path, "rb") as stream:
-            return Digest.of_stream(stream)
+        status = os.stat(path)
+        tree = Tree(path, journal, found=Found("", status.st_mode, stamp(status)))
+        digest = tree.digest("")  # `path / ""` is the path
+        tree.remember()
+        return digest
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=str(path),
                         fix="make it readable, or put it back") from None

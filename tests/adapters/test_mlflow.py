@@ -179,11 +179,12 @@ def test_metrics_are_the_last_ones_and_text_where_they_are_no_number(
 
 
 def test_runs_of_a_key_whose_process_died_are_closed(tracked: Tracked, key: Digest) -> None:
-    dead = tracked.start(key)
+    """Of an earlier version of this tool too, which said only on which machine it was."""
+    dead, other_host = tracked.start(key), tracked.start(key)
     other_key = tracked.start(Digest.of(b"another key"))
-    other_host = tracked.start(Digest.of(b"of another host"))
-    tracked.client.set_tag(other_host.run_id, KEY_TAG, str(key))
-    tracked.client.set_tag(other_host.run_id, "toolchain.host", f"not-{socket.gethostname()}")
+    for run, host in ((dead, socket.gethostname()), (other_host, "not-this-one")):
+        tracked.client.delete_tag(run.run_id, "toolchain.owner")
+        tracked.client.set_tag(run.run_id, "toolchain.host", host)
     new = tracked.start(key)
     statuses = {name: tracked.client.get_run(started.run_id).info.status for name, started in {
         "dead": dead, "key": other_key, "host": other_host, "new": new}.items()}
@@ -195,6 +196,7 @@ def test_a_run_that_died_in_another_experiment_is_closed_too(
 ) -> None:
     """The key is the same whatever the experiment is called meanwhile."""
     dead = tracked.start(key, "before")
+    tracked.client.delete_tag(dead.run_id, "toolchain.owner")
     tracked.start(key, "after")
     assert tracked.client.get_run(dead.run_id).info.status == "FAILED"
 

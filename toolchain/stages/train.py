@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolchain import run
+from toolchain import determinism, run
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.spec import command
 from toolchain.stages import layer, parse, push, remote, resolve
-from toolchain.tree import content
+from toolchain.tree import Tree, content
 
 NAME = "train"
 
@@ -27,34 +27,76 @@ def plan(chain: Chain) -> Any:
 
 
 def stands(chain: Chain, value: Any) -> bool:
-    return (not chain.config.force
+    # The key: an input may have changed between the end of the training and its record.
+    return (not chain.config.force and not chain.config.check
+            and value["key"] == str(Digest.of_json(plan(chain)["run"]))
             and chain.session.tools.tracking(chain.config).is_finished(value["run_id"]))
 
 
 def make(chain: Chain) -> Made:
-    tools = chain.session.tools
+    tracker = chain.session.tools.tracking(chain.config)
     key = Digest.of_json(plan(chain)["run"])
-    tracker = tools.tracking(chain.config)
-    experiment = tools.experiment(chain.config) or chain.name
-    found = None if chain.config.force else tracker.find(key, experiment)
-    if found is not None:
-        return Made(value=found.to_json(), words=f"reused run {found.run_id}")
+    found = None if chain.config.force else tracker.find(key, _experiment(chain))
+    done = found or _trained(chain, key)
+    words = f"{'reused run' if found else 'run'} {done.run_id}"
+    if chain.config.check:
+        second = _trained(chain, key, check_of=done.run_id)
+        words = f"{words}; {determinism.check(done, second, tracker)}"
+    return Made(value=done.to_json(), words=words)
+
+
+def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
+    tools = chain.session.tools
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
-    paths = {name: text for name, (_, text) in _inputs(chain, settled).items()}
-    placed = settled.with_paths(paths)
+    inputs = _inputs(chain, settled)
+    placed = settled.with_paths({name: text for name, (_, text) in inputs.items()})
     job = run.Job(
         name=chain.name, command=placed.command(), docker=parse.result(chain).docker,
         environment={**parse.result(chain).variables, **placed.variables()},
         lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
         pushed=push.result(chain),
-        readable=tuple(text for text in paths.values() if text.startswith("/")))
+        readable=tuple(text for _, text in inputs.values() if text.startswith("/")))
     done = run.make(
         key=key, entry_point=chain.config.entry_point, params=_params(settled),
-        experiment=experiment, folder=str(chain.folder),
+        experiment=_experiment(chain), folder=str(chain.folder),
         environment=parse.result(chain).environment, job=job,
-        engine=tools.engine(chain.config), tracker=tracker,
+        engine=tools.engine(chain.config), tracker=tools.tracking(chain.config),
+        force=chain.config.force, check_of=check_of, changed=lambda: _changed(chain, inputs),
+        waiting=lambda text: chain.session.say(f"{NAME} {chain.name}  {text}"),
     )
-    return Made(value=done.to_json(), words=f"run {done.run_id}")
+    _say_what_is_newer(chain, done)
+    return done
+
+
+def _experiment(chain: Chain) -> str:
+    return chain.session.tools.experiment(chain.config) or chain.name
+
+
+def _changed(chain: Chain, inputs: Mapping[str, tuple[Digest, str]]) -> str:
+    """Inputs that the job read where they are, and that are not what they were any more."""
+    found = []
+    for name, (digest, text) in inputs.items():
+        if text.startswith("/"):
+            try:
+                same = content(Path(text), chain.session.journal) == digest
+            except (OSError, SpecError):  # gone, or being written
+                same = False
+            found += [] if same else [f"parameter {name!r} ({text})"]
+    return ", ".join(found)
+
+
+def _say_what_is_newer(chain: Chain, done: run.Run) -> None:
+    """The job had a copy of the project's files; those that were edited since are not in it."""
+    tree = Tree(chain.folder, chain.session.journal)
+    names = {file[0] for file in layer.plan(chain)["files"]}
+    edited = sorted(name for name in names if name in chain.tree.found
+                    and (name not in tree.found
+                         or tree.found[name].stamp != chain.tree.found[name].stamp))
+    if edited:
+        more = f" and {len(edited) - 3} more" if len(edited) > 3 else ""
+        chain.session.say(
+            f"note: {chain.name}: {', '.join(edited[:3])}{more} changed meanwhile; run "
+            f"{done.run_id} is of the files as they were when it began")
 
 
 def result(chain: Chain) -> run.Run:

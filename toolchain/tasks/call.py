@@ -89,7 +89,8 @@ class Call:
 
     def fresh_stages(self, name: str) -> frozenset[str]:
         """What needs no look at all (see toolchain.fresh)."""
-        if self.workspace.config.upgrade or self.workspace.config.force:
+        asked = self.workspace.config
+        if asked.upgrade or asked.force or asked.check:
             return frozenset()
         project = self.projects[name]
         if project.mistake is not None:

@@ -1,0 +1,209 @@
+"""A tracking store: how MLflow's client of it is opened, and what is asked of it without MLflow.
+
+mlflow takes more than a second to import, so it is imported when something is written or searched;
+whether a known run is still there is asked of the database or server directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from toolchain.digest import Digest
+from toolchain.errors import TrackingError, without_credentials
+from toolchain.trace import Trace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class TrackingStore:
+    """`uri` may be relative to `root` (`sqlite:///mlflow.db`)."""
+
+    def __init__(self, uri: str, root: Path, trace: Trace, environ: Mapping[str, str]) -> None:
+        self.uri = _absolute(uri, root)  # not relative to anything
+        self._trace = trace
+        self._environ = environ
+        self._opened: MlflowClient | None = None
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.uri.startswith("sqlite:///")
+
+    @property
+    def is_server(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def file(self) -> str:
+        """The database's absolute path, if the store is such a file; else empty."""
+        return file_of(self.uri, "sqlite:///")
+
+    @property
+    def client(self) -> MlflowClient:
+        if self._opened is None:
+            import logging
+
+            from mlflow import MlflowClient
+
+            # The first use of a database prints every step of its creation. mlflow sets its
+            # loggers up when it is imported.
+            for noisy in ("mlflow", "alembic"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
+            self._create_database()
+            self._opened = MlflowClient(tracking_uri=self.uri)
+        return self._opened
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[MlflowClient]:
+        """Open the store; turn what MLflow and its database say into a TrackingError."""
+        with self._explaining():
+            yield self.client
+
+    @contextlib.contextmanager
+    def as_default(self) -> Iterator[None]:
+        """MLflow looks `models:/m-…` up in the process's store, not in its client's."""
+        import mlflow
+
+        name = "MLFLOW_TRACKING_URI"
+        before = os.environ.get(name)
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri("" if before is None else before)
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
+
+    def ask_sqlite(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
+        path = self.uri.removeprefix("sqlite:///").partition("?")[0]
+        try:
+            connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=20)
+            with contextlib.closing(connection):
+                return connection.execute(sql, values).fetchall()
+        except sqlite3.Error:
+            return []  # no such database or table: then there is no such run
+
+    def ask_server(self, path: str) -> dict[str, Any] | None:
+        """A server's answer to a GET; None if there is no such thing. Raises TrackingError."""
+        import urllib.error
+        import urllib.request
+        from base64 import b64encode
+
+        root = without_credentials(self.uri).rstrip("/")
+        request = urllib.request.Request(f"{root}/api/2.0/mlflow/{path}")
+        token = self._environ.get("MLFLOW_TRACKING_TOKEN")
+        user = self._environ.get("MLFLOW_TRACKING_USERNAME")
+        password = self._environ.get("MLFLOW_TRACKING_PASSWORD", "")
+        inline = urlsplit(self.uri).netloc.rpartition("@")[0]
+        if not user and inline:
+            user, _, password = (unquote(part) for part in inline.partition(":"))
+        if user:
+            basic = b64encode(f"{user}:{password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {basic}")
+        elif token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                answer = json.load(response)
+                if not isinstance(answer, dict):
+                    raise ValueError("not an object")
+                return answer
+        except urllib.error.HTTPError as error:
+            if error.code in (400, 404):
+                return None
+            raise TrackingError(
+                f"the tracking server answered {error.code}", where=without_credentials(self.uri),
+                fix="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                if error.code in (401, 403) else "see the server's log",
+            ) from None
+        except (ValueError, http.client.HTTPException):
+            raise self.not_mlflow() from None
+        except OSError as error:
+            raise TrackingError(
+                f"the tracking server cannot be reached: {getattr(error, 'reason', error)}",
+                where=without_credentials(self.uri),
+                fix="check that it runs, and tracking_uri or MLFLOW_TRACKING_URI",
+            ) from None
+
+    def not_mlflow(self) -> TrackingError:
+        return TrackingError("what answers is not an MLflow server",
+                             where=without_credentials(self.uri),
+                             fix="check tracking_uri or MLFLOW_TRACKING_URI")
+
+    def _create_database(self) -> None:
+        """Make a new sqlite store whole or not at all, and once.
+
+        MLflow makes it in some sixty steps; whoever is killed in between, or runs beside another,
+        leaves a database that no MLflow can open.
+        """
+        if not self.is_sqlite:
+            return
+        path = Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
+        if path.exists():
+            return
+        from mlflow import MlflowClient
+
+        with self._trace.holding("tracking", Digest.of(str(path).encode())):
+            if path.exists():
+                return
+            with self._explaining(), tempfile.TemporaryDirectory(
+                prefix=".mlflow-", dir=path.parent
+            ) as folder:
+                new = Path(folder, path.name)
+                MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+                os.replace(new, path)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        import requests
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except ImportError as error:  # a database's driver
+            raise TrackingError(
+                f"a package that this tracking store needs is not installed: {error.name}",
+                where=without_credentials(self.uri),
+                fix=f"pip install {error.name} where this tool is installed",
+            ) from None
+        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
+            text = without_credentials(str(error)).split("\n")[0][:600]
+            raise TrackingError(
+                f"MLflow: {text}", where=without_credentials(self.uri),
+                fix="check tracking_uri or MLFLOW_TRACKING_URI, and that the store is writable",
+            ) from None
+
+
+def within(answer: Any, *names: str) -> dict[str, Any]:
+    """An object within a server's answer; empty where the answer has none."""
+    for name in names:
+        answer = answer.get(name) if isinstance(answer, dict) else None
+    return answer if isinstance(answer, dict) else {}
+
+
+def file_of(uri: str, scheme: str) -> str:
+    """The absolute path that a URI names, if it is one of this scheme."""
+    path = uri.removeprefix(scheme).partition("?")[0] if uri.startswith(scheme) else uri
+    # A file's URI is quoted, a database's is not.
+    path = unquote(path) if uri.startswith("file:") else path
+    return path if path.startswith("/") else ""
+
+
+def _absolute(uri: str, root: Path) -> str:
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{root / uri.removeprefix('sqlite:///')}"
+    if "://" not in uri and not uri.startswith(("databricks", "uc")):
+        return (root / uri.removeprefix("file:")).as_uri()
+    return uri
