@@ -162,7 +162,7 @@ class TrackingStore:
             ) as folder:
                 new = Path(folder, path.name)
                 MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
-                os.replace(new, path)
+                _put(new, path)
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -191,6 +191,17 @@ def within(answer: Any, *names: str) -> dict[str, Any]:
     for name in names:
         answer = answer.get(name) if isinstance(answer, dict) else None
     return answer if isinstance(answer, dict) else {}
+
+
+def _put(new: Path, path: Path) -> None:
+    """Give a file its name, unless there is one of that name: of whoever has another cache."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        return
+    except OSError:  # a disk without hard links
+        if not path.exists():
+            os.replace(new, path)
 
 
 def file_of(uri: str, scheme: str) -> str:
