@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
-    ("errors",), ("digest", "progress"), ("journal", "config", "reference"),
+    ("errors",), ("digest", "progress", "quantity"), ("journal", "config", "reference"),
     ("store", "tree"), ("trace",),
     ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
     ("image",),
@@ -34,7 +34,7 @@ OUTSIDE = {
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
-PURE = {"errors", "digest", "config", "reference", "lock", "image", "model", "spec"}
+PURE = {"errors", "digest", "quantity", "config", "reference", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
          "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "sqlalchemy", "numpy"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_every_setting_can_be_given_where_its_scope_says_and_nowhere_else(
     name: str, default: Any, scope: str,
 ) -> None:
     admitted = {WORKSPACE: [WORKSPACE, CALL], PROJECT: [PROJECT, WORKSPACE, CALL], CALL: [CALL]}
-    value = (not default) if isinstance(default, bool) else "given"
+    quantities = {slot.name for slot in fields(Config) if slot.metadata["reads"]}
+    value = ((not default) if isinstance(default, bool)
+             else "7" if name in quantities else "given")
     for place in (PROJECT, WORKSPACE, CALL):
         if place in admitted[scope]:
             given = Config().given({name: value}, scope=place, where="here")

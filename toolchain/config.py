@@ -7,19 +7,22 @@ line, the project's own pyproject.toml, the workspace's pyproject.toml, the defa
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from toolchain import quantity
 from toolchain.errors import ConfigError, nearest
 
 WORKSPACE, PROJECT, CALL = "workspace", "project", "call"
 
 
-def _setting(default: Any, scope: str, doc: str, name: str = "", *, many: bool = False) -> Any:
-    return field(default=default,
-                 metadata={"scope": scope, "doc": doc, "name": name, "many": many})
+def _setting(default: Any, scope: str, doc: str, name: str = "", *, many: bool = False,
+             reads: Callable[[str], Any] | None = None) -> Any:
+    """`reads`: what makes a quantity of the text; raises ValueError for what is none."""
+    return field(default=default, metadata={"scope": scope, "doc": doc, "name": name,
+                                            "many": many, "reads": reads})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,21 @@ class Config:
         False, PROJECT, "plain HTTP to the registry, though it is not on this machine"
     )
     engine: str = _setting("local", PROJECT, "where training runs")
+    timeout: str = _setting(
+        "", PROJECT, "how long the entry point may run: seconds, or `90s`, `30m`, `2h`; empty: as "
+        "long as it takes", reads=quantity.seconds
+    )
+    cpus: str = _setting(
+        "", PROJECT, "processors that the entry point asks for", reads=quantity.processors
+    )
+    memory: str = _setting(
+        "", PROJECT, "memory that it asks for: `512MiB`, `2GiB`", reads=quantity.size
+    )
+    gpus: str = _setting("", PROJECT, "GPUs that it asks for", reads=quantity.count)
+    shm: str = _setting(
+        "", PROJECT, "size of its shared memory, `/dev/shm`; empty: the engine's",
+        reads=quantity.size
+    )
     tracking_uri: str = _setting(
         "", PROJECT, "MLflow tracking store; empty: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"
     )
@@ -148,6 +166,8 @@ class Config:
                 )
             if slot.metadata["many"]:
                 value = _joined(name, value, where)
+            if slot.metadata["reads"]:
+                value = _quantity(name, value, slot.metadata["reads"], where)
             changes[slot.name] = _typed(name, value, type(slot.default), where)
         return replace(self, **changes)
 
@@ -175,6 +195,18 @@ def _joined(name: str, value: Any, where: str) -> Any:
         raise ConfigError(f"{name} is text or a list of texts", where=where,
                           fix=f'write it as {name} = ["…", "…"]')
     return ",".join(dict.fromkeys(part.strip() for part in parts))
+
+
+def _quantity(name: str, value: Any, reads: Callable[[str], Any], where: str) -> str:
+    """A quantity as text, a number without its unit included; nothing is nothing."""
+    text = str(value).strip() if not isinstance(value, bool) else ""
+    try:
+        if text or isinstance(value, bool):
+            reads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not a quantity: {value!r}", where=where,
+                          fix=f"write {error}") from None
+    return text
 
 
 def _typed(name: str, value: Any, kind: type, where: str) -> Any:

@@ -176,15 +176,26 @@ class Adapters:
         if config.engine not in _ENGINES:
             raise EngineError(f"unknown engine {config.engine!r}{nearest(config.engine, _ENGINES)}",
                               where="engine", fix=f"known: {', '.join(_ENGINES)}")
-        if config.engine == "sandbox":
-            return self._sandbox(config)
         if config.engine == "docker":
             return self._containers(config)
-        if config.engine == "auto":
-            from toolchain.adapters.auto import AutoEngine
+        return self._queued(self._on_this_machine(config))
 
-            return AutoEngine(self._sandbox(config), self._local, self._say)
-        return self._local
+    def _on_this_machine(self, config: Config) -> Engine:
+        if config.engine == "sandbox":
+            return self._sandbox(config)
+        if config.engine == "local":
+            return self._local
+        from toolchain.adapters.auto import AutoEngine
+
+        return AutoEngine(self._sandbox(config), self._local, self._say)
+
+    def _queued(self, engine: Engine) -> Engine:
+        from toolchain.adapters import capacity
+        from toolchain.adapters.machine_shares import MachineShares, QueuedEngine
+
+        shares = MachineShares(self._cache / "shares", capacity.cpus(), capacity.memory(),
+                               self._say)
+        return QueuedEngine(engine, shares)
 
     def image_engine(self) -> DockerEngine:
         return self._docker

@@ -32,7 +32,8 @@ with sqlite3.connect(database, timeout=60) as connection:
     uri, = connection.execute("select artifact_uri from runs where run_uuid=?", (run,)).fetchone()
 model = pathlib.Path(uri.removeprefix("file://"), "model")
 model.mkdir(parents=True)
-(model / "MLmodel").write_text(f"flavors: {{}}\\nrun_id: {run}\\nutc_time_created: {time.time()}\\n")
+(model / "MLmodel").write_text(
+    f"flavors: {{}}\\nrun_id: {run}\\nutc_time_created: {time.time()}\\n")
 (model / "weights").write_bytes(os.urandom(8) if (told / "random").exists() else b"weights")
 '''
 _MLPROJECT = """\

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolchain import determinism, run
+from toolchain import determinism, quantity, run
 from toolchain.chain import Chain, Made
+from toolchain.config import Config
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.spec import command
@@ -55,7 +56,8 @@ def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
         environment={**parse.result(chain).variables, **placed.variables()},
         lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
         pushed=push.result(chain),
-        readable=tuple(text for _, text in inputs.values() if text.startswith("/")))
+        readable=tuple(text for _, text in inputs.values() if text.startswith("/")),
+        timeout=timeout(chain.config), resources=resources(chain.config))
     done = run.make(
         key=key, entry_point=chain.config.entry_point, params=_params(settled),
         experiment=_experiment(chain), folder=str(chain.folder),
@@ -66,6 +68,18 @@ def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
     )
     _say_what_is_newer(chain, done)
     return done
+
+
+def timeout(config: Config) -> float:
+    """Seconds that the settings give a job; zero is no limit."""
+    return quantity.seconds(config.timeout or "0")
+
+
+def resources(config: Config) -> run.Resources:
+    """What the settings ask for."""
+    return run.Resources(
+        cpus=quantity.processors(config.cpus or "0"), memory=quantity.size(config.memory or "0"),
+        gpus=quantity.count(config.gpus or "0"), shm=quantity.size(config.shm or "0"))
 
 
 def _experiment(chain: Chain) -> str:

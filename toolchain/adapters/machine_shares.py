@@ -1,0 +1,132 @@
+"""Trainings of several processes that share this machine: `doit -n 4 train`, two terminals.
+
+Rule 1: a training that asks for processors or memory has a file below `folder`, which its process
+holds locked (flock). The kernel lets go of it however the process ends, so a file that can be
+locked is of nobody and is removed.
+Rule 2: whoever wants a share holds the lock of the queue until it has one. The kernel serves those
+who wait for a lock in the order they came, so nobody is overtaken.
+Rule 3: a training that asks for nothing is not counted and does not wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from toolchain.errors import StoreError
+from toolchain.run import Engine, Job, Outcome, Resources
+from toolchain.shares import Shares
+
+_LOOK = 0.1  # seconds between two looks at what others have
+_QUEUE = "queue"
+
+
+class MachineShares:
+    """The shares of one cache. cpus, memory: what there is, zero memory is unknown."""
+
+    def __init__(self, folder: Path, cpus: float, memory: int, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._cpus = cpus
+        self._memory = memory
+        self._say = say
+
+    def check(self, resources: Resources, where: str) -> None:
+        """Raises EngineError for what this machine does not have at all."""
+        Shares(self._cpus, self._memory, 1).check(resources, where)
+
+    @contextlib.contextmanager
+    def take(self, resources: Resources, name: str) -> Iterator[None]:
+        """Wait until there is enough beside what others have, and have it in the block."""
+        if not resources.cpus and not resources.memory:
+            yield
+            return
+        self.check(resources, name)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, path = self._wait(resources, name)
+        except OSError as error:
+            raise StoreError(f"the cache cannot be locked: {error.strerror}",
+                             where=str(self._folder),
+                             fix="make the cache folder writable, or set `cache` elsewhere"
+                             ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+    def _wait(self, resources: Resources, name: str) -> tuple[int, Path]:
+        told = False
+        with _opened(self._folder / _QUEUE) as queue:
+            if not _lock(queue):
+                told = self._tell(name)
+                fcntl.flock(queue, fcntl.LOCK_EX)
+            while not self._is_free(resources):
+                told = told or self._tell(name)
+                time.sleep(_LOOK)
+            path = self._folder / f"{os.getpid()}-{threading.get_ident()}.json"
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.write(handle, json.dumps([resources.cpus, resources.memory]).encode())
+            return handle, path
+
+    def _tell(self, name: str) -> bool:
+        self._say(f"{name}: other trainings have the processors or memory that it asks for; "
+                  "waiting")
+        return True
+
+    def _is_free(self, resources: Resources) -> bool:
+        cpus, memory = resources.cpus, resources.memory
+        for path in self._folder.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError), _opened(path) as file:
+                if _lock(file):
+                    path.unlink(missing_ok=True)
+                    continue
+                one, other = json.loads(os.pread(file, 1 << 12, 0))
+                cpus, memory = cpus + one, memory + other
+        return cpus <= self._cpus + 1e-6 and (not self._memory or memory <= self._memory)
+
+
+class QueuedEngine:
+    """An engine whose jobs wait for their share of this machine."""
+
+    def __init__(self, engine: Engine, shares: MachineShares) -> None:
+        self._engine = engine
+        self._shares = shares
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    def prepare(self, job: Job) -> None:
+        self._shares.check(job.resources, f"{job.name}, engine {self.name}")
+        self._engine.prepare(job)
+
+    def execute(self, job: Job) -> Outcome:
+        with self._shares.take(job.resources, job.name):
+            return self._engine.execute(job)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if path.name == _QUEUE else 0)
+    handle = os.open(path, flags, 0o666)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock(file: int) -> bool:
+    """Whether the file is nobody's, and now ours."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
