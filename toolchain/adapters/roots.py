@@ -56,12 +56,16 @@ class Roots:
     def _make(self, image: Image, folder: Path) -> None:
         # Large layers first: all processors have something to do until the end.
         order = sorted(set(image.layers), key=lambda layer: -layer.size)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            brought = dict(zip(order, pool.map(self._layers.bring, order), strict=True))
         folder.mkdir()
-        for layer in image.layers:
-            source, implied = brought[layer]
-            _Overlay(str(source), str(folder), implied).lay("", "")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            brought = {layer: pool.submit(self._layers.bring, layer) for layer in order}
+            try:
+                for layer in image.layers:  # while others are still unpacked
+                    source, implied = brought[layer].result()
+                    _Overlay(str(source), str(folder), implied).lay("", "")
+            finally:
+                for one in brought.values():
+                    one.cancel()
         for name in _HOSTS_OWN:
             with contextlib.suppress(OSError):
                 path = _resolved(str(folder), os.path.dirname(name))
@@ -82,11 +86,14 @@ class _Overlay:
         """Lay the layer's folder `path` over the root's folder `place`; both are relative."""
         with os.scandir(os.path.join(self._layer, path)) as found:
             entries = sorted(found, key=lambda entry: entry.name)
-        self._erase(place, [entry.name for entry in entries])
+        marks = [entry.name for entry in entries if entry.name.startswith(_WHITEOUT)]
+        if marks:
+            self._erase(place, marks)
+        folder = os.path.join(self._root, place)
         for entry in entries:
-            if entry.name.startswith(_WHITEOUT):
+            if marks and entry.name.startswith(_WHITEOUT):
                 continue
-            target = os.path.join(self._root, place, entry.name)
+            target = f"{folder}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 inner = os.path.join(path, entry.name)
                 self.lay(inner, self._folder(inner, os.path.join(place, entry.name)))
@@ -105,7 +112,7 @@ class _Overlay:
         for name in names:
             gone = name.removeprefix(_WHITEOUT)
             # A name such as `.wh...` would reach above the folder.
-            if name != gone and name != _OPAQUE and gone not in ("", ".", ".."):
+            if name != _OPAQUE and gone not in ("", ".", ".."):
                 _remove(os.path.join(folder, gone))
 
     def _folder(self, inner: str, place: str) -> str:

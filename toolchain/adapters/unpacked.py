@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from toolchain.adapters.tar_stream import Member, TarStream, Unusual
 from toolchain.adapters.workfolder import remove, sweep
 from toolchain.bundle import Fetch
 from toolchain.errors import EngineError
@@ -32,6 +33,7 @@ from toolchain.trace import Trace
 _CHUNK = 1 << 20
 _BUFFER = 1 << 15  # tarfile copies what is left of it for each entry
 _DONE = ".json"
+_LEFT_OUT = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 
 
 class UnpackedLayers:
@@ -73,27 +75,56 @@ class UnpackedLayers:
             remove(folder)
 
     def _write(self, layer: Layer, folder: Path) -> set[str]:
-        blob = cast(BinaryIO, _Pieces(self._fetch(layer.digest, layer.size)))
-        if layer.media_type == GZIP:
-            stream = _Hashed(plain(cast(BinaryIO, Gunzip(blob)), GZIP.removesuffix("+gzip")))
-        else:
-            stream = _Hashed(plain(blob, layer.media_type))
         tree = _Tree(folder, f"layer {layer.diff_id}")
+        stream = self._plain(layer)
         try:
-            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|",
-                              bufsize=_BUFFER) as archive:
-                for member in archive:
-                    tree.add(archive, member)
-                    archive.members.clear()  # type: ignore[attr-defined]
-        except tarfile.TarError as error:
-            raise EngineError(f"not a valid layer: {error}", where=tree.where,
-                              fix="push the image again") from None
+            for member, content in TarStream(stream.read):
+                tree.add(member, content)
+        except Unusual:
+            remove(folder)
+            folder.mkdir()
+            tree, stream = _Tree(folder, tree.where), self._plain(layer)
+            _write_with_tarfile(stream, tree)
         while stream.read(_CHUNK):
             pass
         if stream.sha.hexdigest() != layer.diff_id.hex:
             raise EngineError("a layer is not the one that the image's config names",
                               where=tree.where, fix="push the image again; its source is damaged")
         return tree.implied
+
+    def _plain(self, layer: Layer) -> _Hashed:
+        blob = cast(BinaryIO, _Pieces(self._fetch(layer.digest, layer.size)))
+        if layer.media_type == GZIP:
+            return _Hashed(plain(cast(BinaryIO, Gunzip(blob)), GZIP.removesuffix("+gzip")))
+        return _Hashed(plain(blob, layer.media_type))
+
+
+def _write_with_tarfile(stream: _Hashed, tree: _Tree) -> None:
+    try:
+        with tarfile.open(fileobj=cast(BinaryIO, _Filled(stream)), mode="r|",
+                          bufsize=_BUFFER) as archive:
+            for info in archive:
+                # A sparse file and an old type are files too.
+                kind = (tarfile.REGTYPE if info.isreg() else
+                        tarfile.DIRTYPE if info.isdir() else info.type)
+                tree.add(Member(name=info.name, kind=kind, mode=info.mode, uid=info.uid,
+                                mtime=info.mtime, size=info.size, link=info.linkname),
+                         _content(archive, info))
+                archive.members.clear()  # type: ignore[attr-defined]
+    except tarfile.TarError as error:
+        raise EngineError(f"not a valid layer: {error}", where=tree.where,
+                          fix="push the image again") from None
+
+
+def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[memoryview]:
+    source: Any = archive.extractfile(info)
+    left = info.size
+    while left:
+        data = source.read(min(left, _CHUNK))
+        if not data:
+            raise tarfile.ReadError("unexpected end of data")
+        left -= len(data)
+        yield memoryview(data)
 
 
 class _Tree:
@@ -104,16 +135,16 @@ class _Tree:
         self.implied: set[str] = set()
         self._folder = str(folder)
         self._kinds: dict[str, bytes] = {"": tarfile.DIRTYPE}
-        self._modes: list[tuple[str, int]] = []
+        self._umask = _umask()
 
-    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def add(self, member: Member, content: Iterator[memoryview]) -> None:
         path = self._checked(member.name)
-        if path == "" or member.ischr() or member.isblk() or member.isfifo():
+        if path == "" or member.kind in _LEFT_OUT:
             return
         self._above(path)
         target = f"{self._folder}/{path}"
         kind = self._kinds.get(path)
-        if member.isdir():
+        if member.kind == tarfile.DIRTYPE:
             if kind != tarfile.DIRTYPE:
                 self._clear(path, target)
                 os.mkdir(target)
@@ -123,20 +154,36 @@ class _Tree:
             self._kinds[path] = tarfile.DIRTYPE
             return
         self._clear(path, target)
-        if member.issym():
-            os.symlink(member.linkname, target)
+        if member.kind == tarfile.SYMTYPE:
+            os.symlink(member.link, target)
             self._kinds[path] = tarfile.SYMTYPE
-        elif member.islnk():
-            source = self._checked(member.linkname)
+        elif member.kind == tarfile.LNKTYPE:
+            source = self._checked(member.link)
             if self._kinds.get(source) not in (tarfile.REGTYPE, tarfile.SYMTYPE):
                 raise self._refused("a hard link to what is not in its layer", member.name)
             os.link(f"{self._folder}/{source}", target, follow_symlinks=False)
             self._kinds[path] = self._kinds[source]
-        elif member.isreg():
-            _write(archive, member, target)
+        elif member.kind == tarfile.REGTYPE:
+            self._file(member, content, target)
             self._kinds[path] = tarfile.REGTYPE
         else:
             raise self._refused("an entry of an unknown kind", member.name)
+
+    def _file(self, member: Member, content: Iterator[memoryview], target: str) -> None:
+        mode = member.mode & 0o777 | 0o400
+        if member.uid == 0:
+            mode &= 0o555
+        handle = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode)
+        try:
+            for view in content:
+                while view:
+                    view = view[os.write(handle, view):]
+            if mode & self._umask:
+                os.fchmod(handle, mode)
+            # Byte-code is believed by the time of its source.
+            os.utime(handle, (member.mtime, member.mtime))
+        finally:
+            os.close(handle)
 
     def _clear(self, path: str, target: str) -> None:
         """A later entry replaces an earlier one."""
@@ -170,29 +217,6 @@ class _Tree:
                            fix="use an image that you trust; engine=docker takes any")
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: str) -> None:
-    mode = member.mode & 0o777 | 0o400
-    if member.uid == 0:
-        mode &= 0o555
-    handle = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    try:
-        source: Any = archive.extractfile(member)
-        left = member.size
-        while left:
-            data = source.read(min(left, _CHUNK))
-            if not data:
-                raise tarfile.ReadError("unexpected end of data")
-            left -= len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view):]
-        os.fchmod(handle, mode)
-    finally:
-        os.close(handle)
-    # Byte-code is believed by the time of its source.
-    os.utime(target, (member.mtime, member.mtime))
-
-
 class _Pieces(io.RawIOBase):
     """Pieces as a stream. `read` gives less than asked for only at the end of a piece."""
 
@@ -215,19 +239,38 @@ class _Pieces(io.RawIOBase):
 
 
 class _Hashed:
-    """A stream that hashes what is read of it, and gives as much as is asked for."""
+    """A stream that hashes what is read of it."""
 
     def __init__(self, stream: io.RawIOBase) -> None:
         self._stream = stream
         self.sha = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
+        data = self._stream.read(size) or b""
+        self.sha.update(data)
+        return data
+
+
+class _Filled:
+    """A stream that gives as much as is asked for, as tarfile expects."""
+
+    def __init__(self, stream: _Hashed) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
         pieces = []
-        while size:
-            data = self._stream.read(size)
-            if not data:
-                break
-            self.sha.update(data)
+        while size and (data := self._stream.read(size)):
             size -= len(data)
             pieces.append(data)
         return b"".join(pieces)
+
+
+def _umask() -> int:
+    """What is taken from the modes of new files. (os.umask would change it for other threads.)"""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o777

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from typing import IO
+from typing import IO, cast
 
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00"  # deflate, no name, no time
 _ANY_HEADER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")  # RFC 1952, 2.3.1
@@ -41,8 +41,15 @@ class Gunzip(io.RawIOBase):
             if piece is None:
                 return b""
             self._ready = memoryview(piece)
-        size = len(self._ready) if size < 0 else size
-        data, self._ready = bytes(self._ready[:size]), self._ready[size:]
+        whole = self._ready
+        if size < 0 or size >= len(whole):
+            self._ready = memoryview(b"")
+            source = whole.obj
+            # A piece that nothing was taken of is handed on as it is.
+            if isinstance(source, (bytes, bytearray)) and len(source) == len(whole):
+                return cast(bytes, source)
+            return bytes(whole)
+        data, self._ready = bytes(whole[:size]), whole[size:]
         return data
 
     def _member(self) -> bytes | None:
@@ -99,7 +106,7 @@ def _whole(member: bytes, size: int) -> bytes | None:
     import deflate
 
     try:
-        data = bytes(deflate.gzip_decompress(member, size))
+        data = cast(bytes, deflate.gzip_decompress(member, size))  # a copy would cost a third
     except deflate.DeflateError:
         return None
     total = int.from_bytes(member[-8:-4], "little")
