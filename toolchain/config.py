@@ -101,7 +101,7 @@ class Config:
     insecure: bool = _setting(
         False, PROJECT, "plain HTTP to the registry, though it is not on this machine"
     )
-    engine: str = _setting("local", PROJECT, "where training runs")
+    engine: str = _setting("auto", PROJECT, "where training runs")
     timeout: str = _setting(
         "", PROJECT, "how long the entry point may run: seconds, or `90s`, `30m`, `2h`; empty: as "
         "long as it takes", reads=quantity.seconds

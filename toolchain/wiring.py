@@ -187,7 +187,9 @@ class Adapters:
             return self._local
         from toolchain.adapters.auto import AutoEngine
 
-        return AutoEngine(self._sandbox(config), self._local, self._say)
+        database = tracking_file(config, self._root)
+        paths = () if database is None else (database.parent, self._root / "mlruns")
+        return AutoEngine(self._sandbox(config), self._local, self._say, paths=paths)
 
     def _queued(self, engine: Engine) -> Engine:
         from toolchain.adapters import capacity

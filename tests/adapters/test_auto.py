@@ -12,6 +12,7 @@ import pytest
 from tests.support.engines import Bench
 from tests.support.services import lacking
 from toolchain.adapters.auto import AutoEngine
+from toolchain.layer.archive import Entry
 
 _ROOT = Path(__file__).parents[2]
 # In a user namespace that may have no further ones, as where an administrator forbids them.
@@ -55,6 +56,28 @@ def test_where_there_is_a_gpu_it_is_local(bench: Bench, tmp_path: Path) -> None:
     assert auto.name == "local"
     assert said == ["engine local, not sandbox: this machine has a GPU, which a sandbox does not "
                     "pass on"]
+
+
+def test_where_the_database_is_at_a_path_of_the_images_it_is_local(bench: Bench) -> None:
+    said: list[str] = []
+    auto = AutoEngine(bench.sandbox(), bench.local(), said.append, gpus=(),
+                      paths=(Path("/home/me/repository"), Path("/usr/src/app")))
+    assert auto.name == "local"
+    assert said == ["engine local, not sandbox: /usr/src/app is where the image has files of its "
+                    "own"]
+
+
+def test_where_the_image_has_no_bash_it_is_local(bench: Bench) -> None:
+    said: list[str] = []
+    sandbox = bench.sandbox()
+    if sandbox.obstacle:
+        lacking(f"no sandbox on this machine: {sandbox.obstacle}")
+    bare = bench.assembled(bench.layer("bare", Entry(path="etc/x", mode=0o644, data=b"x")))
+    auto, job = AutoEngine(sandbox, bench.local(), said.append, gpus=()), bench.job(
+        "exit 3", image=bare)
+    auto.prepare(job)
+    assert (auto.name, auto.execute(job).code) == ("local", 3)
+    assert said == ["engine local, not sandbox: the image has no bash"]
 
 
 def test_where_namespaces_are_forbidden_it_is_local(tmp_path: Path) -> None:

@@ -50,9 +50,12 @@ class Monorepo:
 
     def settings(self, *lines: str) -> None:
         """Write the workspace's [tool.toolchain], which must name the mirror again if changed."""
-        # The mirror's interpreter is not one that could compile.
+        # The mirror's interpreter is not one that could compile, and its system has no programs.
+        own = ["image.bytecode = false"]
+        if not any(line.startswith("engine") for line in lines):
+            own.append('engine = "local"')
         (self.folder / "pyproject.toml").write_text(
-            "\n".join(["[tool.toolchain]", "image.bytecode = false", *lines]) + "\n")
+            "\n".join(["[tool.toolchain]", *own, *lines]) + "\n")
 
     def add(self, name: str, *, requirements: str = "alpha\n", mlproject: str | None = None,
             files: dict[str, str] | None = None) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 
 from toolchain import load
 from toolchain.adapters.docker_engine import DockerEngine
-from toolchain.adapters.handed_on import Place, places, threads, variables
+from toolchain.adapters.handed_on import QUIET, Place, places, threads, variables
 from toolchain.adapters.log import Log
 from toolchain.adapters.supervised import GRACE, asked_with, exit_on_sigterm
 from toolchain.bundle import Fetch
@@ -148,7 +148,8 @@ class ContainerEngine:
             "image": image, "user": user, "labels": {_LABEL: _owner()}, "stdin_open": True,
             "entrypoint": [*before, "bash", "-c", _FIRST, "toolchain", job.command],
             "environment": {
-                **{name: value for name, value in threads(wanted).items() if name not in own},
+                **{name: value for name, value in {**QUIET, **threads(wanted)}.items()
+                   if name not in own},
                 **variables(self._environ, job.docker), **job.environment},
             "host_config": api.create_host_config(
                 network_mode="host",

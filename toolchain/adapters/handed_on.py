@@ -19,6 +19,8 @@ from toolchain.spec import Docker
 _PREFIXES = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+# MLflow looks for git, which few images have, and says so at length; the run has its commit.
+QUIET = {"GIT_PYTHON_REFRESH": "quiet"}
 # Where the image's own files are; nothing of this machine may stand in their place.
 _OF_THE_IMAGE = ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt/toolchain",
                  "opt/venv", "proc", "project", "sbin", "sys", "usr")
@@ -101,15 +103,18 @@ def _around(database: str, artifacts: str) -> Iterator[Place]:
         yield Place(path=entry.path, is_folder=entry.is_dir(), hidden=True)
 
 
+def is_the_images(path: str, *, writable: bool) -> bool:
+    """Whether a path of this machine is one at which the image has its own files."""
+    inside = path.strip("/")
+    return any(not inside or f"{own}/".startswith(f"{inside}/")
+               or (writable and f"{inside}/".startswith(f"{own}/")) for own in _OF_THE_IMAGE)
+
+
 def _check(place: Place, name: str) -> None:
-    inside = place.path.strip("/")
-    for own in _OF_THE_IMAGE:
-        above = not inside or f"{own}/".startswith(f"{inside}/")
-        below = place.writable and f"{inside}/".startswith(f"{own}/")
-        if (above or below) and not place.hidden:
-            raise EngineError(
-                f"a path of this machine is one of the image's own: {place.path}",
-                where=f"{name}, engine", fix="move it, use a tracking server, or engine=local")
+    if not place.hidden and is_the_images(place.path, writable=place.writable):
+        raise EngineError(
+            f"a path of this machine is one of the image's own: {place.path}",
+            where=f"{name}, engine", fix="move it, use a tracking server, or engine=local")
 
 
 def home(path: Path, uid: str) -> str:

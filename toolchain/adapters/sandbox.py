@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.adapters.compatible import host_platform
-from toolchain.adapters.handed_on import Place, home, places, threads, user, variables, volumes
+from toolchain.adapters.handed_on import (
+    QUIET,
+    Place,
+    home,
+    places,
+    threads,
+    user,
+    variables,
+    volumes,
+)
 from toolchain.adapters.log import Log
 from toolchain.adapters.roots import Roots
 from toolchain.adapters.supervised import supervise, wait_for
@@ -76,9 +85,13 @@ class SandboxEngine:
                               fix="engine=docker or engine=local")
         self._root(job.image)
 
+    def has_bash(self, image: Image) -> bool:
+        root = self._root(image)
+        return any(os.path.lexists(root / name) for name in _BASH)
+
     def execute(self, job: Job) -> Outcome:
         root = self._root(job.image)
-        if not any(os.path.lexists(root / name) for name in _BASH):
+        if not self.has_bash(job.image):
             raise EngineError("the image has no bash", where=f"{job.name}, engine sandbox",
                               fix="MLflow's entry points are bash commands; use a base image "
                                   "that has it")
@@ -109,7 +122,7 @@ class SandboxEngine:
         ]
         environ = {
             "HOME": home(root / "etc/passwd", uid), "HOSTNAME": os.uname().nodename,
-            **threads(job.resources),
+            **QUIET, **threads(job.resources),
             **dict(item.partition("=")[::2] for item in config.get("Env") or ()),
             **variables(self._environ, job.docker), **job.environment,
         }
