@@ -85,7 +85,8 @@ def test_every_mistake_says_what_where_and_how_to_fix_it_and_no_secret() -> None
 def test_the_name_alone_is_found_whatever_the_rest_is_like() -> None:
     assert name_of(b"\xef\xbb\xbfname: 'one'\r\nentry_points: [odd]\r\n") == "one"
     assert name_of(b"name: 7\ndocker_env: 3\n") == "7"
-    for data in (b"", b"- a\n", b"name:\n", b"name: {a: b}\n", b"name: a/b\n", b"name: one\n[",
+    assert name_of(b"name: a/b\n") == "a-b"
+    for data in (b"", b"- a\n", b"name:\n", b"name: {a: b}\n", b"name: ..\n", b"name: one\n[",
                  b"name: \xff"):
         assert name_of(data) == ""
 
