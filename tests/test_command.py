@@ -108,7 +108,7 @@ def test_a_default_of_another_type_is_passed_on_and_a_value_is_checked() -> None
 
 
 def test_a_name_may_have_any_letters() -> None:
-    made = spec("run {größe}", **{"größe": Parameter(type="int", default="3")})
+    made = spec("run {größe}", größe=Parameter(type="int", default="3"))
     settled = call(made, "main", {}, lambda _: None)
     assert bash(settled.command().replace("run", "printf %s"), settled.variables()) == b"3"
 

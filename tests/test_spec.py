@@ -25,6 +25,7 @@ from toolchain.digest import Digest, canonical_json
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.spec import PARAMETER_TYPES, Docker, EntryPoint, Parameter, Spec
+from toolchain.spec.docker import placed
 from toolchain.spec.mlproject import name_of, parse
 from toolchain.spec.reader import TreeReader
 from toolchain.spec.yamltext import canonical
@@ -357,3 +358,15 @@ def test_a_small_file_cannot_become_a_huge_value() -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("volume", "expected"), [
+    ("$(pwd)/data:/opt/data", "/w/one/data:/opt/data"), ("${PWD}:/code:ro", "/w/one:/code:ro"),
+    ("$PWD/../src/data:/data", "/w/src/data:/data"), ("`pwd`/a b:/c", "/w/one/a b:/c"),
+    ("./data:/data", "/w/one/data:/data"), (".:/data", "/w/one:/data"),
+    ("../data:/data", "/w/data:/data"), ("/data:/data", "/data:/data"), ("name:/data", "name:/data"),
+    ("$(id; pwd):/x", "$(id; pwd):/x"), (".hidden:/x", ".hidden:/x"),
+])
+def test_a_volume_of_the_projects_folder(volume: str, expected: str) -> None:
+    docker = Docker(image="a", volumes=(volume,))
+    assert placed(docker, Path("/w/one")).volumes == (expected,)

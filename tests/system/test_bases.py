@@ -353,3 +353,24 @@ def test_a_dockerfile_of_the_project_is_the_base(monorepo: Monorepo, mirror: Mir
         assert "the project has no file 'Dockerfile'" in output
     finally:
         client.images.remove("toolchain-test/python:1", force=True)
+
+
+def test_build_image_of_docker_env_is_the_dockerfile_beside_it(
+    monorepo: Monorepo, mirror: Mirror
+) -> None:
+    client = docker_client()
+    client.api.import_image_from_data(one_layer(), repository="toolchain-test/built", tag="1")
+    folder = monorepo.add("one", mlproject=(
+        "name: one\ndocker_env: {image: of-no-account, build_image: true}\n"
+        "entry_points:\n  main: {command: python train.py}\n"))
+    (folder / "Dockerfile").write_text(
+        f"FROM toolchain-test/built:1\nENV PATH={PATH} GREETING=built\n")
+    try:
+        monorepo.doit("push")
+        assert Pushed.of(monorepo, "one").environment["GREETING"] == "built"
+        pinned = monorepo.receipt("one", "resolve")
+        assert pinned["python"] == "3.11"
+        assert pinned["packages"] == [], "they are in the image"
+        assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    finally:
+        client.images.remove("toolchain-test/built:1", force=True)

@@ -80,6 +80,9 @@ def as_requirements(wanted: Conda, default_python: str) -> tuple[str, tuple[str,
     for text in wanted.packages:
         match = re.fullmatch(r"(?:.*::)?([a-z0-9_.-]+?)\s*([=<>!~ ].*|)(\[.*\])?", text)
         version = match[2].strip() if match else ""
+        if match and match[1] == "python" and not match[3] and "|" in version:
+            python = python_version(version, wanted.file, default_python)
+            continue
         if match is None or match[3] or " " in version or "|" in version \
                 or re.match(r"={1,2}[^=]+=[^=]", version):
             raise SpecError(f"only conda can tell what this is: {text}", where=wanted.file,
