@@ -364,7 +364,8 @@ def test_a_small_file_cannot_become_a_huge_value() -> None:
     ("$(pwd)/data:/opt/data", "/w/one/data:/opt/data"), ("${PWD}:/code:ro", "/w/one:/code:ro"),
     ("$PWD/../src/data:/data", "/w/src/data:/data"), ("`pwd`/a b:/c", "/w/one/a b:/c"),
     ("./data:/data", "/w/one/data:/data"), (".:/data", "/w/one:/data"),
-    ("../data:/data", "/w/data:/data"), ("/data:/data", "/data:/data"), ("name:/data", "name:/data"),
+    ("../data:/data", "/w/data:/data"), ("/data:/data", "/data:/data"),
+    ("name:/data", "name:/data"),
     ("$(id; pwd):/x", "$(id; pwd):/x"), (".hidden:/x", ".hidden:/x"),
 ])
 def test_a_volume_of_the_projects_folder(volume: str, expected: str) -> None:
