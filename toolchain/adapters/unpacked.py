@@ -107,6 +107,16 @@ class _Tree:
         self._modes: list[tuple[str, int]] = []
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Put an entry into the folder. Raises EngineError."""
+        try:
+            self._add(archive, member)
+        except (OSError, ValueError) as error:  # a name that no file can have, a full disk
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise EngineError(f"an entry cannot be written: {member.name[:80]!r}: {reason}",
+                              where=self.where,
+                              fix="free some space; or use an image that you trust") from None
+
+    def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         path = self._checked(member.name)
         if path == "" or member.ischr() or member.isblk() or member.isfifo():
             return
