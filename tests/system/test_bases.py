@@ -233,6 +233,43 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
         "parse": "fresh", "resolve": "fresh", "base": "fresh", "layer": "made", "push": "made"}
 
 
+def test_a_file_holds_every_platform(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
+                                     tmp_path: Path) -> None:
+    base.tag(base.index(base.manifest(debian()), base.manifest(debian(), platform="linux/arm64")))
+    set_base(monorepo, mirror, 'image.base = "oci:base"',
+             'image.platform = ["linux/amd64", "linux/arm64"]')
+    monorepo.add("one")
+    monorepo.doit("export", "project=one", f"to={tmp_path}/one.tar")
+    pushed = monorepo.receipt("one", "push")
+    archive = f"oci-archive:{tmp_path}/one.tar:one"
+    raw = subprocess.run([need("skopeo"), "inspect", "--raw", archive], capture_output=True,
+                         check=True).stdout
+    assert str(Digest.of(raw)) == pushed["digest"]
+    for platform, value in pushed["platforms"].items():
+        inspected = json.loads(subprocess.run(
+            [need("skopeo"), "inspect", "--override-arch", platform.partition("/")[2], archive],
+            capture_output=True, check=True).stdout)
+        assert inspected["Architecture"] == platform.partition("/")[2]
+        config = subprocess.run(
+            [need("skopeo"), "inspect", "--config", "--raw", "--override-arch",
+             platform.partition("/")[2], archive], capture_output=True, check=True).stdout
+        assert str(Digest.of(config)) == value["config"]
+    # Every blob is there, under its digest.
+    subprocess.run([need("skopeo"), "copy", "--all", "--insecure-policy", archive,
+                    f"dir:{tmp_path}/copied"], capture_output=True, check=True)
+    client = docker_client()
+    with open(tmp_path / "one.tar", "rb") as stream:
+        loaded = client.images.load(stream)[0]
+    try:
+        assert loaded.id == pushed["platforms"]["linux/amd64"]["config"]
+        assert loaded.attrs["Architecture"] == "amd64"
+    finally:
+        client.images.remove(loaded.id, force=True)
+    first = (tmp_path / "one.tar").read_bytes()
+    monorepo.doit("export", "project=one", f"to={tmp_path}/one.tar")
+    assert (tmp_path / "one.tar").read_bytes() == first
+
+
 def test_the_first_of_several_platforms_is_as_that_one_alone(
         monorepo: Monorepo, base: ImageLayout, mirror: Mirror,
         another_monorepo: Callable[[str], Monorepo]) -> None:
