@@ -255,9 +255,9 @@ def _only_refused(data: bytes) -> None:
 
 def test_hard_links_in_a_circle_are_refused() -> None:
     circle = [member("./usr/a", kind=tarfile.LNKTYPE, link="usr/a")]
-    with pytest.raises(ResolveError, match="hard link|not a valid"):
+    with pytest.raises(ResolveError, match=r"hard link|not a valid"):
         _unpack(*circle)
     both = [member("./a", kind=tarfile.LNKTYPE, link="./b"),
             member("./b", kind=tarfile.LNKTYPE, link="./a")]
-    with pytest.raises(ResolveError, match="hard link|not a valid"):
+    with pytest.raises(ResolveError, match=r"hard link|not a valid"):
         _unpack(*both)
