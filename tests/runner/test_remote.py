@@ -50,9 +50,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     folder = tmp_path / "served"
     folder.mkdir()
     (folder / "a b.csv").write_text("of the web")
-    running = Server(folder)
-    yield running
-    running.close()
+    with Server(folder) as running:
+        yield running
 
 
 def test_a_file_of_the_web_is_fetched_and_its_signature_is_no_record(
@@ -80,15 +79,12 @@ def test_a_password_goes_to_its_own_server_only(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/x.csv").write_text("moved")
-    other = Server(tmp_path / "elsewhere")
-    try:
+    with Server(tmp_path / "elsewhere") as other:
         server.login, server.moved = "user:p@ss", {"/a.csv": f"{other.url}/x.csv"}
         address = server.url.replace("://", "://user:p%40ss@")
         done = rootfs.run(f"data={address}/a.csv", MLFLOW_TRACKING_URI=uri)
         assert done.stdout.endswith("a.csv: moved\n")
         assert (len(server.authorized), other.authorized) == (1, [])
-    finally:
-        other.close()
 
 
 def test_what_cannot_be_fetched_is_a_mistake_and_no_run(

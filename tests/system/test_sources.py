@@ -242,10 +242,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
         page.parent.mkdir(parents=True)
         page.write_text(f'<!DOCTYPE html><a href="../../files/{path.name}#sha256='
                         f'{Digest.of(path.read_bytes()).hex}">{path.name}</a>')
-    running = Server(tmp_path / "served")
-    running.login = "me:s3cr3t p@ss"
-    yield running
-    running.close()
+    with Server(tmp_path / "served") as running:
+        running.login = "me:s3cr3t p@ss"
+        yield running
 
 
 def _held(repo: Monorepo, *secrets: bytes) -> list[Path]:
