@@ -91,6 +91,28 @@ def test_defaults_fill_in_and_given_values_win() -> None:
     assert settled.texts == {"a": "0.5", "b": "y z"}
 
 
+def test_a_default_of_another_type_is_passed_on_and_a_value_is_checked() -> None:
+    """`None` is what many programs know as "not given"."""
+    made = spec("run {level} {data}", level=Parameter(type="int", default="None"),
+                data=Parameter(type="uri", default="raw.csv"))
+    settled = call(made, "main", {"data": "s3://b"}, lambda _: None)
+    assert settled.texts == {"level": "None", "data": "s3://b"}
+    assert settled.identity() == {"level": "None", "data": "s3://b"}
+    assert call(made, "main", {"data": "s3://b", "level": "None"}, lambda _: None) == settled
+    assert call(made, "main", {"data": "s3://b", "level": "3"}, lambda _: None).identity()[
+        "level"] == 3
+    with pytest.raises(SpecError, match="'level' is int, not 'none'"):
+        call(made, "main", {"data": "s3://b", "level": "none"}, lambda _: None)
+    with pytest.raises(SpecError, match=r"'data' is a URI, not 'raw\.csv'"):
+        call(made, "main", {}, lambda _: None)
+
+
+def test_a_name_may_have_any_letters() -> None:
+    made = spec("run {größe}", größe=Parameter(type="int", default="3"))
+    settled = call(made, "main", {}, lambda _: None)
+    assert bash(settled.command().replace("run", "printf %s"), settled.variables()) == b"3"
+
+
 def test_a_missing_value_is_named() -> None:
     with pytest.raises(SpecError) as caught:
         call(spec("run {a}", a=Parameter(type="int")), "main", {}, lambda _: None)

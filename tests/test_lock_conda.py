@@ -162,6 +162,8 @@ def test_the_order_of_channels_matters() -> None:
     (["python=3.9", "NumPy=1.26", "pip"], "3.9", ("numpy==1.26.*",)),
     (["conda-forge::scikit-learn >=1.0,<2", "pip=23.1"], "",
      ("pip==23.1.*", "scikit-learn<2,>=1.0")),
+    (["python=3.9|3.10", "pytorch=1.13*", "matplotlib-base"], "3.10",
+     ("matplotlib", "torch==1.13.*")),
 ])
 def test_what_pip_can_bring(text: list[str], python: str, requirements: tuple[str, ...]) -> None:
     wanted = spec_of(text_of([*text, "rich"], ["a"])).conda

@@ -25,6 +25,7 @@ from toolchain.digest import Digest, canonical_json
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.spec import PARAMETER_TYPES, Docker, EntryPoint, Parameter, Spec
+from toolchain.spec.docker import placed
 from toolchain.spec.mlproject import name_of, parse
 from toolchain.spec.reader import TreeReader
 from toolchain.spec.yamltext import canonical
@@ -85,7 +86,8 @@ def test_every_mistake_says_what_where_and_how_to_fix_it_and_no_secret() -> None
 def test_the_name_alone_is_found_whatever_the_rest_is_like() -> None:
     assert name_of(b"\xef\xbb\xbfname: 'one'\r\nentry_points: [odd]\r\n") == "one"
     assert name_of(b"name: 7\ndocker_env: 3\n") == "7"
-    for data in (b"", b"- a\n", b"name:\n", b"name: {a: b}\n", b"name: a/b\n", b"name: one\n[",
+    assert name_of(b"name: a/b\n") == "a-b"
+    for data in (b"", b"- a\n", b"name:\n", b"name: {a: b}\n", b"name: ..\n", b"name: one\n[",
                  b"name: \xff"):
         assert name_of(data) == ""
 
@@ -356,3 +358,16 @@ def test_a_small_file_cannot_become_a_huge_value() -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("volume", "expected"), [
+    ("$(pwd)/data:/opt/data", "/w/one/data:/opt/data"), ("${PWD}:/code:ro", "/w/one:/code:ro"),
+    ("$PWD/../src/data:/data", "/w/src/data:/data"), ("`pwd`/a b:/c", "/w/one/a b:/c"),
+    ("./data:/data", "/w/one/data:/data"), (".:/data", "/w/one:/data"),
+    ("../data:/data", "/w/data:/data"), ("/data:/data", "/data:/data"),
+    ("name:/data", "name:/data"),
+    ("$(id; pwd):/x", "$(id; pwd):/x"), (".hidden:/x", ".hidden:/x"),
+])
+def test_a_volume_of_the_projects_folder(volume: str, expected: str) -> None:
+    docker = Docker(image="a", volumes=(volume,))
+    assert placed(docker, Path("/w/one")).volumes == (expected,)

@@ -60,32 +60,46 @@ class Attached:
                         for item in [parsed["config"], *parsed["layers"]]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Several:
+    """An image index as it was pushed, and the images in it, one a platform."""
+
+    index: bytes
+    images: tuple[Image, ...]
+
+
 def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = frozenset(),
-         attached: tuple[Attached, ...] = ()) -> Bundle:
+         attached: tuple[Attached, ...] = (), several: Several | None = None) -> Bundle:
     """Plan a bundle of an image that is called `names`, each `repository:tag`.
+
+    With `several`, its index is what the layout names, with every image in it; `image` is the one
+    that engines get which know no index, as `docker load` of old.
 
     The first name is the one in the layout's index, which names the image once. What is attached
     is in the index without a name, since engines take whatever has one for an image. Layers in
     `without` are named, but not in the file.
     """
-    platform = json.loads(image.config)
+    called = {_REF_NAME: names[0].rpartition(":")[2], _FULL_NAME: _full(names[0])}
     index: dict[str, Any] = {
         "schemaVersion": 2, "mediaType": INDEX,
-        "manifests": [{
-            "mediaType": MANIFEST, "digest": str(image.digest), "size": len(image.manifest),
-            "platform": {"os": platform["os"], "architecture": platform["architecture"]},
-            "annotations": {_REF_NAME: names[0].rpartition(":")[2], _FULL_NAME: _full(names[0])},
-        }],
+        "manifests": [{**(_named(several.index) if several else _described(image)),
+                       "annotations": called}],
     }
-    small = {image.digest: image.manifest, image.config_digest: image.config}
-    blobs = {layer.digest: layer.size for layer in image.layers if layer.digest not in without}
-    for one in sorted(attached, key=lambda item: Digest.of(item.manifest)):
-        digest = Digest.of(one.manifest)
+    small: dict[Digest, bytes] = {}
+    blobs: dict[Digest, int] = {}
+    for one in several.images if several else (image,):
+        small |= {one.digest: one.manifest, one.config_digest: one.config}
+        blobs |= {layer.digest: layer.size for layer in one.layers if layer.digest not in without}
+    if several:
+        small[Digest.of(several.index)] = several.index
+    for document in sorted(attached, key=lambda item: Digest.of(item.manifest)):
+        digest = Digest.of(document.manifest)
         # Nothing of what the registry said of it: an annotation could take the image's name.
         index["manifests"].append({"mediaType": MANIFEST, "digest": str(digest),
-                                   "size": len(one.manifest), "artifactType": one.kind})
-        small[digest] = one.manifest
-        blobs.update(one.blobs)
+                                   "size": len(document.manifest),
+                                   "artifactType": document.kind})
+        small[digest] = document.manifest
+        blobs.update(document.blobs)
     archive = [{
         "Config": _path(image.config_digest), "RepoTags": list(names),
         "Layers": [_path(layer.digest) for layer in image.layers],
@@ -99,6 +113,16 @@ def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = froz
         ),
         blobs=tuple(sorted(blobs.items())),
     )
+
+
+def _described(image: Image) -> dict[str, Any]:
+    platform = json.loads(image.config)
+    return {"mediaType": MANIFEST, "digest": str(image.digest), "size": len(image.manifest),
+            "platform": {"os": platform["os"], "architecture": platform["architecture"]}}
+
+
+def _named(index: bytes) -> dict[str, Any]:
+    return {"mediaType": INDEX, "digest": str(Digest.of(index)), "size": len(index)}
 
 
 def pieces(bundle: Bundle, fetch: Fetch) -> Iterator[bytes]:

@@ -43,13 +43,16 @@ def check(to: str, projects: tuple[str, ...], folder: Path) -> None:
 
 
 def make(image: Image, names: tuple[str, ...], target: Path, fetch: bundle.Fetch,
-         progress: Progress, attached: tuple[bundle.Attached, ...] = ()) -> int:
+         progress: Progress, attached: tuple[bundle.Attached, ...] = (),
+         several: bundle.Several | None = None) -> int:
     """Write the bundle of an image and of what is attached to it; the number of bytes.
+
+    With `several`, every image of that index is in it.
 
     The file is there whole or not at all. Raises StoreError for what cannot be written, and what
     `fetch` raises.
     """
-    planned = bundle.make(image, names, attached=attached)
+    planned = bundle.make(image, names, attached=attached, several=several)
     progress.expect(planned.size)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     written = 0

@@ -9,14 +9,13 @@ the plans after it do not change.
 from __future__ import annotations
 
 import importlib
-import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import quote
 
+from toolchain import atomic
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import StoreError
 
@@ -177,11 +176,9 @@ def _write_receipt(chain: Chain, stage: Stage, data: bytes) -> None:
     path = receipt_path(chain.session.workspace.cache, chain.name, stage.NAME)
     if _receipt(chain, stage) == data:
         return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        atomic.write(path, data)
     except OSError as error:
         raise StoreError(f"a receipt cannot be written: {error.strerror}", where=str(path),
                          fix="make the cache folder writable, or free some space") from None

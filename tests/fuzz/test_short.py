@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fuzz import command, mlproject
+from tests.fuzz import archives, command, mlproject
 from tests.fuzz.mutation import run
 
 
-@pytest.mark.parametrize(("attempt", "runs"), [(mlproject.attempt, 1500), (command.attempt, 5000)])
+@pytest.mark.parametrize(("attempt", "runs"), [
+    (mlproject.attempt, 1500), (command.attempt, 5000), (archives.attempt_wheel, 1000),
+    (archives.attempt_deb, 1000), (archives.attempt_layer, 1000), (archives.attempt_conda, 1500)])
 def test_only_toolchain_errors_come_out(attempt: Callable[[random.Random], None],
                                         runs: int) -> None:
     accepted = run(attempt, seed=7, first=0, runs=runs)
-    assert runs / 20 < accepted < runs, "texts that are nearly right, and not all of them"
+    assert runs / 20 < accepted < runs, "inputs that are nearly right, and not all of them"
 
 
 def test_a_bug_is_found() -> None:

@@ -249,10 +249,3 @@ def test_there_are_never_more_layers_than_docker_takes() -> None:
                           ): n << 20 for n in range(500)}
     found = len(group(large, MOST_LARGE_OF_CONDA)) + len(group(large, MOST_LARGE_BESIDE_CONDA))
     assert found <= 100 - 6  # base image or system, empty environment, apt, runner, project
-
-
-def test_nearly_right_archives_do_no_harm() -> None:
-    """A short run of tests/fuzz/conda.py."""
-    from tests.fuzz.conda import main
-
-    main(150)

@@ -251,3 +251,13 @@ def _only_refused(data: bytes) -> None:
         _open(data)
     except ResolveError as error:
         assert _NAME in str(error)  # noqa: PT017
+
+
+def test_hard_links_in_a_circle_are_refused() -> None:
+    circle = [member("./usr/a", kind=tarfile.LNKTYPE, link="usr/a")]
+    with pytest.raises(ResolveError, match=r"hard link|not a valid"):
+        _unpack(*circle)
+    both = [member("./a", kind=tarfile.LNKTYPE, link="./b"),
+            member("./b", kind=tarfile.LNKTYPE, link="./a")]
+    with pytest.raises(ResolveError, match=r"hard link|not a valid"):
+        _unpack(*both)

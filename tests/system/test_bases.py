@@ -233,6 +233,43 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
         "parse": "fresh", "resolve": "fresh", "base": "fresh", "layer": "made", "push": "made"}
 
 
+def test_a_file_holds_every_platform(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
+                                     tmp_path: Path) -> None:
+    base.tag(base.index(base.manifest(debian()), base.manifest(debian(), platform="linux/arm64")))
+    set_base(monorepo, mirror, 'image.base = "oci:base"',
+             'image.platform = ["linux/amd64", "linux/arm64"]')
+    monorepo.add("one")
+    monorepo.doit("export", "project=one", f"to={tmp_path}/one.tar")
+    pushed = monorepo.receipt("one", "push")
+    archive = f"oci-archive:{tmp_path}/one.tar:one"
+    raw = subprocess.run([need("skopeo"), "inspect", "--raw", archive], capture_output=True,
+                         check=True).stdout
+    assert str(Digest.of(raw)) == pushed["digest"]
+    for platform, value in pushed["platforms"].items():
+        inspected = json.loads(subprocess.run(
+            [need("skopeo"), "inspect", "--override-arch", platform.partition("/")[2], archive],
+            capture_output=True, check=True).stdout)
+        assert inspected["Architecture"] == platform.partition("/")[2]
+        config = subprocess.run(
+            [need("skopeo"), "inspect", "--config", "--raw", "--override-arch",
+             platform.partition("/")[2], archive], capture_output=True, check=True).stdout
+        assert str(Digest.of(config)) == value["config"]
+    # Every blob is there, under its digest.
+    subprocess.run([need("skopeo"), "copy", "--all", "--insecure-policy", archive,
+                    f"dir:{tmp_path}/copied"], capture_output=True, check=True)
+    client = docker_client()
+    with open(tmp_path / "one.tar", "rb") as stream:
+        loaded = client.images.load(stream)[0]
+    try:
+        assert loaded.id == pushed["platforms"]["linux/amd64"]["config"]
+        assert loaded.attrs["Architecture"] == "amd64"
+    finally:
+        client.images.remove(loaded.id, force=True)
+    first = (tmp_path / "one.tar").read_bytes()
+    monorepo.doit("export", "project=one", f"to={tmp_path}/one.tar")
+    assert (tmp_path / "one.tar").read_bytes() == first
+
+
 def test_the_first_of_several_platforms_is_as_that_one_alone(
         monorepo: Monorepo, base: ImageLayout, mirror: Mirror,
         another_monorepo: Callable[[str], Monorepo]) -> None:
@@ -353,3 +390,24 @@ def test_a_dockerfile_of_the_project_is_the_base(monorepo: Monorepo, mirror: Mir
         assert "the project has no file 'Dockerfile'" in output
     finally:
         client.images.remove("toolchain-test/python:1", force=True)
+
+
+def test_build_image_of_docker_env_is_the_dockerfile_beside_it(
+    monorepo: Monorepo, mirror: Mirror
+) -> None:
+    client = docker_client()
+    client.api.import_image_from_data(one_layer(), repository="toolchain-test/built", tag="1")
+    folder = monorepo.add("one", mlproject=(
+        "name: one\ndocker_env: {image: of-no-account, build_image: true}\n"
+        "entry_points:\n  main: {command: python train.py}\n"))
+    (folder / "Dockerfile").write_text(
+        f"FROM toolchain-test/built:1\nENV PATH={PATH} GREETING=built\n")
+    try:
+        monorepo.doit("push")
+        assert Pushed.of(monorepo, "one").environment["GREETING"] == "built"
+        pinned = monorepo.receipt("one", "resolve")
+        assert pinned["python"] == "3.11"
+        assert pinned["packages"] == [], "they are in the image"
+        assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    finally:
+        client.images.remove("toolchain-test/built:1", force=True)

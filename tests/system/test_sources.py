@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.test_sources import git, repository
 from tests.support.debs import Mirror
+from tests.support.files import Server
 from tests.support.monorepo import TRAIN, Monorepo, default_wheels, ran
 from tests.support.wheels import package_folder, wheel
 from toolchain.digest import Digest
@@ -228,3 +230,84 @@ def test_receipts_tell_where_a_package_is_from(repo: Monorepo) -> None:
     (package,) = repo.receipt("one", "resolve")["packages"]
     assert package["source"] == "../../libs/shared"
     assert json.loads(repo.doit("sbom", "project=one").splitlines()[-1])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """An index of packages behind a password: what is below `files`, listed below `simple`."""
+    files = tmp_path / "served/files"
+    for name in ("theta", "iota"):
+        path = wheel(files, name, "2.0")
+        page = tmp_path / f"served/simple/{name}/index.html"
+        page.parent.mkdir(parents=True)
+        page.write_text(f'<!DOCTYPE html><a href="../../files/{path.name}#sha256='
+                        f'{Digest.of(path.read_bytes()).hex}">{path.name}</a>')
+    with Server(tmp_path / "served") as running:
+        running.login = "me:s3cr3t p@ss"
+        yield running
+
+
+def _held(repo: Monorepo, *secrets: bytes) -> list[Path]:
+    return [path for path in repo.folder.rglob("*") if path.is_file()
+            and any(secret in path.read_bytes() for secret in secrets)]
+
+
+def test_a_file_of_the_web_is_pinned_by_its_hash(repo: Monorepo, server: Server) -> None:
+    host = server.url.removeprefix("http://")
+    place = "files/theta-2.0-py3-none-any.whl"
+    folder = repo.add("one", requirements=(
+        f"alpha\ntheta @ http://${{WEB_USER}}:${{WEB_PASSWORD}}@{host}/{place}\n"))
+    output = repo.doit("push", "project=one", expect=1)
+    assert "the variable WEB_USER is not set" in output
+    assert "fix: " in output
+    repo.environment |= {"WEB_USER": "me", "WEB_PASSWORD": "wrong"}
+    output = repo.doit("push", "project=one", expect=1)
+    assert "401" in output
+    assert "wrong" not in output
+    repo.environment["WEB_PASSWORD"] = "s3cr3t p@ss"
+    repo.doit("push", "project=one")
+    assert packages(repo, "one")["theta"] == "2.0"
+    digest = Digest.of((server.folder / place).read_bytes()).hex
+    text = (folder / "requirements.lock").read_text()
+    assert digest in text
+    assert "s3cr3t" not in text
+    number = len(server.asked)
+    assert set(ran(repo.doit("push", "project=one"), "one").values()) == {"fresh"}
+    assert len(server.asked) == number, "a null call asks nobody"
+    assert _held(repo, b"s3cr3t", b"s3cr3t%20p%40ss") == []
+
+    # Another machine, where the file is another one now: the lock's hash decides.
+    shutil.rmtree(repo.folder / "cache")
+    repo.doit("push", "project=one")
+    wheel(server.folder / "files", "theta", "2.0", files={"theta.py": b"VERSION = 'evil'\n"})
+    shutil.rmtree(repo.folder / "cache")
+    output = repo.doit("push", "project=one", expect=1)
+    assert "theta" in output
+    assert "fix: " in output
+
+
+def test_an_index_with_a_password_out_of_the_environment(repo: Monorepo, server: Server) -> None:
+    host = server.url.removeprefix("http://")
+    folder = repo.add("one", requirements=(
+        f"--index-url http://${{WEB_USER}}:${{WEB_PASSWORD}}@{host}/simple\niota\n"))
+    output = repo.doit("resolve", "project=one", expect=1)
+    assert "the variable WEB_USER is not set" in output
+    assert "fix: " in output
+    repo.environment |= {"WEB_USER": "me", "WEB_PASSWORD": "s3cr3t p@ss"}
+    for name in ("UV_NO_INDEX", "UV_OFFLINE"):
+        del repo.environment[name]
+    repo.doit("push", "project=one")
+    assert packages(repo, "one") == {"iota": "2.0"}
+    text = (folder / "requirements.lock").read_text()
+    assert host not in text
+    assert "s3cr3t" not in text
+    assert _held(repo, b"s3cr3t") == []
+    # Another machine fetches what the lock pins, with the same password.
+    shutil.rmtree(repo.folder / "cache")
+    output = repo.doit("push", "project=one")
+    assert "lock is current" in output
+    repo.environment["WEB_PASSWORD"] = "wr0ng"
+    shutil.rmtree(repo.folder / "cache")
+    output = repo.doit("push", "project=one", expect=1)
+    assert "wr0ng" not in output
+    assert "fix: " in output

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from toolchain.errors import TrackingError, without_credentials
+from toolchain.errors import TrackingError
+from toolchain.spec.address import shown, without
 
 _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
 _PIECE = 1 << 20
@@ -78,7 +79,6 @@ def _name(uri: str) -> str:
 
 
 def _failed(uri: str, reason: str) -> TrackingError:
-    shown = without_credentials(uri.partition("?")[0].partition("#")[0])
-    reason = without_credentials(reason.replace(uri, shown))
-    return TrackingError(f"an input cannot be fetched: {reason}", where=shown[:300],
+    return TrackingError(f"an input cannot be fetched: {without(reason, uri)}",
+                         where=shown(uri)[:300],
                          fix="check the address, and this machine's credentials for it")

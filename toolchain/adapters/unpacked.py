@@ -138,6 +138,16 @@ class _Tree:
         self._umask = _umask()
 
     def add(self, member: Member, content: Iterator[memoryview]) -> None:
+        """Put an entry into the folder. Raises EngineError."""
+        try:
+            self._add(member, content)
+        except (OSError, ValueError) as error:  # a name that no file can have, a full disk
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise EngineError(f"an entry cannot be written: {member.name[:80]!r}: {reason}",
+                              where=self.where,
+                              fix="free some space; or use an image that you trust") from None
+
+    def _add(self, member: Member, content: Iterator[memoryview]) -> None:
         path = self._checked(member.name)
         if path == "" or member.kind in _LEFT_OUT:
             return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolchain import export
 from toolchain.chain import Chain
-from toolchain.commands.pushed import attached_to, fetcher, image_of, names_of
+from toolchain.commands.pushed import attached_to, fetcher, image_of, names_of, several_of
 from toolchain.errors import ConfigError
 from toolchain.stages import size
 
@@ -16,11 +16,15 @@ NAME = "export"
 def run(chain: Chain, folder: Path) -> str:
     """Write the archive that `to` names, relative to `folder`; words for people."""
     target = destination(chain, folder)
-    chain = chain.here
-    image = image_of(chain)
+    several = several_of(chain)
+    image = image_of(chain.here)
+    images = several.images if several else (image,)
+    names = names_of(chain)
     with chain.session.progress(f"{NAME} {chain.name}") as progress:
-        written = export.make(image, names_of(chain), target, fetcher(chain, progress), progress,
-                              attached_to(chain, image))
+        written = export.make(
+            image, names, target, fetcher(chain, progress), progress,
+            tuple({one.manifest: one for image in images
+                   for one in attached_to(chain, image)}.values()), several)
     return f"{size(written)} to {target}"
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 
 from toolchain import push as pushing
-from toolchain.bundle import Attached, Fetch
+from toolchain.bundle import Attached, Fetch, Several
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
 from toolchain.image import Image
 from toolchain.progress import Progress
-from toolchain.stages import push
+from toolchain.stages import platforms, push
 
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_.-]")
 _LONGEST_TAG = 128  # OCI distribution-spec 1.1, pulling manifests
@@ -23,9 +23,28 @@ def image_of(chain: Chain) -> Image:
     done = push.result(chain)
     found = pushing.find(chain.session.tools.registry(chain.config), str(done.digest))
     if found is None:
-        raise RegistryError("the image is no longer where it was pushed", where=done.reference,
-                            fix=f"`doit forget push:{chain.name}`, then run this again")
+        raise _lost(chain, done.reference)
     return found
+
+
+def _lost(chain: Chain, reference: str) -> RegistryError:
+    return RegistryError("the image is no longer where it was pushed", where=reference,
+                         fix=f"`doit forget push:{chain.name}`, then run this again")
+
+
+def several_of(chain: Chain) -> Several | None:
+    """The pushed index of a project for several platforms, with its images; None for one platform.
+
+    Raises RegistryError if the registry lost it.
+    """
+    if len(chain.platforms) == 1:
+        return None
+    done = pushing.Pushed.from_json(platforms.whole(push, chain))
+    index = chain.session.tools.registry(chain.config).manifest(str(done.digest))
+    if index is None:
+        raise _lost(chain, done.reference)
+    return Several(index=index, images=tuple(
+        image_of(chain.on(platform)) for platform in chain.platforms))
 
 
 def attached_to(chain: Chain, image: Image) -> tuple[Attached, ...]:
@@ -46,7 +65,8 @@ def attached_to(chain: Chain, image: Image) -> tuple[Attached, ...]:
 def names_of(chain: Chain) -> tuple[str, ...]:
     """What people call the image, then its tag: `repository:project`, `repository:tag`."""
     repository = chain.session.tools.registry(chain.config).name
-    return f"{repository}:{tag_of(chain.name)}", f"{repository}:{push.result(chain).tag}"
+    done = pushing.Pushed.from_json(platforms.whole(push, chain))
+    return f"{repository}:{tag_of(chain.name)}", f"{repository}:{done.tag}"
 
 
 def tag_of(project: str) -> str:

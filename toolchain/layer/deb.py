@@ -44,7 +44,8 @@ def unpack(name: str, stream: BinaryIO) -> Deb:
                    if package.control.has_file("md5sums") else "")
         entries = tuple(_entries(name, package.data.tgz()))
     except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError,
-            UnicodeDecodeError, ValueError, KeyError, OverflowError) as error:
+            UnicodeDecodeError, ValueError, KeyError, OverflowError,
+            RecursionError) as error:  # hard links in a circle
         raise _bad(name, "", f"not a valid .deb: {error}") from None
     return Deb(control=str(control), md5sums=str(md5sums), entries=entries)
 

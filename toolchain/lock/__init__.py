@@ -9,13 +9,12 @@ Its header records the digest of the plan it answers; while that matches, nothin
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from toolchain import atomic
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock.conda import CondaLock
@@ -333,13 +332,9 @@ def read_text(path: Path, where: str, *,
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file that people commit, whole or not at all. Raises ResolveError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        atomic.write(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise ResolveError(f"cannot be written: {error.strerror}", where=str(path),
                            fix="make the folder writable, or resolve elsewhere and commit "
                                "the file") from None

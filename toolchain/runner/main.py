@@ -17,6 +17,8 @@ from toolchain.runner.processes import Processes
 from toolchain.runner.secret import hidden, shown
 from toolchain.runner.tracking import Tracking
 from toolchain.spec import Spec
+from toolchain.spec.address import is_remote, local
+from toolchain.spec.address import shown as shown_address
 from toolchain.spec.command import Call, call
 
 _FOLDER = Path(__file__).parents[2]  # opt/toolchain in the image
@@ -63,6 +65,7 @@ class _Runner:
 
     def _run(self, processes: Processes, store: Tracking) -> int:
         try:
+            placed = self._bring(store)
             started = self._start(store)
             if processes.ended_by and "run_id" in started:
                 store.ask("end", status="KILLED", parameters={})
@@ -72,7 +75,7 @@ class _Runner:
             _say(self._environ, str(error))
         if processes.ended_by:
             return 128 + processes.ended_by
-        code = self._execute(processes, store, started)
+        code = self._execute(processes, store, started, placed)
         status = 128 - code if code < 0 else code
         if processes.ended_by:
             status = status or 128 + processes.ended_by  # it was cut short, whatever it says
@@ -94,12 +97,30 @@ class _Runner:
             raise SpecError(error.what, where=error.where,
                             fix=inputs.in_words_of_the_image(error.fix)) from None
         for name, (kind, text) in settled.parameters.items():
-            if kind == "path" and "://" not in text and not (_PROJECT / text).exists():
+            if kind == "path" and not is_remote(text) and not (_PROJECT / local(text)).exists():
                 raise SpecError(
                     f"parameter {name!r} names a path that does not exist: {text}",
                     where=f"{self._spec.name}, entry_points.{self._asked.entry_point}",
                     fix=f"paths are relative to {_PROJECT}; mount the file or folder")
         return settled
+
+    def _bring(self, store: Tracking) -> Call:
+        """The call with files and folders of this machine for whatever is elsewhere."""
+        paths = {}
+        for number, (name, (kind, text)) in enumerate(self._call.parameters.items(), start=1):
+            if kind != "path":
+                continue
+            if is_remote(text):
+                paths[name] = store.ask("fetch", uri=text, number=number)["path"]
+                self._note(f"parameter {name}: fetched from {shown_address(text)}")
+            else:
+                paths[name] = local(text)
+        return self._call.with_paths(paths)
+
+    def _texts(self) -> dict[str, str]:
+        """Parameters as the run records them: an address that is signed is a secret."""
+        return {name: shown_address(text) if kind == "path" and is_remote(text) else text
+                for name, (kind, text) in self._call.parameters.items()}
 
     def _start(self, store: Tracking) -> dict[str, Any]:
         joined = self._environ.get("MLFLOW_RUN_ID", "")
@@ -120,7 +141,8 @@ class _Runner:
             self._note("the image has no mlflow: no run is made, and none is ended")
         return started
 
-    def _execute(self, processes: Processes, store: Tracking, started: dict[str, Any]) -> int:
+    def _execute(self, processes: Processes, store: Tracking, started: dict[str, Any],
+                 placed: Call) -> int:
         """Run the entry point; its exit status, negative for a signal."""
         environ = dict(self._environ)
         if "run_id" in started:
@@ -129,11 +151,11 @@ class _Runner:
             environ["MLFLOW_EXPERIMENT_ID"] = started["experiment_id"]
             # At once: there may be no time for it when the job has ended.
             processes.on_end = lambda: store.tell("end", status="KILLED", parameters={})
-        line = self._call.command()
+        line = placed.command()
         if self._asked.verbose:
             self._say_more(line)
         try:
-            job = processes.start(["bash", "-c", line], {**environ, **self._call.variables()},
+            job = processes.start(["bash", "-c", line], {**environ, **placed.variables()},
                                   job=True)
         except EngineError:
             if "run_id" in started:
@@ -147,7 +169,7 @@ class _Runner:
                 run_id: str) -> None:
         status = "KILLED" if processes.ended_by else "FAILED" if exit_status else "FINISHED"
         try:
-            store.ask("end", status=status, parameters=self._call.texts)
+            store.ask("end", status=status, parameters=self._texts())
             self._note(f"run {run_id} is {status}")
             if status == "FINISHED":
                 self._name_artifact(store, run_id)

@@ -37,6 +37,7 @@ def serve() -> None:
         question = json.loads(line)
         answer = server.answer(question.pop("do"), question)
         os.write(_ANSWERS, json.dumps(answer).encode() + b"\n")
+    server.close()
     sys.stderr.flush()
     os._exit(0)  # threads of mlflow's are not waited for
 
@@ -48,6 +49,14 @@ class Server:
         self._uri = uri
         self._run_id = ""
         self._opened: Any = None
+        self._inputs: Path | None = None
+
+    def close(self) -> None:
+        """Remove what was fetched."""
+        if self._inputs is not None:
+            import shutil
+
+            shutil.rmtree(self._inputs, ignore_errors=True)
 
     def answer(self, action: str, what: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -55,6 +64,8 @@ class Server:
                 return self.start(**what)
             if action == "end":
                 return self.end(**what)
+            if action == "fetch":
+                return self.fetch(**what)
             return self.artifact(**what)
         except TrackingError as error:
             return {"error": {"what": error.what, "where": error.where, "fix": error.fix}}
@@ -64,6 +75,35 @@ class Server:
             text = hidden(str(error), os.environ).split("\n")[0][:600] or type(error).__name__
             return {"error": {"what": f"MLflow: {text}", "where": shown(self._uri),
                               "fix": self._remedy(error)}}
+
+    def fetch(self, uri: str, number: int) -> dict[str, Any]:
+        """Bring a file or folder from elsewhere; where it is now.
+
+        http and https are read here; every other scheme is MLflow's, as in `mlflow run`.
+        """
+        from tempfile import mkdtemp
+
+        from toolchain.runner import download
+
+        if self._inputs is None:
+            self._inputs = Path(mkdtemp(prefix="toolchain-inputs-"))
+        folder = self._inputs / str(number)
+        folder.mkdir()
+        if uri.startswith(("http://", "https://")):
+            return {"path": str(download.fetch(uri, folder))}
+        if find_spec("mlflow") is None:
+            raise TrackingError(
+                "the image has no mlflow, so an input cannot be fetched", where=download.named(uri),
+                fix="add mlflow or mlflow-skinny to the project's requirements, or mount the file "
+                    "and give its path")
+        try:
+            from mlflow.artifacts import download_artifacts
+
+            path = download_artifacts(artifact_uri=uri, dst_path=str(folder))
+        except Exception as error:  # of whatever library is behind the scheme
+            reason = str(error).split("\n")[0][:300] or type(error).__name__
+            raise download.failed(uri, hidden(reason, os.environ)) from None
+        return {"path": str(path)}
 
     def start(self, experiment: str, project: str, run_id: str,
               tags: dict[str, str]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from toolchain.errors import SpecError, nearest
 from toolchain.spec import EntryPoint, Spec, Warn
 from toolchain.spec.commandline import split
 
-_TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}|.", re.DOTALL)
+_TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{(\w[\w.-]*)\}|.", re.DOTALL)
 # A word of params: up to a blank, or a comma that `name=` follows. Group 1 is empty between words.
 _WORD = re.compile(r"""\s+|,(?=\s*[\w.-]+=)|((?:[^\s"',]|"[^"]*"|'[^']*'|,(?!\s*[\w.-]+=))+)""")
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
 # What str.format takes behind a name: `{a.b}`, `{a[0]}`, `{a!r}`, `{a:>9}`.
-_BRACES = re.compile(r"(?<![${])\{([A-Za-z0-9_][^{}\n]*)\}(?!\})")
+_BRACES = re.compile(r"(?<![${])\{(\w[^{}\n]*)\}(?!\})")
 _FORMAT = re.compile(r"(?:\.[A-Za-z_]\w*|\[[^][]*\])*(?:![rsa])?(?::.*)?")
 _PROGRAMS = {".py": "python", ".sh": "bash"}
 SCRIPTS = (*_PROGRAMS, ".R")
@@ -91,7 +91,8 @@ def call(spec: Spec, entry_point: str, given: Mapping[str, str], warn: Warn) -> 
                 f"parameter {name!r} has no value", where=where,
                 fix=f'give it: params="{name}=…", or a default in MLproject',
             )
-        check_value(name, parameter.type, text, f"{where}.parameters.{name}")
+        if text != parameter.default or parameter.type == "uri":  # what the file says, it may say
+            check_value(name, parameter.type, text, f"{where}.parameters.{name}")
         settled[name] = (parameter.type, text)
     for name, text in given.items():
         if name not in settled:
@@ -183,6 +184,14 @@ def check_value(name: str, kind: str, text: str, where: str) -> None:
                         where=where, fix="take NUL characters and half surrogates out")
 
 
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_utf8(text: str) -> bool:
     # Python keeps other bytes of a command line as lone surrogates (PEP 383).
     try:
@@ -221,8 +230,11 @@ def _pieces(template: str, variables: Mapping[str, str]) -> Iterator[str]:
 
 
 def _identity(kind: str, text: str) -> object:
-    if kind == "int":
-        return int(text)
-    if kind == "float":
-        return repr(float(text))  # text, since JSON has no infinity
+    try:
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return repr(float(text))  # text, since JSON has no infinity
+    except ValueError:  # a default such as `None`
+        return text
     return text

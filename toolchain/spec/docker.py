@@ -5,14 +5,20 @@ MLflow pastes these into a command line; here they are data that an engine hands
 
 from __future__ import annotations
 
+import posixpath
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import Docker, Warn
 from toolchain.spec.yamltext import Located
 
-_KEYS = ("image", "volumes", "environment")
+_KEYS = ("image", "volumes", "environment", "build_image")
+_DOCKERFILE = "dockerfile:"
+# How people write the project's folder, where MLflow has a shell take it.
+_HERE = re.compile(r"(?:\$\(pwd\)|`pwd`|\$\{PWD\}|\$PWD|\.(?=[/:])|(?=\.\./))")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -24,16 +30,42 @@ def read_docker(value: Located, path: str, warn: Warn) -> Docker:
                 "`image: python:3.11`")
     fields: dict[str, Located] = value.value
     for key, item in fields.items():
-        if key in ("build_image", "build-image", "dockerfile"):
-            _refuse(f"{key} has no meaning here", path, item,
-                    'set image.base = "dockerfile:Dockerfile" in the project\'s pyproject.toml, '
-                    "or `apt` for Debian packages alone")
         if key not in _KEYS:
             warn(f"{path}:{item.line}: unknown key {key!r}{nearest(key, _KEYS)}")
     environment, copied = _environment(fields.get("environment"), path)
-    return Docker(image=_image(fields.get("image"), path, value),
+    built = _built(fields.get("build_image"), path)
+    return Docker(image=built or _image(fields.get("image"), path, value),
                   volumes=_volumes(fields.get("volumes"), path),
                   environment=environment, copied=copied)
+
+
+def placed(docker: Docker, folder: Path) -> Docker:
+    """The same where the project is in `folder`: `$(pwd)/data:/data` is a folder of it.
+
+    MLflow hands volumes to a shell in that folder; nothing else of what a shell does is done here.
+    """
+    return replace(docker, volumes=tuple(_placed(volume, folder) for volume in docker.volumes))
+
+
+def _placed(volume: str, folder: Path) -> str:
+    here = _HERE.match(volume)
+    if here is None:
+        return volume
+    source, _, rest = volume[here.end():].partition(":")
+    return f"{posixpath.normpath(posixpath.join(str(folder), source.lstrip('/')))}:{rest}"
+
+
+def _built(value: Located | None, path: str) -> str:
+    """`build_image: true` is the Dockerfile beside MLproject; a text names another one."""
+    if value is None or value.value in (None, False):
+        return ""
+    if value.value is True:
+        return f"{_DOCKERFILE}Dockerfile"
+    if not isinstance(value.value, str) or not value.value.strip() \
+            or _CONTROL.search(value.value):
+        _refuse("build_image is neither true nor a Dockerfile's name", path, value,
+                "write `build_image: true`, with a Dockerfile beside MLproject")
+    return f"{_DOCKERFILE}{value.value.strip()}"
 
 
 def _image(value: Located | None, path: str, whole: Located) -> str:

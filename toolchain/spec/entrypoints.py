@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import PARAMETER_TYPES, EntryPoint, Parameter, Warn
-from toolchain.spec.command import check_value, refuse_formatting
+from toolchain.spec.command import check_value, is_number, refuse_formatting
 from toolchain.spec.commandline import stripped
 from toolchain.spec.yamltext import Located
 
 _ENTRY_KEYS = ("command", "parameters", "description")
 _PARAMETER_KEYS = ("type", "default", "description")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_PLACEHOLDER = re.compile(r"(?<![${])\{([A-Za-z0-9_.-]+)\}(?!\})")
+_NAME = re.compile(r"\w[\w.-]*")
+_PLACEHOLDER = re.compile(r"(?<![${])\{([\w.-]+)\}(?!\})")
+_NO_VALUE = frozenset({"", "None", "none", "null", "nil"})
 # `{type:int}` and `{type int}` are for YAML one key without a value.
 _RUN_TOGETHER = re.compile(r"(type|default|description)\s*[:=\s]\s*(.+)", re.DOTALL)
 
@@ -55,7 +55,7 @@ def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint
                         where=f"{path}:{command.line}, entry_points.{name}.command",
                         fix="take it out")
     return EntryPoint(command=stripped(command.value), parameters=declared,
-                      description=_description(value.value.get("description"), where))
+                      description=_description(value.value.get("description"), where, warn))
 
 
 def _parameters(name: str, value: Located | None, path: str, warn: Warn) -> dict[str, Parameter]:
@@ -88,16 +88,30 @@ def _parameter(name: str, value: Located, where: str, warn: Warn) -> Parameter:
     fields = _fields(value.value, where, warn)
     given = fields.get("type")
     kind = "string" if given is None or given.value is None else _type(given.text, where, warn)
-    parameter = Parameter(type=kind, description=_description(fields.get("description"), where))
+    parameter = Parameter(
+        type=kind, description=_description(fields.get("description"), where, warn))
     default = fields.get("default")
     if default is None or default.value is None:
         return parameter
-    if isinstance(default.value, (dict, list)):
-        raise SpecError("a default is a single value", where=where,
-                        fix="give one value, in quotes if it has several parts")
-    text = _default_text(default.value, default.text)
-    check_value(name, kind, text, where)
+    text = _default_text(default, where, warn)
+    _check_default(name, kind, text, where, warn)
     return replace(parameter, default=text)
+
+
+def _check_default(name: str, kind: str, text: str, where: str, warn: Warn) -> None:
+    """Raise SpecError for a default that is a mistake; warn of one that programs get along with.
+
+    MLflow checks no default, and `None` for a number is what many programs know as "not given".
+    """
+    try:
+        check_value(name, kind, text, where)
+    except SpecError as error:
+        if kind == "uri" and error.what.startswith(f"parameter {name!r} is a URI"):
+            warn(f"{where}: the default {text!r} is no URI; a run needs another value")
+        elif text in _NO_VALUE or is_number(text):
+            warn(f"{where}: the default {text!r} is no {kind}; it is passed on as it stands")
+        else:
+            raise
 
 
 def _fields(mapping: dict[str, Located], where: str, warn: Warn) -> dict[str, Located]:
@@ -124,9 +138,13 @@ def _warn_of_run_together(text: str, where: str, warn: Warn) -> None:
          f"`{together[1]}: {together[2]}` — put a colon and a blank there")
 
 
-def _default_text(value: Any, text: str) -> str:
+def _default_text(default: Located, where: str, warn: Warn) -> str:
     # MLflow substitutes str() of the YAML value: `yes` becomes `True`, `1_000` becomes `1000`.
-    return text if isinstance(value, str) else str(value)
+    if isinstance(default.value, (dict, list)):
+        text = str(default.plain())
+        warn(f"{where}: the default has several parts; it is passed on as the text {text!r}")
+        return text
+    return default.text if isinstance(default.value, str) else str(default.value)
 
 
 def _type(text: str, where: str, warn: Warn) -> str:
@@ -137,9 +155,10 @@ def _type(text: str, where: str, warn: Warn) -> str:
     return "string"
 
 
-def _description(value: Located | None, where: str) -> str:
+def _description(value: Located | None, where: str, warn: Warn) -> str:
     if value is None or value.value is None:
         return ""
     if isinstance(value.value, (dict, list)):
-        raise SpecError("a description is not text", where=where, fix="write it in quotes")
+        warn(f"{where}: a description that is not text is left out")
+        return ""
     return " ".join(value.text.split())

@@ -43,7 +43,7 @@ def read_python_env(path: str, reader: Reader, named_at: str, warn: Warn) -> Env
         lists[key] = sorted(
             wanted.add_line(item.text.strip(), posixpath.join(folder, posixpath.basename(path)),
                             item.line, reader)
-            for item in _strings(data.get(key), key, path)
+            for item in _strings(_flat(data.get(key), key, path, warn), key, path)
         )
     python = ""
     if "python" in data and data["python"].value is not None:
@@ -124,6 +124,21 @@ def _items(value: Located | None, key: str, path: str) -> list[Located]:
     return value.value
 
 
+def _flat(value: Located | None, key: str, path: str, warn: Warn) -> Located | None:
+    """A list in which a `pip:` section, which is conda's, stands for its lines."""
+    if value is None or not isinstance(value.value, list):
+        return value
+    flat: list[Located] = []
+    for item in value.value:
+        if isinstance(item.value, dict) and set(item.value) == {"pip"}:
+            warn(f"{path}:{item.line}: a `pip:` section is conda's, and MLflow fails at it here; "
+                 f"its lines are taken as {key}")
+            flat += _items(item.value["pip"], "pip", path)
+        else:
+            flat.append(item)
+    return Located(flat, value.line)
+
+
 def _strings(value: Located | None, key: str, path: str) -> list[Located]:
     items = _items(value, key, path)
     for item in items:
@@ -135,6 +150,8 @@ def _strings(value: Located | None, key: str, path: str) -> list[Located]:
 
 def _python_version(value: Located, path: str, warn: Warn) -> str:
     text = value.text.strip()
+    if text == "3":
+        return ""
     if not re.fullmatch(r"3\.\d+(\.\d+)?", text):
         raise SpecError(
             f"not a Python version: {text}", where=f"{path}:{value.line}",

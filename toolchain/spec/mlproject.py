@@ -26,8 +26,8 @@ from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
 _TOP_KEYS = ("name", "entry_points", *KEYS)
-# What doit's task names, registries of models and file systems can all hold.
-_NAME = re.compile(r"(?!\.+\Z)[^\s:=,*/\\\x00-\x1f\x7f-][^:=,*/\\\x00-\x1f\x7f]*")
+# What doit's task names, registries of models and file systems cannot hold.
+_NOT_IN_A_NAME = re.compile(r"[:=,*/\\\x00-\x1f\x7f]+")
 
 
 def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn: Warn) -> Spec:
@@ -51,10 +51,13 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         raise SpecError("a Spark job on Databricks cannot be run here",
                         where=f"{path}:{top.value['databricks_spark_job'].line}",
                         fix="start it with `mlflow run`, or write an entry point that submits it")
+    name = _name(top.value, path)
+    if name and name != top.value["name"].text.strip():
+        warn(f"{path}:{top.value['name'].line}: the project's name is taken as {name!r}")
     environment, docker = _environment(top.value, path, reader, default_python, warn)
     wanted = environment.wanted
     return Spec(
-        name=_name(top.value, path) or folder_name,
+        name=name or folder_name,
         environment=environment.kind,
         python=environment.python,
         requirements=tuple(sorted(wanted.requirements)),
@@ -89,10 +92,10 @@ def _name(top: dict[str, Located], path: str) -> str:
     value = top.get("name")
     if value is None or value.value is None:
         return ""
-    name = value.text.strip()
-    if isinstance(value.value, (dict, list)) or not _NAME.fullmatch(name):
+    name = _NOT_IN_A_NAME.sub("-", value.text).strip(" -")
+    if isinstance(value.value, (dict, list)) or not name.strip("."):
         raise SpecError(
-            f"not a project name: {name or value.plain()!r}", where=f"{path}:{value.line}",
+            f"not a project name: {value.text or value.plain()!r}", where=f"{path}:{value.line}",
             fix="use letters, digits, blanks, '.', '_' and '-'",
         )
     return name

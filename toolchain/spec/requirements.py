@@ -18,6 +18,7 @@ from toolchain.spec.source import Source
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"\s--hash[= ](\S+)")
 _OPTION_AFTER = re.compile(r"\s(--[A-Za-z-]+)")
+_BEHIND = re.compile(r"\s+(-f|-i|--find-links|--index-url|--extra-index-url)[= ]\s*(\S+)")
 _DEEPEST = 16
 
 
@@ -67,6 +68,15 @@ class Requirements:
                  constrain: bool = False, depth: int = 0) -> str:
         """Take one logical line; return it in canonical form."""
         where = f"{path}:{number}"
+        line = _COMMENT.sub("", line).strip()
+        if not line:
+            return ""
+        line, others = _options_behind(line)
+        for option in others:
+            word = option.split()[0]
+            self._say(f"behind {word}", f"{where}: pip takes no notice of {word} behind a "
+                      "requirement; read as a line of its own")
+            self.add_line(option, path, number, reader)
         include = re.match(r"(-r|--requirement|-c|--constraint)[= ]?\s*(.+)\Z", line)
         if include:
             option = "-c" if include[1] in ("-c", "--constraint") else "-r"
@@ -125,6 +135,13 @@ class Requirements:
         if what not in self._said:
             self._said.add(what)
             self.warn(text)
+
+
+def _options_behind(line: str) -> tuple[str, list[str]]:
+    """A requirement, and the options of an index that somebody wrote behind it."""
+    if line.startswith("-"):
+        return line, []
+    return _BEHIND.sub("", line), [f"{found[1]} {found[2]}" for found in _BEHIND.finditer(line)]
 
 
 def logical_lines(text: str) -> list[tuple[int, str]]:

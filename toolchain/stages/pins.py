@@ -59,7 +59,7 @@ def python(chain: Chain) -> str:
     """The Python that the project gets; empty while its own image, which decides, is not pinned."""
     if named := named_python(chain):
         return named
-    pins = _read(chain).get(("image", own_image(chain), chain.config.image_platform))
+    pins = _read(chain).get(("image", image_base(chain), chain.config.image_platform))
     return pins.own_python(f"{chain.name}: docker_env.image") if isinstance(pins, ImagePins) else ""
 
 

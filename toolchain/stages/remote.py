@@ -9,28 +9,18 @@ signed. Another address, or a local file, of the same content is the same traini
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from toolchain.chain import Chain
 from toolchain.digest import Digest
-from toolchain.errors import StoreError, TrackingError, without_credentials
+from toolchain.errors import StoreError, TrackingError
+from toolchain.spec.address import is_remote as is_remote
+from toolchain.spec.address import shown as shown
 from toolchain.tree import content
 
 _STAGE = "input"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `runs:/…` too
-
-
-def is_remote(text: str) -> bool:
-    """Whether a path is to be fetched."""
-    return bool(_SCHEME.match(text)) and not text.startswith("file:")
-
-
-def shown(uri: str) -> str:
-    """A URI as a run may record it: without user, password and query."""
-    return without_credentials(uri.partition("?")[0].partition("#")[0])
 
 
 def bring(chain: Chain, uri: str) -> tuple[Digest, str]:

@@ -11,7 +11,8 @@ from toolchain.chain import Chain, Made
 from toolchain.config import Config
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
-from toolchain.spec import command
+from toolchain.spec import Docker, command
+from toolchain.spec.docker import placed
 from toolchain.stages import layer, parse, push, remote, resolve
 from toolchain.tree import Tree, content
 
@@ -50,10 +51,10 @@ def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
     tools = chain.session.tools
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
     inputs = _inputs(chain, settled)
-    placed = settled.with_paths({name: text for name, (_, text) in inputs.items()})
+    local = settled.with_paths({name: text for name, (_, text) in inputs.items()})
     job = run.Job(
-        name=chain.name, command=placed.command(), docker=parse.result(chain).docker,
-        environment={**parse.result(chain).variables, **placed.variables()},
+        name=chain.name, command=local.command(), docker=_docker(chain),
+        environment={**parse.result(chain).variables, **local.variables()},
         lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
         pushed=push.result(chain),
         readable=tuple(text for _, text in inputs.values() if text.startswith("/")),
@@ -126,6 +127,11 @@ def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.
                         fix="name a file relative to the project's folder, or an entry point")
     return command.call(parse.result(chain), chain.config.entry_point,
                         command.parse_params(chain.config.params), warn)
+
+
+def _docker(chain: Chain) -> Docker | None:
+    docker = parse.result(chain).docker
+    return docker and placed(docker, chain.folder.resolve())
 
 
 def _params(settled: command.Call) -> dict[str, str]:
