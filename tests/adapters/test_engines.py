@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines import ENGINES, Bench
+from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client
 from toolchain.errors import EngineError
 from toolchain.run import Engine, Outcome, Resources
@@ -28,6 +29,7 @@ from toolchain.spec import Docker
 _ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[Outcome, list[str]]]
 IN_IMAGES = ("sandbox", "docker")
+ON_NODES = ("local", "ray")  # with the system of the machine, and in its namespaces
 
 
 @pytest.fixture(scope="module")
@@ -202,14 +204,14 @@ def test_preparing_twice_is_as_once(engine: Engine, bench: Bench) -> None:
 def test_nothing_is_left(run: Run, bench: Bench, name: str) -> None:
     mark = f"34{os.getpid()}"
     # What leaves its session has left a job without namespaces.
-    leave = "" if name == "local" else "setsid"
+    leave = "" if name in ON_NODES else "setsid"
     run(f"mkdir -p a/b; chmod 0 a; ({leave} sleep {mark} &); touch /tmp/left-by-the-job-$$")
-    assert list((bench.cache / "work").glob("*")) == []
+    assert list((_cache(bench.folder, name) / "work").glob("*")) == []
     assert _gone(f"sleep\0{mark}")
     left = list(Path("/tmp").glob("left-by-the-job-*"))
     for path in left:
         path.unlink()
-    assert bool(left) == (name == "local")
+    assert bool(left) == (name in ON_NODES)
     if name == "docker":
         assert docker_client().containers.list(all=True, filters={"label": "toolchain.owner"}) == []
 
@@ -365,8 +367,11 @@ class Parent:
 
 
 @pytest.fixture
-def parent(name: str, bench: Bench, tmp_path: Path) -> Iterator[Parent]:
+def parent(name: str, bench: Bench, tmp_path: Path,
+           monkeypatch: pytest.MonkeyPatch) -> Iterator[Parent]:
     bench.engine(name)  # skips where there is none
+    if name == "ray":
+        monkeypatch.setenv("RAY_ADDRESS", shared_cluster().address)
     made = Parent(tmp_path / "bench", name)
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
@@ -386,7 +391,7 @@ def test_a_signal_reaches_the_job_which_may_clean_up(
     parent: Parent, number: signal.Signals, word: str, status: int
 ) -> None:
     mark = f"31{os.getpid()}"
-    leave = "" if parent.name == "local" else "setsid"
+    leave = "" if parent.name in ON_NODES else "setsid"
     # It waits by itself: bash forgets a SIGINT that comes when a program which it waits for ends.
     process = parent.start("exec 9<> <(:);"
                            f"trap 'echo cleaned-up; exit 1' {word}; ({leave} sleep {mark} &);"
@@ -423,7 +428,7 @@ def test_the_job_dies_with_a_parent_that_is_killed(parent: Parent, name: str) ->
     after = parent.start("echo again")
     assert after.communicate(timeout=60)[0] == "again\noutcome 0 \n"
     if name != "docker":
-        assert list((parent.folder / "cache/work").iterdir()) == []
+        assert list((_cache(parent.folder, name) / "work").iterdir()) == []
     else:
         assert docker_client().containers.list(all=True, filters={"label": "toolchain.owner"}) == []
 
@@ -463,6 +468,10 @@ def _as_user(user: int) -> list[str]:
         lines += [f"mkdir -p {at}", f"mount -c --bind /proc/self/fd/{number} {at}",
                   f"exec {number}<&-"]
     return ["unshare", "--mount", "sh", "-ec", "\n".join([*lines, 'exec "$@"']), "sh", *become]
+
+
+def _cache(folder: Path, name: str) -> Path:
+    return shared_cluster().nodes[0].cache if name == "ray" else folder / "cache"
 
 
 def _command_lines() -> list[bytes]:

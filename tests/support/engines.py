@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.adapters.machine import PLATFORM, Machine, locked
+from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client, lacking
 from toolchain.adapters.containers import ContainerEngine
 from toolchain.adapters.docker_engine import DockerEngine
+from toolchain.adapters.layout import Layout
 from toolchain.adapters.local import LocalEngine
+from toolchain.adapters.ray_cluster import Cluster
+from toolchain.adapters.ray_engine import RayEngine
+from toolchain.adapters.ray_node import Place
 from toolchain.adapters.roots import Roots
 from toolchain.adapters.sandbox import SandboxEngine
 from toolchain.adapters.unpacked import UnpackedLayers
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import Image
+from toolchain.journal import Journal
 from toolchain.layer import Layer
 from toolchain.layer.archive import Entry, LayerWriter
 from toolchain.progress import Progress
@@ -29,7 +35,7 @@ from toolchain.push import Pushed
 from toolchain.run import Engine, Job
 from toolchain.store import Store
 
-ENGINES = ("local", "sandbox", "docker")
+ENGINES = ("local", "sandbox", "docker", "ray")
 _PROGRAMS = ("bash", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mv", "rm", "setsid",
              "sleep", "touch", "tr", "head", "wc", "grep", "basename", "stat", "sh", "seq")
 PROJECT = (
@@ -110,11 +116,26 @@ class Bench:
             engine=DockerEngine(os.environ), fetch=self.blob, has=self.store.has, registry=False,
             progress=Progress(), environ={**os.environ, **environ})
 
+    def ray(self, address: str = "", **environ: str) -> RayEngine:
+        """On the cluster that this process or the one that started it has; see ray_cluster."""
+        address = address or os.environ.get("RAY_ADDRESS") or shared_cluster().address
+        folder = self.folder / "layout"
+        layout = Layout(folder, "toolchain/test", self.folder / "quarantine",
+                        Journal(self.folder / "cache"))
+        layout.put_blob(self.project.digest, self.project.size, self.store, Progress())
+        return RayEngine(
+            cluster=Cluster(address), place=Place(folder=str(folder), repository="toolchain/test"),
+            wheels=self.machine.wheels, store=self.store, environ={**os.environ, **environ},
+            say=lambda text: print(text, flush=True), again=lambda job, number, node: None,
+            patience=1)
+
     def engine(self, name: str, **environ: str) -> Engine:
         if name == "local":
             return self.local(**environ)
         if name == "docker":
             return self.docker(**environ)
+        if name == "ray":
+            return self.ray(**environ)
         made = self.sandbox(**environ)
         if made.obstacle:
             lacking(f"no sandbox on this machine: {made.obstacle}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolchain.adapters.uv import Uv, last_lines
 from toolchain.errors import ResolveError
-from toolchain.layer.wheel import Wheel
 from toolchain.store import Store
+
+if TYPE_CHECKING:
+    from toolchain.layer.wheel import Wheel
 
 
 class Environments:

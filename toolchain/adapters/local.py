@@ -13,18 +13,17 @@ import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.environments import Environments
 from toolchain.adapters.handed_on import threads
-from toolchain.adapters.index_wheels import IndexWheels
 from toolchain.adapters.log import Log
 from toolchain.adapters.supervised import supervise
 from toolchain.adapters.workfolder import work_folder
 from toolchain.errors import EngineError
-from toolchain.layer import PROJECT_FOLDER
+from toolchain.layer import PROJECT_FOLDER, WheelSource
 from toolchain.layer.archive import opened
-from toolchain.layer.conda import CondaSource
 from toolchain.lock import Lock, to_text
 from toolchain.lock.conda import CondaLock
 from toolchain.run import Job, Outcome
@@ -32,15 +31,27 @@ from toolchain.spec import Docker
 from toolchain.store import Store
 from toolchain.trace import Trace
 
+if TYPE_CHECKING:  # what they import is not on every node where this engine runs a job for Ray
+    from toolchain.layer.conda import CondaSource
+    from toolchain.layer.wheel import Wheel
+
 _DONE = "toolchain.json"  # in an environment: it is complete
 
 
-class LocalEngine:
-    """Runs jobs as child processes. `environ` is what they inherit."""
+class Wheels(WheelSource, Protocol):
+    """Wheels, and which of them need no fetching."""
 
-    def __init__(self, *, cache: Path, store: Store, trace: Trace, wheels: IndexWheels,
-                 environments: Environments,
-                 conda: Callable[[], CondaSource], environ: Mapping[str, str]) -> None:
+    def stored(self, lock: Lock) -> tuple[Wheel, ...]:
+        """The lock's wheels, in the store, or nothing: then uv fetches them."""
+
+
+class LocalEngine:
+    """Runs jobs as child processes. `environ` is what they inherit; `log` takes what a trial
+    says."""
+
+    def __init__(self, *, cache: Path, store: Store, trace: Trace, wheels: Wheels,
+                 environments: Environments, conda: Callable[[], CondaSource],
+                 environ: Mapping[str, str], log: Callable[[str], Log] = Log) -> None:
         self._cache = cache
         self._store = store
         self._trace = trace
@@ -48,6 +59,7 @@ class LocalEngine:
         self._environments = environments
         self._conda = conda
         self._environ = environ
+        self._log = log
 
     name = "local"
 
@@ -154,7 +166,7 @@ class LocalEngine:
         }
         try:
             return supervise(["bash", "-c", job.command], environ=variables, folder=folder,
-                             log=Log(job.trial), timeout=job.timeout)
+                             log=self._log(job.trial), timeout=job.timeout)
         except FileNotFoundError:
             raise EngineError("bash is not on this machine", where=job.name,
                               fix="install bash; MLflow's entry points are bash commands") from None

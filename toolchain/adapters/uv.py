@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +13,18 @@ from toolchain.errors import EngineError, ResolveError, without_credentials
 
 
 def uv_program() -> str:
-    """The uv that was installed with this package."""
-    import uv
+    """The uv that was installed with this package; on a node of a cluster, which may not have
+    this package, the one on PATH. Raises EngineError if there is none."""
+    try:
+        import uv
 
-    return uv.find_uv_bin()
+        return uv.find_uv_bin()
+    except (ImportError, FileNotFoundError):
+        found = shutil.which("uv")
+    if found is None:
+        raise EngineError("there is no uv on this machine", where="PATH",
+                          fix="pip install uv in the Python that runs there")
+    return found
 
 
 class Uv:
