@@ -143,8 +143,8 @@ class Cluster:
 
         ray = _ray()
         # max_retries: see docs/decisions/0028; who asks begins an attempt again.
-        with _by_value(ray_start):
-            return ray.remote(max_retries=0)(ray_start.start)
+        _by_value(ray_start)
+        return ray.remote(max_retries=0)(ray_start.start)
 
     def mailbox(self) -> Any:
         """A new mailbox, beside this process."""
@@ -153,7 +153,8 @@ class Cluster:
         ray = _ray()
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True)
-        with _JOINING, _by_value(ray_mailbox):
+        with _JOINING:
+            _by_value(ray_mailbox)
             return ray.remote(ray_mailbox.Mailbox).options(
                 num_cpus=0, max_concurrency=_CALLS, scheduling_strategy=near).remote()
 
@@ -168,16 +169,11 @@ def _ray() -> Any:
     return ray
 
 
-@contextlib.contextmanager
-def _by_value(module: Any) -> Iterator[None]:
-    """While the block runs, what is of that module is pickled whole and not by its name."""
+def _by_value(module: Any) -> None:
+    """From now on what is of that module is pickled whole and not by its name."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
 
 
 @contextlib.contextmanager

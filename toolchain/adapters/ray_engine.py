@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 import uuid
@@ -98,6 +99,8 @@ class RayEngine:
             try:
                 with exit_on_sigterm():
                     return attempt.run()
+            except SystemExit:  # Ray makes its status 1 of every other
+                raise SystemExit(128 + signal.SIGTERM) from None
             except _NodeLostError as lost:
                 node = str(lost)
             if number < ATTEMPTS and not is_rehearsal:
@@ -195,10 +198,10 @@ class _Attempt:
                 while not self._step():
                     self._look()
                     if _is_cancelled(self._job):
-                        self._end(15)
+                        self._end(signal.SIGTERM)
                         return Outcome(code=143, reason="was cancelled")
             except (KeyboardInterrupt, SystemExit) as error:
-                self._end(int(asked_with(error)))
+                self._end(asked_with(error))
                 raise
             return self._outcome()
         except ray.exceptions.ActorDiedError:
@@ -266,12 +269,12 @@ class _Attempt:
                 where=f"{self._job.name}, engine ray",
                 fix="ask for less, or add such a node with `ray start --address=…`")
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: signal.Signals) -> None:
         """Let the job have the signal; after a while, have Ray kill what is left of it."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self._mailbox.order.remote(self._name, number))
+            ray.get(self._mailbox.order.remote(self._name, int(number)))
             if not self._node:
                 self._cancel(force=False)  # it may not have a worker yet
             if self._ends_within(3 * GRACE):

@@ -68,8 +68,9 @@ class Mailbox:
         box = self._boxes.get(name)
         if box is not None:
             await box.until(lambda: box.size < _FULL or box.is_over)
+            box.said.append(data)  # at once: between two awaits nothing else runs
             box.size += len(data)
-            await box.change(said=[*box.said, data])
+            await box.change()
 
     async def orders(self, name: str) -> int:
         """The signal that the job is to have; 0 if none came up to now. Waits for one."""
@@ -115,6 +116,7 @@ class _Box:
 
     async def take(self) -> bytes:
         said = b"".join(self.said)
+        self.said.clear()
         self.size = 0
-        await self.change(said=[])
+        await self.change()
         return said

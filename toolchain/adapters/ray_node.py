@@ -103,6 +103,8 @@ def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
     import ray
 
     node = socket.gethostname()
+    # Nodes are started with SIGINT blocked, which the job would inherit.
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with exit_on_sigterm():
             begun = ray.get(mailbox.begin.remote(name, node))
@@ -116,6 +118,8 @@ def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
         return {"code": 130, "reason": ""}
     except SystemExit:
         return {"code": 143, "reason": ""}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(mailbox: Any, name: str, root: Path, order: Order, wheels: list[Any]) -> dict[str, Any]:
