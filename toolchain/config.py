@@ -102,6 +102,9 @@ class Config:
         False, PROJECT, "plain HTTP to the registry, though it is not on this machine"
     )
     engine: str = _setting("auto", PROJECT, "where training runs")
+    address: str = _setting(
+        "", PROJECT, "`host:port` of the head of a Ray cluster, or `auto`; empty: RAY_ADDRESS"
+    )
     timeout: str = _setting(
         "", PROJECT, "how long the entry point may run: seconds, or `90s`, `30m`, `2h`; empty: as "
         "long as it takes", reads=quantity.seconds

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.local import LocalEngine
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.rattler import Rattler
+    from toolchain.adapters.ray_engine import RayEngine
     from toolchain.adapters.remote import RemoteInputs
     from toolchain.adapters.repository import Repositories
     from toolchain.adapters.sandbox import SandboxEngine
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from toolchain.trace import Trace
     from toolchain.workspace import Project, Workspace
 
-_ENGINES = ("auto", "docker", "local", "sandbox")
+_ENGINES = ("auto", "docker", "local", "ray", "sandbox")
 
 
 def tracking_uri(config: Config) -> str:
@@ -118,6 +119,7 @@ class Adapters:
         self._progress = progress
         self._registries: dict[tuple[object, ...], Registry] = {}
         self._trackers: dict[str, Mlflow] = {}
+        self._rays: dict[tuple[object, ...], RayEngine] = {}
 
     def resolver(self) -> UvResolver:
         return self._resolver
@@ -178,6 +180,8 @@ class Adapters:
                               where="engine", fix=f"known: {', '.join(_ENGINES)}")
         if config.engine == "docker":
             return self._containers(config)
+        if config.engine == "ray":
+            return self._ray(config)
         return self._queued(self._on_this_machine(config))
 
     def _on_this_machine(self, config: Config) -> Engine:
@@ -341,6 +345,23 @@ class Adapters:
         return ContainerEngine(engine=self._docker, fetch=self._blobs(config),
                                has=self._store.has, registry=bool(config.registry),
                                progress=self._progress, environ=os.environ)
+
+    def _ray(self, config: Config) -> RayEngine:
+        from toolchain.adapters import ray_record
+        from toolchain.adapters.ray_cluster import Cluster
+        from toolchain.adapters.ray_engine import RayEngine
+        from toolchain.adapters.ray_node import Place
+
+        self.registry(config)  # raises for what is none
+        host = config.pull_registry or config.registry
+        place = Place(folder="" if host else str(self._cache / "registry" / config.repository),
+                      host=host, repository=config.repository, insecure=config.insecure)
+        address = config.address or os.environ.get("RAY_ADDRESS", "")
+        if (address, place) not in self._rays:
+            self._rays[address, place] = RayEngine(
+                cluster=Cluster(address), place=place, wheels=self._wheels, store=self._store,
+                environ=os.environ, say=self._say, again=ray_record.again)
+        return self._rays[address, place]
 
     def _blobs(self, config: Config) -> Fetch:
         """Blobs of images that were pushed as `config` says."""
