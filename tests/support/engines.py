@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from tests.adapters.machine import PLATFORM, Machine, locked
 from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client, lacking
+from toolchain.adapters import ray_record
 from toolchain.adapters.containers import ContainerEngine
 from toolchain.adapters.docker_engine import DockerEngine
 from toolchain.adapters.layout import Layout
@@ -116,7 +117,7 @@ class Bench:
             engine=DockerEngine(os.environ), fetch=self.blob, has=self.store.has, registry=False,
             progress=Progress(), environ={**os.environ, **environ})
 
-    def ray(self, address: str = "", **environ: str) -> RayEngine:
+    def ray(self, address: str = "", place: Place | None = None, **environ: str) -> RayEngine:
         """On the cluster that this process or the one that started it has; see ray_cluster."""
         address = address or os.environ.get("RAY_ADDRESS") or shared_cluster().address
         folder = self.folder / "layout"
@@ -124,10 +125,10 @@ class Bench:
                         Journal(self.folder / "cache"))
         layout.put_blob(self.project.digest, self.project.size, self.store, Progress())
         return RayEngine(
-            cluster=Cluster(address), place=Place(folder=str(folder), repository="toolchain/test"),
+            cluster=Cluster(address),
+            place=place or Place(folder=str(folder), repository="toolchain/test"),
             wheels=self.machine.wheels, store=self.store, environ={**os.environ, **environ},
-            say=lambda text: print(text, flush=True), again=lambda job, number, node: None,
-            patience=1)
+            say=lambda text: print(text, flush=True), again=ray_record.again, patience=1)
 
     def engine(self, name: str, **environ: str) -> Engine:
         if name == "local":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -42,7 +43,7 @@ class Node:
                  "--object-store-memory=78643200", "--min-worker-port=0", "--max-worker-port=0",
                  "--block"],
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                start_new_session=True, env={
+                start_new_session=True, preexec_fn=_with_parent, env={
                     **inherited, **_HEALTH, "TOOLCHAIN_RAY_CACHE": str(cache),
                     "UV_FIND_LINKS": str(index), "UV_NO_INDEX": "1", "UV_OFFLINE": "1",
                     "UV_PYTHON_DOWNLOADS": "never", "UV_CACHE_DIR": str(cache / "uv"),
@@ -115,6 +116,12 @@ def running_cluster(cpus: int = 2, **environ: str) -> Iterator[Nodes]:
     finally:
         made.stop()
         atexit.unregister(made.stop)
+
+
+def _with_parent() -> None:
+    """The node ends when the tests do, however they end."""
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def _of_session(leader: int) -> list[int]:

@@ -77,13 +77,16 @@ class Cluster:
                               where=f"address={self._address}",
                               fix="give HOST:PORT of its head, as in address=10.0.0.1:6379")
         try:
-            # Ray itself would try for a minute, and print what it thinks of it.
-            socket.create_connection((match[1].strip("[]"), int(match[2])), _PROBE).close()
+            is_one = _speaks_grpc(match[1].strip("[]"), int(match[2]))
         except OSError as error:
             raise EngineError(
                 f"no Ray cluster answers: {error.strerror or error}",
                 where=f"address={self._address}",
                 fix="start one with `ray start --head`, or check the address") from None
+        if not is_one:
+            raise EngineError(
+                "what answers is no Ray cluster", where=f"address={self._address}",
+                fix="give the port that `ray start --head` named, 6379 if none was set")
         return self._address
 
     def _explained(self, text: str, ray: Any) -> EngineError:
@@ -96,10 +99,13 @@ class Cluster:
                 f"and Python {our_python}", where=where,
                 fix="Ray wants the same of both: pip install "
                     f"ray=={theirs} in a Python {their_python} with this package")
-        if isinstance(text, str) and "uthenticat" in text:
+        if "uthenticat" in text:
             return EngineError("the cluster wants a token", where=where,
                                fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
                                    "RAY_AUTH_TOKEN_PATH")
+        if "any running Ray instance" in text:
+            return EngineError("this machine is in no Ray cluster", where=where,
+                               fix="start one with `ray start --head`, or name another's head")
         if "node info" in text or "raylet" in text:
             return EngineError("this machine is no node of the cluster", where=where,
                                fix=f"make it one: `ray start --address={self._address}`, with "
@@ -157,6 +163,21 @@ class Cluster:
             _by_value(ray_mailbox)
             return ray.remote(ray_mailbox.Mailbox).options(
                 num_cpus=0, max_concurrency=_CALLS, scheduling_strategy=near).remote()
+
+
+def _speaks_grpc(host: str, port: int) -> bool:
+    """Whether a server of HTTP/2 is there. Raises OSError if nobody answers.
+
+    Ray itself would try for minutes, and print what it thinks of it.
+    """
+    with socket.create_connection((host, port), _PROBE) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return True
+        # RFC 9113, 3.4: the client's preface and an empty SETTINGS; the server begins with its own.
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            return connection.recv(9)[3:4] == b"\4"
+        return False
 
 
 def _ray() -> Any:
