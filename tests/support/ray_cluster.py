@@ -21,8 +21,8 @@ from pathlib import Path
 
 from tests.support.services import free_port, lacking
 
-_HEALTH = {"RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "1000",
-           "RAY_health_check_failure_threshold": "3"}
+_HEALTH = {"RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "5000",
+           "RAY_health_check_failure_threshold": "4"}
 
 
 class Node:
@@ -96,6 +96,8 @@ class Nodes:
             pass
 
     def stop(self) -> None:
+        if "ray" in sys.modules:  # else this process tells at length that it lost its node
+            sys.modules["ray"].shutdown()
         for node in reversed(self.nodes):
             if node.process.poll() is None:
                 node.kill()
