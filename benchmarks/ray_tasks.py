@@ -13,8 +13,8 @@ import argparse
 import contextlib
 import io
 import os
+import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,9 +50,8 @@ def measure(folder: Path, cluster: Nodes, trials: int) -> list[table.Row]:
     engine = bench.ray(cluster.address)
     database = folder / "metrics.db"
     environment = {"DATABASE": str(database)}
-    subprocess.run([sys.executable, "-c", "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("
-                    "'create table metrics (key text, value real, step int)')", str(database)],
-                   check=True)
+    with sqlite3.connect(database) as connection:
+        connection.execute("create table metrics (key text, value real, step int)")
     jobs = [bench.job("python train.py", project=project, environment=environment)
             for _ in range(trials)]
     engine.prepare(jobs[0])

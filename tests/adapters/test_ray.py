@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.machine import locked, package
+from tests.adapters.machine import PLATFORM, PYTHON, locked, package
 from tests.support import wheels
 from tests.support.engines import Bench
 from tests.support.ray_cluster import Node, Nodes, shared_cluster
-from tests.support.services import running_registry
+from tests.support.registry import RegistryServer
 from toolchain import run
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.adapters.ray_cluster import Cluster
@@ -31,8 +31,11 @@ from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
 from toolchain.layer.archive import Entry
+from toolchain.lock import Place as FolderPlace
+from toolchain.lock import Request
 from toolchain.progress import Progress
 from toolchain.run import Outcome, Resources
+from toolchain.spec import source as sources
 
 _ROOT = Path(__file__).parents[2]
 # One point when it begins and one when it ends, as an entry point without MLflow can log them.
@@ -206,10 +209,10 @@ def test_a_project_layer_comes_from_a_registry(bench: Bench, tmp_path: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     project = bench.layer("pulled", Entry(path="project/x", mode=0o644, data=b"from afar\n"))
     job = bench.job("cat x", project=project)
-    with running_registry(tmp_path) as host:
-        registry = HttpRegistry(host, host, "toolchain/test", insecure=False)
+    with RegistryServer(tmp_path) as server:
+        registry = HttpRegistry(server.host, server.host, "toolchain/test", insecure=False)
         registry.put_blob(project.digest, project.size, bench.store, Progress())
-        engine = bench.ray(place=Place(host=host, repository="toolchain/test"))
+        engine = bench.ray("", Place(host=server.host, repository="toolchain/test"))
         engine.prepare(job)
     assert engine.execute(job).code == 0  # the node keeps it
     assert capsys.readouterr().out == "from afar\n"
@@ -217,7 +220,7 @@ def test_a_project_layer_comes_from_a_registry(bench: Bench, tmp_path: Path,
 
 def test_images_in_a_folder_that_the_node_lacks(bench: Bench) -> None:
     project = bench.layer("lost", Entry(path="project/x", mode=0o644, data=b"lost\n"))
-    engine = bench.ray(place=Place(folder="/nowhere/registry", repository="toolchain/test"))
+    engine = bench.ray("", Place(folder="/nowhere/registry", repository="toolchain/test"))
     with pytest.raises(EngineError, match="the folder with the images is not on this node") as e:
         engine.prepare(bench.job("true", project=project))
     assert "set registry" in e.value.fix
@@ -245,24 +248,19 @@ def test_a_tracking_server_of_this_machine_alone_is_refused_elsewhere(bench: Ben
 
 def test_wheels_that_are_in_no_index_come_with_the_job(bench: Bench, tmp_path: Path,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
-    class Built:
-        """As IndexWheels.stored of a lock with a folder in it."""
-
-        def stored(self, lock: Any) -> Any:
-            from toolchain.layer.wheel import Wheel
-
-            return (Wheel(digest=bench.store.put(path.read_bytes()), filename=path.name),)
-
-    path = wheels.wheel(tmp_path, "ours", files={"ours.py": b"WORD = 'built'\n"})
-    known = package(path, "ours", "1.0")
-    lock = locked(type(known)(name="ours", version="1.0", sha256=known.sha256,
-                              source="libs/ours"))
+    wheels.package_folder(tmp_path / "lib", "ours", "1.5")
+    (tmp_path / "one").mkdir()
+    request = Request(
+        python=PYTHON, platform=PLATFORM, glibc="2.36", requirements=(), constraints=(), hashes=(),
+        sources=(sources.read("../lib", (), "requirements.txt:1"),),
+        place=FolderPlace(folder=tmp_path / "one", root=tmp_path, skipped=()))
+    ours = bench.machine.sources.settle(request.sources[0], request, ()).package
+    job = bench.job("python -c 'import importlib.metadata as m; print(m.version(\"ours\"))'",
+                    lock=locked(ours))
     engine = bench.ray()
-    engine._wheels = Built()  # type: ignore[assignment]
-    job = bench.job("python -c 'import ours; print(ours.WORD)'", lock=lock)
     engine.prepare(job)
     assert engine.execute(job).code == 0
-    assert capsys.readouterr().out == "built\n"
+    assert capsys.readouterr().out == "1.5\n"
 
 
 def test_two_drivers_at_once(cluster: Nodes, tmp_path: Path) -> None:
@@ -303,8 +301,11 @@ def _joining(*addresses: str) -> list[list[str]]:
 
 
 def test_bad_addresses_are_explained_at_once(cluster: Nodes) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
-    server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     started = time.monotonic()
     found = _joining("", "nonsense", "host:99999", "ray://host:10001", "127.0.0.1:1",

@@ -117,7 +117,8 @@ class Bench:
             engine=DockerEngine(os.environ), fetch=self.blob, has=self.store.has, registry=False,
             progress=Progress(), environ={**os.environ, **environ})
 
-    def ray(self, address: str = "", place: Place | None = None, **environ: str) -> RayEngine:
+    def ray(self, address: str = "", place: Place | None = None, /,
+            **environ: str) -> RayEngine:
         """On the cluster that this process or the one that started it has; see ray_cluster."""
         address = address or os.environ.get("RAY_ADDRESS") or shared_cluster().address
         folder = self.folder / "layout"
@@ -136,7 +137,7 @@ class Bench:
         if name == "docker":
             return self.docker(**environ)
         if name == "ray":
-            return self.ray(**environ)
+            return self.ray("", None, **environ)
         made = self.sandbox(**environ)
         if made.obstacle:
             lacking(f"no sandbox on this machine: {made.obstacle}")

@@ -46,12 +46,13 @@ class Wheels(WheelSource, Protocol):
 
 
 class LocalEngine:
-    """Runs jobs as child processes. `environ` is what they inherit; `log` takes what a trial
-    says."""
+    """Runs jobs as child processes. `environ` is what they inherit; `log` makes what takes a job's
+    output."""
 
     def __init__(self, *, cache: Path, store: Store, trace: Trace, wheels: Wheels,
                  environments: Environments, conda: Callable[[], CondaSource],
-                 environ: Mapping[str, str], log: Callable[[str], Log] = Log) -> None:
+                 environ: Mapping[str, str],
+                 log: Callable[[Job], Log] = lambda job: Log(job.trial)) -> None:
         self._cache = cache
         self._store = store
         self._trace = trace
@@ -166,7 +167,7 @@ class LocalEngine:
         }
         try:
             return supervise(["bash", "-c", job.command], environ=variables, folder=folder,
-                             log=self._log(job.trial), timeout=job.timeout)
+                             log=self._log(job), timeout=job.timeout)
         except FileNotFoundError:
             raise EngineError("bash is not on this machine", where=job.name,
                               fix="install bash; MLflow's entry points are bash commands") from None

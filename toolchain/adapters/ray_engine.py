@@ -41,7 +41,7 @@ ATTEMPTS = 4
 ATTEMPT = "TOOLCHAIN_ATTEMPT"  # variable of the job: 1, or more after the loss of a node
 _TICK = 0.5  # seconds between looks at what Ray does not tell by itself
 _LOOK = 2  # seconds between looks at what the cluster has
-_OF_THIS_MACHINE = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_HANDED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_")
 
 
 class RayEngine:
@@ -65,7 +65,8 @@ class RayEngine:
         self._say = say
         self._again = again
         self._patience = patience
-        self._mutex = threading.Lock()
+        self._preparing = threading.Lock()
+        self._sending = threading.Lock()
         self._opened: Any = None
         self._sent: dict[str, list[Any]] = {}
         self._prepared: set[tuple[str, str]] = set()
@@ -77,7 +78,7 @@ class RayEngine:
                               fix="take them from the package index, or use another engine")
         self._cluster.join()
         key = (job.lock.digest.hex, job.project.digest.hex)
-        with self._mutex:  # who comes second has nothing left to do
+        with self._preparing:  # who comes second has nothing left to do
             if key in self._prepared:
                 return
             # One node shows that it can be done; the others do it when they get a job.
@@ -109,10 +110,10 @@ class RayEngine:
         return Outcome(code=1, reason=f"lost {ATTEMPTS} nodes one after the other")
 
     def _order(self, job: Job, number: int, is_rehearsal: bool) -> Order:
-        own = job.docker.environment if job.docker else {}
+        named = {*job.docker.environment, *job.docker.copied} if job.docker else set()
+        # Not proxies, certificates and numbers of threads: a node has its own.
         given = {name: value for name, value in variables(self._environ, job.docker).items()
-                 if name in own or not (name.upper().endswith("_PROXY")
-                                        or name in _OF_THIS_MACHINE)}
+                 if name in named or name.startswith(_HANDED_ON)}
         environment = {**given, ATTEMPT: str(number), **job.environment}
         # Only what the node uses of it; a trial's message stays small.
         sent = replace(
@@ -123,14 +124,14 @@ class RayEngine:
                      local=_loopback(tracking), is_rehearsal=is_rehearsal)
 
     def _mailbox(self) -> Any:
-        with _OPENING:
+        with self._sending:
             if self._opened is None:
                 self._opened = self._cluster.mailbox()
             return self._opened
 
     def lost_mailbox(self, mailbox: Any) -> None:
         """The next job gets another."""
-        with _OPENING:
+        with self._sending:
             if self._opened is mailbox:
                 self._opened = None
 
@@ -141,7 +142,7 @@ class RayEngine:
         if not any(package.source for package in lock.packages):
             return []
         key = lock.digest.hex
-        with _OPENING:
+        with self._sending:
             if key not in self._sent:
                 self._sent[key] = [
                     [wheel.digest.hex, wheel.filename, ray.put(self._store.read(wheel.digest))]
@@ -161,9 +162,6 @@ class RayEngine:
         return self._say
 
 
-_OPENING = threading.Lock()
-
-
 class _NodeLostError(Exception):
     """Ray says that the node of an attempt is dead; its name."""
 
@@ -177,7 +175,7 @@ class _Attempt:
         self._order = order
         self._mailbox = mailbox
         self._name = uuid.uuid4().hex
-        self._log = Log(job.trial)
+        self._log = Log(job.trial, *filter(None, [getattr(job, "log", "")]))
         self._wanted = _wanted(job)
         self._node = ""
         self._task: Any = None
@@ -204,12 +202,18 @@ class _Attempt:
                 self._end(asked_with(error))
                 raise
             return self._outcome()
-        except ray.exceptions.ActorDiedError:
+        except ray.exceptions.RayActorError:
             self._engine.lost_mailbox(self._mailbox)
             raise EngineError(
                 "Ray lost the process that passes logs on", where=f"{self._job.name}, engine ray",
                 fix="run the same command again; see why in the logs of this machine's "
                     "node") from None
+        except ray.exceptions.RayTaskError:
+            raise  # a bug of ours on the node
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"Ray gave the job up: {str(error).splitlines()[0][:300]}",
+                              where=f"{self._job.name}, engine ray",
+                              fix="see the cluster with `ray status`") from None
         finally:
             self._drop()
 
@@ -346,5 +350,5 @@ def _is_cancelled(job: Job) -> bool:
 
 
 def _cleared(job: Job) -> dict[str, Any]:
-    """What of this process cannot be sent."""
-    return {"cancel": None} if getattr(job, "cancel", None) is not None else {}
+    """What is of this process and means nothing on a node."""
+    return {name: value for name, value in (("cancel", None), ("log", "")) if hasattr(job, name)}

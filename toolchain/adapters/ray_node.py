@@ -171,7 +171,7 @@ class _Cache:
         return LocalEngine(
             cache=self._root, store=self._store, trace=self._trace,
             wheels=_SentWheels(wheels, self._store), conda=_no_conda, environ=environ,
-            environments=Environments(uv, self._store), log=lambda trial: log())
+            environments=Environments(uv, self._store), log=lambda job: log())
 
     def bring(self, layer: Layer, place: Place) -> None:
         """Have a layer in the store. Raises RegistryError or EngineError."""
