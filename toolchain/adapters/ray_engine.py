@@ -177,7 +177,8 @@ class _Attempt:
         self._name = uuid.uuid4().hex
         self._log = Log(job.trial, *filter(None, [getattr(job, "log", "")]))
         self._wanted = _wanted(job)
-        self._node = ""
+        self._begun_on = ""
+        self._is_over = False
         self._task: Any = None
         self._reading: Any = None
         self._looked = time.monotonic()
@@ -224,8 +225,8 @@ class _Attempt:
         waiting = [one for one in (self._reading, self._task) if one is not None]
         ready, _ = ray.wait(waiting, num_returns=1, timeout=_TICK)
         if self._reading is not None and self._reading in ready:
-            node, said, is_over = ray.get(self._reading)
-            self._node = self._node or node
+            said, is_over = ray.get(self._reading)
+            self._is_over = is_over
             self._log.write(said)
             self._reading = None if is_over else self._mailbox.read.remote(self._name)
             return False
@@ -255,9 +256,11 @@ class _Attempt:
     def _look(self) -> None:
         """Raise EngineError if no node is ever going to run this."""
         now = time.monotonic()
-        if self._node or now - self._looked < min(_LOOK, self._engine.patience):
+        if self._begun_on or now - self._looked < min(_LOOK, self._engine.patience):
             return
         self._looked = now
+        if self._node:
+            return
         obstacle = self._engine.cluster.obstacle(self._wanted)
         if not obstacle:
             self._impossible_since = 0
@@ -293,6 +296,15 @@ class _Attempt:
                 return False
         return True
 
+    @property
+    def _node(self) -> str:
+        """The node that it runs on; empty as long as it has not begun."""
+        import ray
+
+        if not self._begun_on:
+            self._begun_on = ray.get(self._mailbox.where.remote(self._name))
+        return self._begun_on
+
     def _cancel(self, *, force: bool) -> None:
         import ray
 
@@ -305,7 +317,9 @@ class _Attempt:
 
         if self._name:
             with contextlib.suppress(ray.exceptions.RayError):
-                self._log.write(ray.get(self._mailbox.drop.remote(self._name)))
+                dropped = self._mailbox.drop.remote(self._name)
+                if not self._is_over:
+                    self._log.write(ray.get(dropped))
             self._log.close()
             self._name = ""
 

@@ -29,15 +29,19 @@ class Mailbox:
     async def open(self, name: str, job: bytes, wheels: list[Any]) -> None:
         self._boxes[name] = _Box(job, wheels)
 
-    async def read(self, name: str) -> tuple[str, bytes, bool]:
-        """The node where it runs, what was said since, whether that is all. Waits for news."""
+    async def read(self, name: str) -> tuple[bytes, bool]:
+        """What was said since, and whether that is all. Waits for news."""
         box = self._boxes.get(name)
         if box is None:
-            return "", b"", True
-        told = box.told
-        await box.until(lambda: box.said or box.is_over or (box.node and not told))
-        box.told = bool(box.node)
-        return box.node, await box.take(), box.is_over
+            return b"", True
+        await box.until(lambda: box.said or box.is_over)
+        is_over = box.is_over
+        return await box.take(), is_over
+
+    async def where(self, name: str) -> str:
+        """The node that it runs on; empty if it has not begun."""
+        box = self._boxes.get(name)
+        return box.node if box is not None else ""
 
     async def order(self, name: str, number: int) -> None:
         """Let the job have that signal."""
@@ -80,10 +84,11 @@ class Mailbox:
         await box.until(lambda: box.order or box.is_over)
         return box.order
 
-    async def done(self, name: str) -> None:
-        """The job said its last."""
+    async def done(self, name: str, last: bytes) -> None:
+        """The job is over, with these as its last words."""
         box = self._boxes.get(name)
         if box is not None:
+            box.said.append(last)
             await box.change(is_over=True)
 
 
@@ -95,7 +100,6 @@ class _Box:
         self.said: list[bytes] = []
         self.size = 0
         self.node = ""
-        self.told = False
         self.order = 0
         self.is_over = False
         self._changed = asyncio.Condition()

@@ -15,9 +15,9 @@ import signal
 import socket
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from toolchain.push import Registry
 
 _PIECE = 1 << 16  # bytes in one message: Ray keeps larger ones in its object store
+_MOMENT = 0.02  # seconds in which what a job says is gathered into one message
 _WAITING = 1 << 20  # bytes that wait to be sent; then the job waits
 
 
@@ -110,8 +111,9 @@ def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
             begun = ray.get(mailbox.begin.remote(name, node))
             if begun is None:
                 return {"code": 143, "reason": "was not begun"}
-            with _obeying(mailbox, name):
-                return _run(mailbox, name, Path(root), Order.from_bytes(begun[0]), begun[1])
+            log = _SentLog(mailbox, name)
+            with _obeying(mailbox, name, log):
+                return _run(log, Path(root), Order.from_bytes(begun[0]), begun[1])
     except ToolchainError as error:
         return {"error": [error.what, f"node {node}, {error.where}", error.fix]}
     except KeyboardInterrupt:
@@ -122,11 +124,11 @@ def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run(mailbox: Any, name: str, root: Path, order: Order, wheels: list[Any]) -> dict[str, Any]:
+def _run(log: Log, root: Path, order: Order, wheels: list[Any]) -> dict[str, Any]:
     _look(order)
     cache = _cache(root)
     cache.bring(order.job.project, order.place)
-    engine = cache.engine(wheels, lambda: _SentLog(mailbox, name))
+    engine = cache.engine(wheels, log)
     if order.is_rehearsal:
         engine.prepare(order.job)
         return {"code": 0, "reason": ""}
@@ -164,14 +166,18 @@ class _Cache:
         self._store = Store(root / "blobs" / "sha256", root / "quarantine", self._journal)
         self._trace = Trace(root, self._journal)
 
-    def engine(self, wheels: list[Any], log: Callable[[], Log]) -> LocalEngine:
-        uv = Uv(environ=uv_environment(os.environ), interpreter=Interpreters(os.environ).find)
+    def engine(self, wheels: list[Any], log: Log) -> LocalEngine:
         environ = {name: value for name, value in os.environ.items()
                    if name not in ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS")}
         return LocalEngine(
             cache=self._root, store=self._store, trace=self._trace,
             wheels=_SentWheels(wheels, self._store), conda=_no_conda, environ=environ,
-            environments=Environments(uv, self._store), log=lambda job: log())
+            environments=self._environments, log=lambda job: log)
+
+    @cached_property
+    def _environments(self) -> Environments:
+        uv = Uv(environ=uv_environment(os.environ), interpreter=Interpreters(os.environ).find)
+        return Environments(uv, self._store)
 
     def bring(self, layer: Layer, place: Place) -> None:
         """Have a layer in the store. Raises RegistryError or EngineError."""
@@ -250,7 +256,8 @@ class _SentWheels:
 
 
 class _SentLog(Log):
-    """Sends what a job says; while a message is on its way, what comes is gathered."""
+    """Sends what a job says. What comes within a moment, or while a message is on its way, is
+    gathered; `rest` is what is left when the log is closed."""
 
     def __init__(self, mailbox: Any, name: str) -> None:
         super().__init__()
@@ -277,23 +284,29 @@ class _SentLog(Log):
         if self._sender is not None:
             self._sender.join()
 
+    def rest(self) -> bytes:
+        with self._changed:
+            return bytes(self._gathered)
+
     def _send(self) -> None:
         import ray
 
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._gathered or self._is_closed)
+                self._changed.wait_for(
+                    lambda: len(self._gathered) >= _PIECE or self._is_closed, _MOMENT)
+                if self._is_closed and len(self._gathered) < _PIECE:
+                    return
                 piece = bytes(self._gathered[:_PIECE])
                 del self._gathered[:_PIECE]
                 self._changed.notify_all()
-            if not piece:
-                return
             with contextlib.suppress(ray.exceptions.RayError):  # nobody reads; the job is ended
                 ray.get(self._mailbox.say.remote(self._name, piece))
 
 
 @contextlib.contextmanager
-def _obeying(mailbox: Any, name: str) -> Iterator[None]:
+def _obeying(mailbox: Any, name: str, log: _SentLog) -> Iterator[None]:
     """While the block runs, signals that the mailbox orders come to this process."""
     import ray
 
@@ -322,5 +335,5 @@ def _obeying(mailbox: Any, name: str) -> Iterator[None]:
         with guard:
             state["over"] = True
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(mailbox.done.remote(name))
+            ray.get(mailbox.done.remote(name, log.rest()))
         listener.join(5)
