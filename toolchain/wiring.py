@@ -350,7 +350,7 @@ class Adapters:
         from toolchain.adapters import ray_record
         from toolchain.adapters.ray_cluster import Cluster
         from toolchain.adapters.ray_engine import RayEngine
-        from toolchain.adapters.ray_node import Place
+        from toolchain.adapters.ray_order import Place
 
         self.registry(config)  # raises for what is none
         host = config.pull_registry or config.registry

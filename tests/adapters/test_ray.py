@@ -26,7 +26,8 @@ from tests.support.registry import RegistryServer
 from toolchain import run
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.adapters.ray_cluster import Cluster
-from toolchain.adapters.ray_node import Order, Place, Shared, _look
+from toolchain.adapters.ray_node import _look
+from toolchain.adapters.ray_order import Order, Place, Shared
 from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest
 from toolchain.errors import EngineError

@@ -22,7 +22,7 @@ from toolchain.adapters.layout import Layout
 from toolchain.adapters.local import LocalEngine
 from toolchain.adapters.ray_cluster import Cluster
 from toolchain.adapters.ray_engine import RayEngine
-from toolchain.adapters.ray_node import Place
+from toolchain.adapters.ray_order import Place
 from toolchain.adapters.roots import Roots
 from toolchain.adapters.sandbox import SandboxEngine
 from toolchain.adapters.unpacked import UnpackedLayers

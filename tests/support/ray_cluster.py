@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -74,10 +73,17 @@ class Nodes:
         atexit.register(self.stop)
         self._start(["--head", f"--port={port}", "--include-dashboard=false",
                      f"--temp-dir={self.folder / 's'}"], cpus, environ)
-        self._wait(port)
+        if not self._runs(self.nodes[0]):
+            raise AssertionError(f"Ray did not start: {self.nodes[0].log.read_text()}")
 
     def add(self, cpus: int, **environ: str) -> Node:
-        return self._start([f"--address={self.address}"], cpus, environ)
+        """One more node, once it has joined; on a busy machine Ray gives up after half a minute."""
+        for _ in range(3):
+            node = self._start([f"--address={self.address}"], cpus, environ)
+            if self._runs(node):
+                return node
+            node.kill()
+        raise AssertionError(f"the node did not start: {node.log.read_text()}")
 
     def _start(self, arguments: list[str], cpus: int, environ: dict[str, str]) -> Node:
         number = len(self.nodes)
@@ -86,14 +92,13 @@ class Nodes:
         self.nodes.append(node)
         return node
 
-    def _wait(self, port: int) -> None:
-        head, end = self.nodes[0], time.monotonic() + 60
-        while "Ray runtime started" not in head.log.read_text():
-            if head.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"Ray did not start: {head.log.read_text()}")
+    def _runs(self, node: Node) -> bool:
+        end = time.monotonic() + 60
+        while "Ray runtime started" not in node.log.read_text():
+            if node.process.poll() is not None or time.monotonic() > end:
+                return False
             time.sleep(0.1)
-        with socket.create_connection(("127.0.0.2", port), 5):
-            pass
+        return True
 
     def stop(self) -> None:
         if "ray" in sys.modules:  # else this process tells at length that it lost its node

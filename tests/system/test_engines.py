@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client, lacking
 from tests.system.test_examples import Clone
 from toolchain.digest import Digest
@@ -98,6 +99,17 @@ def test_a_run_is_made_and_found_again(clone: Clone, engine: str, tmp_path: Path
     again = clone.doit("train", "project=placed", "engine=local", params)
     assert "train placed  up to date" in again or f"reused run {run['run_id']}" in again
     assert not (clone.folder / "projects/placed/written").exists()
+
+
+def test_a_run_is_made_on_a_ray_cluster(clone: Clone) -> None:
+    cluster = shared_cluster()
+    output = clone.doit("train", "project=placed", "engine=ray", f"address={cluster.address}",
+                        "params=note=far", "force=1")
+    environment = next((cluster.nodes[0].cache / "envs").iterdir()).parent
+    assert f"said 'far' 1,2 {environment}" in output
+    run = clone.receipt("placed", "train")
+    assert (run["status"], run["params"]["own"]) == ("FINISHED", "1")
+    assert _tag(clone, run["run_id"], "mlflow.project.backend") == "ray"
 
 
 def test_a_failure_says_what_it_was(clone: Clone, engine: str) -> None:

@@ -11,12 +11,9 @@ with its worker.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
-import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,10 +21,10 @@ from urllib.parse import urlsplit
 
 from toolchain.adapters.connections import is_loopback
 from toolchain.adapters.handed_on import variables
-from toolchain.adapters.log import Log
+from toolchain.adapters.ray_attempt import Attempt, MailboxLostError, NodeLostError
 from toolchain.adapters.ray_cluster import Cluster
-from toolchain.adapters.ray_node import Order, Place, Shared, machine
-from toolchain.adapters.supervised import GRACE, asked_with, exit_on_sigterm
+from toolchain.adapters.ray_order import Order, Place, Shared, machine
+from toolchain.adapters.supervised import exit_on_sigterm
 from toolchain.errors import EngineError, without_credentials
 from toolchain.image import Image
 from toolchain.lock import Lock
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 ATTEMPT = "TOOLCHAIN_ATTEMPT"  # variable of the job: 1, or more after the loss of a node
-_TICK = 0.5  # seconds between looks at what Ray does not tell by itself
-_LOOK = 2  # seconds between looks at what the cluster has
 _HANDED_ON = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_")
 
 
@@ -96,14 +91,22 @@ class RayEngine:
     def _attempts(self, job: Job, *, is_rehearsal: bool = False) -> Outcome:
         for number in range(1, ATTEMPTS + 1):
             order = self._order(job, number, is_rehearsal)
-            attempt = _Attempt(self, job, order, self._mailbox())
+            mailbox = self._mailbox()
+            attempt = Attempt(job, order, cluster=self._cluster, mailbox=mailbox,
+                              patience=self._patience, say=self._say)
             try:
                 with exit_on_sigterm():
-                    return attempt.run()
+                    return attempt.run(self._references(job.lock))
             except SystemExit:  # Ray makes its status 1 of every other
                 raise SystemExit(128 + signal.SIGTERM) from None
-            except _NodeLostError as lost:
+            except NodeLostError as lost:
                 node = str(lost)
+            except MailboxLostError:
+                self._lose(mailbox)
+                raise EngineError(
+                    "Ray lost the process that passes logs on", where=f"{job.name}, engine ray",
+                    fix="run the same command again; see why in the logs of this machine's "
+                        "node") from None
             if number < ATTEMPTS and not is_rehearsal:
                 self._say(f"{job.trial or job.name}: node {node} is lost; attempt {number + 1}")
                 self._again(job, number + 1, node)
@@ -129,13 +132,13 @@ class RayEngine:
                 self._opened = self._cluster.mailbox()
             return self._opened
 
-    def lost_mailbox(self, mailbox: Any) -> None:
+    def _lose(self, mailbox: Any) -> None:
         """The next job gets another."""
         with self._sending:
             if self._opened is mailbox:
                 self._opened = None
 
-    def wheels(self, lock: Lock) -> list[Any]:
+    def _references(self, lock: Lock) -> list[Any]:
         """References to the wheels of a lock that names what is in no index; else none."""
         import ray
 
@@ -148,191 +151,6 @@ class RayEngine:
                     [wheel.digest.hex, wheel.filename, ray.put(self._store.read(wheel.digest))]
                     for wheel in self._wheels.stored(lock)]
             return self._sent[key]
-
-    @property
-    def cluster(self) -> Cluster:
-        return self._cluster
-
-    @property
-    def patience(self) -> float:
-        return self._patience
-
-    @property
-    def say(self) -> Callable[[str], None]:
-        return self._say
-
-
-class _NodeLostError(Exception):
-    """Ray says that the node of an attempt is dead; its name."""
-
-
-class _Attempt:
-    """One task of one job, from its submission to its end."""
-
-    def __init__(self, engine: RayEngine, job: Job, order: Order, mailbox: Any) -> None:
-        self._engine = engine
-        self._job = job
-        self._order = order
-        self._mailbox = mailbox
-        self._name = uuid.uuid4().hex
-        self._log = Log(job.trial, *filter(None, [getattr(job, "log", "")]))
-        self._wanted = _wanted(job)
-        self._begun_on = ""
-        self._is_over = False
-        self._task: Any = None
-        self._reading: Any = None
-        self._looked = time.monotonic()
-        self._impossible_since = 0.0
-
-    def run(self) -> Outcome:
-        import ray
-
-        try:
-            ray.get(self._mailbox.open.remote(
-                self._name, self._order.to_bytes(), self._engine.wheels(self._job.lock)))
-            self._task = self._engine.cluster.start(
-                self._mailbox, self._name, self._job.trial or self._job.name, self._wanted)
-            self._reading = self._mailbox.read.remote(self._name)
-            try:
-                while not self._step():
-                    self._look()
-                    if _is_cancelled(self._job):
-                        self._end(signal.SIGTERM)
-                        return Outcome(code=143, reason="was cancelled")
-            except (KeyboardInterrupt, SystemExit) as error:
-                self._end(asked_with(error))
-                raise
-            return self._outcome()
-        except ray.exceptions.RayActorError:
-            self._engine.lost_mailbox(self._mailbox)
-            raise EngineError(
-                "Ray lost the process that passes logs on", where=f"{self._job.name}, engine ray",
-                fix="run the same command again; see why in the logs of this machine's "
-                    "node") from None
-        except ray.exceptions.RayTaskError:
-            raise  # a bug of ours on the node
-        except ray.exceptions.RayError as error:
-            raise EngineError(f"Ray gave the job up: {str(error).splitlines()[0][:300]}",
-                              where=f"{self._job.name}, engine ray",
-                              fix="see the cluster with `ray status`") from None
-        finally:
-            self._drop()
-
-    def _step(self) -> bool:
-        """Pass on what was said, for a moment; whether the task is over."""
-        import ray
-
-        waiting = [one for one in (self._reading, self._task) if one is not None]
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=_TICK)
-        if self._reading is not None and self._reading in ready:
-            said, is_over = ray.get(self._reading)
-            self._is_over = is_over
-            self._log.write(said)
-            self._reading = None if is_over else self._mailbox.read.remote(self._name)
-            return False
-        return self._task in ready
-
-    def _outcome(self) -> Outcome:
-        import ray
-
-        try:
-            ended = ray.get(self._task)
-        except ray.exceptions.NodeDiedError:
-            raise _NodeLostError(self._node or "that it was sent to") from None
-        except ray.exceptions.OutOfMemoryError:
-            return Outcome(code=137, reason=f"was killed, as node {self._node} ran out of memory")
-        except ray.exceptions.WorkerCrashedError:
-            return Outcome(code=137, reason=f"was killed with its Ray worker on node {self._node}: "
-                           "by the kernel for want of memory, or by somebody")
-        except (ray.exceptions.TaskCancelledError, ray.exceptions.TaskUnschedulableError):
-            return Outcome(code=143, reason="was cancelled in the cluster")
-        finally:
-            self._drop()
-        if "error" in ended:
-            what, where, fix = ended["error"]
-            raise EngineError(what, where=f"{self._job.name}, engine ray, {where}", fix=fix)
-        return Outcome(code=ended["code"], reason=ended["reason"])
-
-    def _look(self) -> None:
-        """Raise EngineError if no node is ever going to run this."""
-        now = time.monotonic()
-        if self._begun_on or now - self._looked < min(_LOOK, self._engine.patience):
-            return
-        self._looked = now
-        if self._node:
-            return
-        obstacle = self._engine.cluster.obstacle(self._wanted)
-        if not obstacle:
-            self._impossible_since = 0
-            return
-        if not self._impossible_since:
-            self._impossible_since = now
-            self._engine.say(f"warning: {self._job.name}: no node of the Ray cluster can run this: "
-                             f"{obstacle}")
-        if now - self._impossible_since >= self._engine.patience:
-            self._cancel(force=False)
-            raise EngineError(
-                f"no node of the Ray cluster can run this: {obstacle}",
-                where=f"{self._job.name}, engine ray",
-                fix="ask for less, or add such a node with `ray start --address=…`")
-
-    def _end(self, number: signal.Signals) -> None:
-        """Let the job have the signal; after a while, have Ray kill what is left of it."""
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self._mailbox.order.remote(self._name, int(number)))
-            if not self._node:
-                self._cancel(force=False)  # it may not have a worker yet
-            if self._ends_within(3 * GRACE):
-                return
-        self._cancel(force=True)
-        self._ends_within(GRACE)
-
-    def _ends_within(self, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while not self._step():
-            if time.monotonic() > end:
-                return False
-        return True
-
-    @property
-    def _node(self) -> str:
-        """The node that it runs on; empty as long as it has not begun."""
-        import ray
-
-        if not self._begun_on:
-            self._begun_on = ray.get(self._mailbox.where.remote(self._name))
-        return self._begun_on
-
-    def _cancel(self, *, force: bool) -> None:
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError, ValueError):
-            ray.cancel(self._task, force=force, recursive=False)
-
-    def _drop(self) -> None:
-        """Have the rest of the log; what is left of the attempt finds nobody to serve."""
-        import ray
-
-        if self._name:
-            with contextlib.suppress(ray.exceptions.RayError):
-                dropped = self._mailbox.drop.remote(self._name)
-                if not self._is_over:
-                    self._log.write(ray.get(dropped))
-            self._log.close()
-            self._name = ""
-
-
-def _wanted(job: Job) -> dict[str, float]:
-    """A job's wishes as Ray names them. One that has none for processors gets one, as Ray's
-    tasks do."""
-    wanted: dict[str, float] = {"CPU": job.resources.cpus or 1}
-    if job.resources.gpus:
-        wanted["GPU"] = job.resources.gpus
-    if job.resources.memory:
-        wanted["memory"] = job.resources.memory
-    return wanted
 
 
 def _shared(job: Job) -> list[Shared]:
@@ -356,11 +174,6 @@ def _loopback(uri: str) -> str:
         return ""
     host = urlsplit(uri).hostname or ""
     return without_credentials(uri) if is_loopback(host) else ""
-
-
-def _is_cancelled(job: Job) -> bool:
-    event = getattr(job, "cancel", None)
-    return event is not None and event.is_set()
 
 
 def _cleared(job: Job) -> dict[str, Any]:

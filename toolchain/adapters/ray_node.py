@@ -8,15 +8,9 @@ whoever waits for the job, and the job is ended.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 import signal
 import socket
-import threading
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -26,6 +20,8 @@ from toolchain.adapters.indexes import uv_environment
 from toolchain.adapters.interpreters import Interpreters
 from toolchain.adapters.local import LocalEngine
 from toolchain.adapters.log import Log
+from toolchain.adapters.ray_order import Order, Place, machine
+from toolchain.adapters.ray_talk import SentLog, obeying
 from toolchain.adapters.supervised import exit_on_sigterm
 from toolchain.adapters.uv import Uv
 from toolchain.digest import Digest
@@ -33,70 +29,11 @@ from toolchain.errors import EngineError, ResolveError, ToolchainError
 from toolchain.journal import Journal
 from toolchain.layer import Layer
 from toolchain.lock import Lock, Package
-from toolchain.run import Job
 from toolchain.store import Store
 from toolchain.trace import Trace
 
 if TYPE_CHECKING:
     from toolchain.push import Registry
-
-_PIECE = 1 << 16  # bytes in one message: Ray keeps larger ones in its object store
-_MOMENT = 0.02  # seconds in which what a job says is gathered into one message
-_WAITING = 1 << 20  # bytes that wait to be sent; then the job waits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where images are: in the folder of an OCI layout, else in a registry."""
-
-    folder: str = ""
-    host: str = ""
-    repository: str = ""
-    insecure: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """A file or folder of the asking machine which the node has to see as well.
-
-    inode: which it is; another of the same name is not meant. fix: what to do where it is not.
-    """
-
-    path: str
-    inode: int
-    fix: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What is sent: a job, or with `is_rehearsal` only what comes before it.
-
-    machine: the asking machine, from its start to its end; local: the tracking server's address,
-    if it is that machine's own.
-    """
-
-    job: Job
-    place: Place
-    shared: tuple[Shared, ...] = ()
-    machine: str = ""
-    local: str = ""
-    is_rehearsal: bool = False
-
-    def to_bytes(self) -> bytes:
-        return zlib.compress(pickle.dumps(self), 1)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Order:
-        order = pickle.loads(zlib.decompress(data))
-        assert isinstance(order, cls)
-        return order
-
-
-def machine() -> str:
-    """This machine since it was started; empty if that cannot be told."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
 
 
 def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
@@ -111,8 +48,8 @@ def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
             begun = ray.get(mailbox.begin.remote(name, node))
             if begun is None:
                 return {"code": 143, "reason": "was not begun"}
-            log = _SentLog(mailbox, name)
-            with _obeying(mailbox, name, log):
+            log = SentLog(mailbox, name)
+            with obeying(mailbox, name, log):
                 return _run(log, Path(root), Order.from_bytes(begun[0]), begun[1])
     except ToolchainError as error:
         return {"error": [error.what, f"node {node}, {error.where}", error.fix]}
@@ -253,87 +190,3 @@ class _SentWheels:
 
     def here(self, package: Package, python: str, platform: str) -> None:
         return None
-
-
-class _SentLog(Log):
-    """Sends what a job says. What comes within a moment, or while a message is on its way, is
-    gathered; `rest` is what is left when the log is closed."""
-
-    def __init__(self, mailbox: Any, name: str) -> None:
-        super().__init__()
-        self._mailbox = mailbox
-        self._name = name
-        self._gathered = bytearray()
-        self._is_closed = False
-        self._changed = threading.Condition()
-        self._sender: threading.Thread | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._sender is None:
-            self._sender = threading.Thread(target=self._send, daemon=True)
-            self._sender.start()
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._gathered) < _WAITING or self._is_closed)
-            self._gathered += data
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        if self._sender is not None:
-            self._sender.join()
-
-    def rest(self) -> bytes:
-        with self._changed:
-            return bytes(self._gathered)
-
-    def _send(self) -> None:
-        import ray
-
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._gathered or self._is_closed)
-                self._changed.wait_for(
-                    lambda: len(self._gathered) >= _PIECE or self._is_closed, _MOMENT)
-                if self._is_closed and len(self._gathered) < _PIECE:
-                    return
-                piece = bytes(self._gathered[:_PIECE])
-                del self._gathered[:_PIECE]
-                self._changed.notify_all()
-            with contextlib.suppress(ray.exceptions.RayError):  # nobody reads; the job is ended
-                ray.get(self._mailbox.say.remote(self._name, piece))
-
-
-@contextlib.contextmanager
-def _obeying(mailbox: Any, name: str, log: _SentLog) -> Iterator[None]:
-    """While the block runs, signals that the mailbox orders come to this process."""
-    import ray
-
-    guard = threading.Lock()
-    state = {"over": False}
-    main = threading.main_thread().ident
-    assert main is not None
-
-    def obey() -> None:
-        number = 0
-        while not number and not state["over"]:
-            try:
-                number = ray.get(mailbox.orders.remote(name))
-            except ray.exceptions.RayError:
-                number = signal.SIGTERM
-        with guard:
-            if not state["over"]:
-                # To the thread that waits for the job: another's would not wake it.
-                signal.pthread_kill(main, signal.SIGTERM if number == signal.SIGKILL else number)
-
-    listener = threading.Thread(target=obey, daemon=True)
-    listener.start()
-    try:
-        yield
-    finally:
-        with guard:
-            state["over"] = True
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(mailbox.done.remote(name, log.rest()))
-        listener.join(5)
