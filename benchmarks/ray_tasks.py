@@ -97,7 +97,7 @@ def _timed(work: Callable[[], None]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--write", action="store_true", help="put the table into the document")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running_cluster(_AT_ONCE) as cluster:

@@ -93,7 +93,7 @@ class Nodes:
         return node
 
     def _runs(self, node: Node) -> bool:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while "Ray runtime started" not in node.log.read_text():
             if node.process.poll() is not None or time.monotonic() > end:
                 return False
