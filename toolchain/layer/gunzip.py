@@ -1,9 +1,9 @@
 """A gzip blob -> its bytes, several times as fast as zlib where the blob is of our own making.
 
-Our layers are gzip members of at most 4 MiB each (toolchain.layer.archive), which libdeflate
-unpacks whole. It does not tell where a member ends, so that is guessed from the next one's header.
-The guess is right if no other header can be within and the sum in the trailer is that of the data;
-everything else goes to zlib.
+Our layers are gzip members, one for each 4 MiB or large file (toolchain.layer.archive), which
+libdeflate unpacks whole. It does not tell where a member ends, so that is guessed from the next
+one's header. The guess is right if no other header can be within and the sum in the trailer is that
+of the data; everything else goes to zlib.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import IO, cast
 
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00"  # deflate, no name, no time
 _ANY_HEADER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")  # RFC 1952, 2.3.1
-_LONGEST = 4 << 20
+_LONGEST = 64 << 20  # bytes of a member, and of what is in it, that are held in memory
+_PIECE = 4 << 20
 _CHUNK = 1 << 20
 
 
@@ -85,11 +86,13 @@ class Gunzip(io.RawIOBase):
         assert self._zlib is not None
         if not self._left and not self._fill():
             raise EOFError("the end is missing")
+        given = bytes(self._left[:_CHUNK])
         try:
-            data = self._zlib.decompress(bytes(self._left), _LONGEST)
+            data = self._zlib.decompress(given, _PIECE)
         except zlib.error as error:
             raise OSError(str(error)) from None
-        self._left = bytearray(self._zlib.unconsumed_tail or self._zlib.unused_data)
+        rest = self._zlib.unconsumed_tail or self._zlib.unused_data
+        del self._left[:len(given) - len(rest)]
         if self._zlib.eof:
             self._zlib = None
         return data
