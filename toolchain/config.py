@@ -120,6 +120,85 @@ class Config:
         "", PROJECT, "size of its shared memory, `/dev/shm`; empty: the engine's",
         reads=quantity.size
     )
+    kubernetes_config: str = _setting(
+        "", PROJECT, "MLflow's backend config for Kubernetes, as JSON or as a file of it",
+        "kubernetes.config"
+    )
+    kubernetes_context: str = _setting(
+        "", PROJECT, "context of the kubeconfig; empty: the backend config's, else the current one",
+        "kubernetes.context"
+    )
+    kubernetes_namespace: str = _setting(
+        "", PROJECT, "namespace of Jobs; empty: the template's, else the context's",
+        "kubernetes.namespace"
+    )
+    kubernetes_template: str = _setting(
+        "", PROJECT, "file of a job template, as MLflow's; empty: the backend config's",
+        "kubernetes.template"
+    )
+    kubernetes_tracking_uri: str = _setting(
+        "", PROJECT, "the tracking server as pods see it; empty: KUBE_MLFLOW_TRACKING_URI, else "
+        "the same", "kubernetes.tracking_uri"
+    )
+    kubernetes_scheduler: str = _setting(
+        "", PROJECT, "`schedulerName` of pods", "kubernetes.scheduler"
+    )
+    kubernetes_queue: str = _setting(
+        "", PROJECT, "queue of Kueue, or of the scheduler Volcano, KAI or Run:ai",
+        "kubernetes.queue"
+    )
+    kubernetes_gpu_fraction: str = _setting(
+        "", PROJECT, "part of one GPU, for schedulers that share GPUs", "kubernetes.gpu_fraction"
+    )
+    kubernetes_gpu_resource: str = _setting(
+        "nvidia.com/gpu", PROJECT, "what the cluster calls a GPU", "kubernetes.gpu_resource"
+    )
+    kubernetes_priority_class: str = _setting(
+        "", PROJECT, "priority class of pods; Run:ai's `build` is interactive",
+        "kubernetes.priority_class"
+    )
+    kubernetes_node_selector: str = _setting(
+        "", PROJECT, "labels that a node must have, `label=value`", "kubernetes.node_selector",
+        many=True
+    )
+    kubernetes_tolerations: str = _setting(
+        "", PROJECT, "taints of nodes that pods bear, `key[=value][:effect]`",
+        "kubernetes.tolerations", many=True
+    )
+    kubernetes_service_account: str = _setting(
+        "", PROJECT, "service account of pods", "kubernetes.service_account"
+    )
+    kubernetes_pull_secrets: str = _setting(
+        "", PROJECT, "Secrets with the registry's credentials", "kubernetes.pull_secrets",
+        many=True
+    )
+    kubernetes_secrets: str = _setting(
+        "", PROJECT, "Secrets whose entries become variables", "kubernetes.secrets", many=True
+    )
+    kubernetes_config_maps: str = _setting(
+        "", PROJECT, "ConfigMaps whose entries become variables", "kubernetes.config_maps",
+        many=True
+    )
+    kubernetes_pass_secrets: bool = _setting(
+        True, PROJECT, "hand this machine's credentials on in a Secret of the Job's own; never "
+        "where `kubernetes.secrets` names some", "kubernetes.pass_secrets"
+    )
+    kubernetes_ttl: str = _setting(
+        "", PROJECT, "how long a finished Job is kept if nobody removes it; empty: the "
+        "template's, else a day", "kubernetes.ttl", reads=quantity.seconds
+    )
+    kubernetes_backoff_limit: str = _setting(
+        "", PROJECT, "how often a failed pod is tried again; empty: the template's, else never",
+        "kubernetes.backoff_limit", reads=quantity.count
+    )
+    kubernetes_deadline: str = _setting(
+        "", PROJECT, "time after which a Job is ended, the wait before it counted in; empty: "
+        "the template's, else none", "kubernetes.deadline", reads=quantity.seconds
+    )
+    kubernetes_start_timeout: str = _setting(
+        "", PROJECT, "time in which a job must have begun; empty: it may wait",
+        "kubernetes.start_timeout", reads=quantity.seconds
+    )
     tracking_uri: str = _setting(
         "", PROJECT, "MLflow tracking store; empty: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db"
     )
@@ -139,6 +218,9 @@ class Config:
     last_stage: str = _setting(
         "register", PROJECT, "where a call that names no project stops for this one; `push` for "
         "an image that trains nothing"
+    )
+    dry_run: bool = _setting(
+        False, CALL, "show what `train` would submit to a cluster, and submit nothing"
     )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
@@ -101,7 +101,8 @@ class Job:
     environment: MLflow's variables and the values of parameters; no engine puts them on a command
     line. trial: stands before each line of the log, if it is not empty. timeout: seconds, zero is
     none. database, artifacts: as in Started; the job can write them at the same paths. readable:
-    files and folders of this machine that the job reads at the same paths.
+    files and folders of this machine that the job reads at the same paths. key: the training key,
+    as text.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Job:
     database: str = ""
     artifacts: str = ""
     readable: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,11 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """As on record: `local`, `sandbox`, `docker`."""
+        """As on record: `local`, `sandbox`, `docker`, `kubernetes`."""
+
+    def find(self, key: str) -> str:
+        """The run of a job with that training key which this engine still has, running or ended;
+        empty if there is none. `execute` with that run then follows it and starts nothing."""
 
     def prepare(self, job: Job) -> None:
         """Make or bring what all jobs of this image share. Twice is as once.
@@ -148,6 +154,14 @@ class Engine(Protocol):
         A signal to this process is passed on to the job; then KeyboardInterrupt or SystemExit
         leaves here. Nothing of the job stays behind. Raises EngineError if it cannot be started.
         """
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """An engine that can show what it would submit."""
+
+    def preview(self, job: Job) -> str:
+        """Text for people; nothing is asked of anybody. Raises EngineError."""
 
 
 class Remote(Protocol):
@@ -254,7 +268,10 @@ def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment
         **({CHECK_TAG: f"of run {check_of}"} if check_of else {KEY_TAG: str(key)}),
         IMAGE_TAG: job.pushed.reference, LOCK_TAG: str(job.lock.digest),
     }
-    begun = (tracker.claim(experiment, job.name, tags, folder, waiting) if once
+    job = replace(job, key="" if check_of else str(key))
+    held = engine.find(str(key)) if once else ""  # a job that outlived whoever started it
+    begun = (tracker.adopt(held) if held
+             else tracker.claim(experiment, job.name, tags, folder, waiting) if once
              else tracker.start(experiment, job.name, tags, folder))
     if isinstance(begun, Run):
         return begun

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.file_places import FilePlaces
     from toolchain.adapters.index_wheels import IndexWheels
+    from toolchain.adapters.kubernetes import KubernetesEngine
     from toolchain.adapters.local import LocalEngine
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.rattler import Rattler
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from toolchain.trace import Trace
     from toolchain.workspace import Project, Workspace
 
-_ENGINES = ("auto", "docker", "local", "ray", "sandbox")
+_ENGINES = ("auto", "docker", "kubernetes", "local", "ray", "sandbox")
 
 
 def tracking_uri(config: Config) -> str:
@@ -68,6 +69,21 @@ def tracking_file(config: Config, root: Path) -> Path | None:
 def experiment(config: Config) -> str:
     """The experiment's name, or nothing where none is set."""
     return config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+
+
+def placed(config: Config, root: Path) -> Config:
+    """The settings with the registry and repository of MLflow's backend config, where they hold
+    for the engine and none is set."""
+    if config.engine != "kubernetes" or not config.kubernetes_config or config.registry:
+        return config
+    from dataclasses import replace
+
+    from toolchain.adapters.workload import read_backend
+
+    named = read_backend(config, root)
+    if not named.registry:
+        return config
+    return replace(config, registry=named.registry, repository=named.repository)
 
 
 def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) -> Session:
@@ -119,6 +135,7 @@ class Adapters:
         self._progress = progress
         self._registries: dict[tuple[object, ...], Registry] = {}
         self._trackers: dict[str, Mlflow] = {}
+        self._clusters: dict[Config, KubernetesEngine] = {}
         self._rays: dict[tuple[object, ...], RayEngine] = {}
 
     def resolver(self) -> UvResolver:
@@ -180,6 +197,8 @@ class Adapters:
                               where="engine", fix=f"known: {', '.join(_ENGINES)}")
         if config.engine == "docker":
             return self._containers(config)
+        if config.engine == "kubernetes":
+            return self._kubernetes(config)
         if config.engine == "ray":
             return self._ray(config)
         return self._queued(self._on_this_machine(config))
@@ -345,6 +364,23 @@ class Adapters:
         return ContainerEngine(engine=self._docker, fetch=self._blobs(config),
                                has=self._store.has, registry=bool(config.registry),
                                progress=self._progress, environ=os.environ)
+
+    def _kubernetes(self, config: Config) -> KubernetesEngine:
+        """One for all jobs of a call, which share its watches."""
+        if config not in self._clusters:
+            from toolchain.adapters import workload
+            from toolchain.adapters.cluster import Cluster
+            from toolchain.adapters.kubernetes import KubernetesEngine
+            from toolchain.kubernetes import settings
+
+            named = workload.read_backend(config, self._root)
+            read = settings.read(config, named)
+            template = workload.read_template(config, named, self._root)
+            workload.check(config, read, template, tracking_uri(config), os.environ)
+            self._clusters[config] = KubernetesEngine(
+                cluster=Cluster(read.context, os.environ), settings=read, template=template,
+                environ=os.environ, say=self._say)
+        return self._clusters[config]
 
     def _ray(self, config: Config) -> RayEngine:
         from toolchain.adapters import ray_record

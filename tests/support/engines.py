@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import re
 import shutil
@@ -14,21 +16,26 @@ from typing import Any, NoReturn
 
 from tests.adapters.machine import PLATFORM, Machine, locked
 from tests.support.ray_cluster import shared_cluster
-from tests.support.services import docker_client, lacking
+from tests.support.registry import RegistryServer
+from tests.support.services import cluster_config, docker_client, lacking
+from toolchain.adapters import cluster as kubernetes_cluster
 from toolchain.adapters import ray_record
 from toolchain.adapters.containers import ContainerEngine
 from toolchain.adapters.docker_engine import DockerEngine
+from toolchain.adapters.kubernetes import KubernetesEngine
 from toolchain.adapters.layout import Layout
 from toolchain.adapters.local import LocalEngine
 from toolchain.adapters.ray_cluster import Cluster
 from toolchain.adapters.ray_engine import RayEngine
 from toolchain.adapters.ray_order import Place
+from toolchain.adapters.registry import HttpRegistry
 from toolchain.adapters.roots import Roots
 from toolchain.adapters.sandbox import SandboxEngine
 from toolchain.adapters.unpacked import UnpackedLayers
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import Image
 from toolchain.journal import Journal
+from toolchain.kubernetes.settings import Settings
 from toolchain.layer import Layer
 from toolchain.layer.archive import Entry, LayerWriter
 from toolchain.progress import Progress
@@ -36,7 +43,7 @@ from toolchain.push import Pushed
 from toolchain.run import Engine, Job
 from toolchain.store import Store
 
-ENGINES = ("local", "sandbox", "docker", "ray")
+ENGINES = ("local", "sandbox", "docker", "kubernetes", "ray")
 _PROGRAMS = ("bash", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mv", "rm", "setsid",
              "sleep", "touch", "tr", "head", "wc", "grep", "basename", "stat", "sh", "seq")
 PROJECT = (
@@ -53,6 +60,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.registry = ""
+        self._kept = contextlib.ExitStack()
         self.cache = folder / "cache"
         self.machine = Machine(folder, folder / "index")
         self.store: Store = self.machine.store
@@ -93,7 +102,8 @@ class Bench:
         return Job(**{
             "name": "one", "command": command, "lock": locked(), "project": self.project,
             "image": image, "environment": {},
-            "pushed": Pushed(reference=f"toolchain/test@{image.digest}", tag="engines",
+            "pushed": Pushed(reference=f"{self.registry}/toolchain/test@{image.digest}".lstrip("/"),
+                             tag="engines",
                              digest=image.digest, config=image.config_digest), **changes})
 
     def sandbox(self, **environ: str) -> SandboxEngine:
@@ -131,6 +141,32 @@ class Bench:
             wheels=self.machine.wheels, store=self.store, environ={**os.environ, **environ},
             say=lambda text: print(text, flush=True), again=ray_record.again, patience=1)
 
+    def kubernetes(self, *, settings: Settings | None = None,
+                   template: dict[str, Any] | None = None, **environ: Any) -> KubernetesEngine:
+        """For jobs whose image is in a registry of this bench. Pods have the node's network, so
+        that the Docker engine below the cluster needs none of its own."""
+        kubeconfig, settings = cluster_config(), settings or Settings()
+        self.push(self.image)
+        return KubernetesEngine(
+            cluster=kubernetes_cluster.Cluster(settings.context, {"KUBECONFIG": kubeconfig}), settings=settings,
+            template=template or {"spec": {"template": {"spec": {
+                "containers": [{}], "hostNetwork": True}}}}, environ={**os.environ, **environ},
+            say=lambda text: print(f"said: {text}", file=sys.stderr, flush=True))
+
+    def push(self, image: Image) -> None:
+        """Put an image where a cluster pulls it; twice is as once."""
+        if not self.registry:
+            folder = self.folder / "registry"
+            folder.mkdir()
+            self.registry = self._kept.enter_context(RegistryServer(folder)).host
+            atexit.register(self._kept.close)
+        target = HttpRegistry(self.registry, self.registry, "toolchain/test", insecure=False)
+        if target.manifest(str(image.digest)) is None:
+            for layer in image.layers:
+                target.put_blob(layer.digest, layer.size, self.store, Progress())
+            target.put_blob(image.config_digest, len(image.config), self.store, Progress())
+            target.put_manifest(image.manifest, "engines")
+
     def engine(self, name: str, **environ: str) -> Engine:
         if name == "local":
             return self.local(**environ)
@@ -138,6 +174,8 @@ class Bench:
             return self.docker(**environ)
         if name == "ray":
             return self.ray("", None, **environ)
+        if name == "kubernetes":
+            return self.kubernetes(**dict[str, Any](environ))
         made = self.sandbox(**environ)
         if made.obstacle:
             lacking(f"no sandbox on this machine: {made.obstacle}")

@@ -45,6 +45,18 @@ def docker_client() -> Any:
     return client
 
 
+def cluster_config() -> str:
+    """The kubeconfig of a real cluster, for tests alone; skips without one.
+
+    Building one takes minutes, so that one is missing where others must not be.
+    """
+    path = os.environ.get("TOOLCHAIN_TEST_KUBECONFIG", "")
+    if not path:
+        pytest.skip("no Kubernetes: TOOLCHAIN_TEST_KUBECONFIG names no kubeconfig")
+    pytest.importorskip("kubernetes")
+    return path
+
+
 def free_port() -> int:
     """A port on which nothing listens at this moment."""
     with socket.socket() as probe:

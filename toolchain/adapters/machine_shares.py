@@ -104,6 +104,9 @@ class QueuedEngine:
     def name(self) -> str:
         return self._engine.name
 
+    def find(self, key: str) -> str:
+        return self._engine.find(key)
+
     def prepare(self, job: Job) -> None:
         self._shares.check(job.resources, f"{job.name}, engine {self.name}")
         self._engine.prepare(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from toolchain import determinism, quantity, run
 from toolchain.chain import Chain, Made
 from toolchain.config import Config
 from toolchain.digest import Digest
-from toolchain.errors import SpecError
+from toolchain.errors import EngineError, SpecError
 from toolchain.spec import Docker, command
 from toolchain.spec.docker import placed
 from toolchain.stages import layer, parse, push, remote, resolve
@@ -51,14 +52,7 @@ def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
     tools = chain.session.tools
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
     inputs = _inputs(chain, settled)
-    local = settled.with_paths({name: text for name, (_, text) in inputs.items()})
-    job = run.Job(
-        name=chain.name, command=local.command(), docker=_docker(chain),
-        environment={**parse.result(chain).variables, **local.variables()},
-        lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
-        pushed=push.result(chain),
-        readable=tuple(text for _, text in inputs.values() if text.startswith("/")),
-        timeout=timeout(chain.config), resources=resources(chain.config))
+    job = _job(chain, settled, inputs)
     done = run.make(
         key=key, entry_point=chain.config.entry_point, params=_params(settled),
         experiment=_experiment(chain), folder=str(chain.folder),
@@ -112,6 +106,28 @@ def _say_what_is_newer(chain: Chain, done: run.Run) -> None:
         chain.session.say(
             f"note: {chain.name}: {', '.join(edited[:3])}{more} changed meanwhile; run "
             f"{done.run_id} is of the files as they were when it began")
+
+
+def preview(chain: Chain) -> str:
+    """What a training would submit, as the engine shows it; nothing is submitted or begun."""
+    engine = chain.session.tools.engine(chain.config)
+    if not isinstance(engine, run.Previews):
+        raise EngineError(f"engine {engine.name} submits nothing that could be shown",
+                          where="dry_run", fix="give it with engine=kubernetes")
+    settled, key = call(chain), Digest.of_json(plan(chain)["run"])
+    return engine.preview(replace(_job(chain, settled, _inputs(chain, settled)), key=str(key)))
+
+
+def _job(chain: Chain, settled: command.Call,
+         inputs: Mapping[str, tuple[Digest, str]]) -> run.Job:
+    local = settled.with_paths({name: text for name, (_, text) in inputs.items()})
+    return run.Job(
+        name=chain.name, command=local.command(), docker=_docker(chain),
+        environment={**parse.result(chain).variables, **local.variables()},
+        lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
+        pushed=push.result(chain),
+        readable=tuple(text for _, text in inputs.values() if text.startswith("/")),
+        timeout=timeout(chain.config), resources=resources(chain.config))
 
 
 def result(chain: Chain) -> run.Run:

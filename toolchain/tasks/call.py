@@ -90,7 +90,7 @@ class Call:
     def fresh_stages(self, name: str) -> frozenset[str]:
         """What needs no look at all (see toolchain.fresh)."""
         asked = self.workspace.config
-        if asked.upgrade or asked.force or asked.check:
+        if asked.upgrade or asked.force or asked.check or asked.dry_run:
             return frozenset()
         project = self.projects[name]
         if project.mistake is not None:
@@ -122,6 +122,8 @@ class Call:
                 raise ConfigError(
                     f"unknown stage {config.last_stage!r}{nearest(config.last_stage, _ORDER)}",
                     where=f"{name}: last_stage", fix=f"one of: {', '.join(_ORDER)}")
+            if config.kubernetes_config:
+                config = wiring.placed(config, self.workspace.root)
             self._configs[name] = config
         return self._configs[name]
 
@@ -141,6 +143,8 @@ class Call:
 
     def check(self, stage: str, name: str) -> bool:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""
+        if self._is_shown(stage):
+            return False
         try:
             fresh = pipeline.is_fresh(self.chain(name), pipeline.stage_of(stage))
             if fresh and stage == "parse":
@@ -153,12 +157,22 @@ class Call:
 
     def run(self, stage: str, name: str) -> None:
         self._ran.add(name)
+        if self._is_shown(stage):
+            if stage == "train":
+                from toolchain.stages import train
+
+                report.emit(train.preview(self.chain(name)))
+            return
         if stage == "train":
             report.emit(f"train {name}  entry point {self.chain(name).config.entry_point}")
         outcome = pipeline.run(self.chain(name), pipeline.stage_of(stage))
         if stage == "parse":
             self._check_parameters(name)
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
+
+    def _is_shown(self, stage: str) -> bool:
+        """Whether the stage is not made, but shown."""
+        return self.workspace.config.dry_run and stage in ("train", "register")
 
     def print_sbom(self, name: str) -> None:
         """Print the project's bill of materials, made from its locks: for the platform that this
