@@ -95,7 +95,8 @@ def test_every_setting_can_be_given_where_its_scope_says_and_nowhere_else(
     name: str, default: Any, scope: str,
 ) -> None:
     admitted = {WORKSPACE: [WORKSPACE, CALL], PROJECT: [PROJECT, WORKSPACE, CALL], CALL: [CALL]}
-    quantities = {slot.name for slot in fields(Config) if slot.metadata["reads"]}
+    quantities = {slot.metadata["name"] or slot.name for slot in fields(Config)
+                  if slot.metadata["reads"]}
     value = ((not default) if isinstance(default, bool)
              else "7" if name in quantities else "given")
     for place in (PROJECT, WORKSPACE, CALL):

@@ -148,7 +148,8 @@ class Bench:
         kubeconfig, settings = cluster_config(), settings or Settings()
         self.push(self.image)
         return KubernetesEngine(
-            cluster=kubernetes_cluster.Cluster(settings.context, {"KUBECONFIG": kubeconfig}), settings=settings,
+            cluster=kubernetes_cluster.Cluster(settings.context, {"KUBECONFIG": kubeconfig}),
+            settings=settings,
             template=template or {"spec": {"template": {"spec": {
                 "containers": [{}], "hostNetwork": True}}}}, environ={**os.environ, **environ},
             say=lambda text: print(f"said: {text}", file=sys.stderr, flush=True))
