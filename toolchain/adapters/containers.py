@@ -40,8 +40,9 @@ set -m
 exec 3<&0 </dev/null
 for name in INT TERM HUP QUIT USR1 USR2; do trap "asked=$name; pass" "$name"; done
 pass() { [ -z "$job" ] || kill "-$asked" -- "-$job"; }
-bash -c "$1" 2>&1 3<&- & job=$!
-exec >/dev/null 2>&1
+exec 4>&1 >/dev/null 2>&1
+bash -c "$1" >&4 2>&4 4>&- 3<&- & job=$!
+exec 4>&-
 [ -z "$asked" ] || pass
 { read -r line <&3 || kill -KILL -- "-$job"; } &
 while wait "$job"; code=$?; kill -0 "$job"; do :; done
