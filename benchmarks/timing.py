@@ -29,7 +29,7 @@ class Command:
 
     def run(self) -> tuple[float, str]:
         """Seconds and output. Raises SystemExit with the output if the command fails."""
-        environment = {**_clean_environment(), **self.environment}
+        environment = {**clean_environment(), **self.environment}
         started = time.perf_counter()
         done = subprocess.run(
             self.arguments, cwd=self.folder, env=environment, text=True, errors="replace",
@@ -91,7 +91,7 @@ def machine() -> str:
             f"Python {platform.python_version()}, {packages}")
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """What a figure must not depend on is left out; index and proxy settings stay."""
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith(("MLFLOW_", "DOIT_", "GIT_"))

@@ -20,7 +20,7 @@ ORDER = [
     ("bundle",),
     ("push", "load", "export"), ("attest",), ("run",),
     ("model", "shares", "determinism", "kubernetes"),
-    ("chain",), ("stages",), ("commands",), ("pipeline",), ("fresh", "report"),
+    ("sweep",), ("chain",), ("stages",), ("commands",), ("pipeline",), ("fresh", "report"),
     ("doit_plugins", "wiring"), ("tasks",), ("steps",),
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -33,6 +33,8 @@ OUTSIDE = {
     "docker": {"layer", "adapters"}, "installer": {"layer"}, "deflate": {"layer"},
     "zstandard": {"layer"}, "rattler": {"adapters"}, "ray": {"adapters"},
     "kubernetes": {"adapters"}, "urllib3": {"adapters"},
+    "optuna": {"adapters"}, "cmaes": {"adapters"}, "plotly": {"adapters"},
+    "matplotlib": {"adapters"},
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)
@@ -40,7 +42,7 @@ PURE = {"errors", "digest", "quantity", "config", "reference", "lock", "image", 
 CACHE = {"journal", "store", "trace", "workspace", "scan", "tree"}
 HEAVY = {"mlflow", "docker", "requests", "rich", "installer", "debian", "yaml", "packaging", "uv",
          "cyclonedx", "packageurl", "deflate", "zstandard", "rattler", "ray",
-         "sqlalchemy", "numpy", "kubernetes", "urllib3"}
+         "sqlalchemy", "numpy", "kubernetes", "urllib3", "optuna", "cmaes", "plotly", "matplotlib"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CHANGELOG.md", *sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 LANGUAGES = {"sh", "console", "toml", "yaml", "python", "json", "text"}
-COMMANDS = {"explain", "sbom", "load", "export"}
+COMMANDS = {"explain", "sbom", "load", "export", "sweep", "best"}
 COMMANDS_OF_DOIT = {"list", "info", "clean", "forget", "help"}
 
 # Pages whose commands are run, in this order, and the workspace that each begins with. What a page
@@ -44,6 +44,16 @@ RUN = {
     "docs/guides/from-fuseml.md": "examples", "docs/guides/from-dvc.md": "examples",
     "docs/quickstart.md": "examples again",
 }
+
+# What a sweep looks at.
+LOG_RMSE = """
+import sqlite3
+with sqlite3.connect(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"),
+                     timeout=60) as connection:
+    for table in ("metrics", "latest_metrics"):
+        connection.execute(f"insert into {table} (key, value, timestamp, run_uuid, step, is_nan) "
+                           "values ('rmse', 1.5, 1, ?, 0, 0)", (os.environ["MLFLOW_RUN_ID"],))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +276,9 @@ class Workspaces:
                 lines = "".join(f"      - {line}\n" for line in requirements.split())
                 text = (source / "conda.yaml").read_text()
                 files["conda.yaml"] = text.partition("  - pip:\n")[0] + f"  - pip:\n{lines}"
+            if name == "elasticnet":
+                files["train.py"] += LOG_RMSE
+                files["sweep.yaml"] = (source / "sweep.yaml").read_text()
             if name == "boosting":
                 files["python_env.yaml"] = (source / "python_env.yaml").read_text()
             repo.add(name, requirements=requirements, files=files,

@@ -43,7 +43,7 @@ def test_an_error_that_goes_to_another_process_keeps_its_parts(kind: type[Toolch
 def test_there_is_one_kind_for_each_party_at_fault() -> None:
     assert {str(kind.__name__) for kind in KINDS} - {"ToolchainError"} == {
         "ConfigError", "SpecError", "ResolveError", "StoreError", "RegistryError", "EngineError",
-        "TrackingError",
+        "SweepError", "TrackingError",
     }
     assert all(kind.__module__ == errors.__name__ for kind in KINDS)
 

@@ -205,10 +205,24 @@ class Config:
     experiment: str = _setting(
         "", PROJECT, "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, else the project's name"
     )
+    sweep_storage: str = _setting(
+        "", WORKSPACE, "database of Optuna's studies, sqlite or PostgreSQL; empty: OPTUNA_STORAGE, "
+        "else sweeps.db in the cache", "sweep.storage"
+    )
     model_name: str = _setting("", PROJECT, "registered model; empty: the project's name")
     alias: str = _setting("candidate", PROJECT, "alias that `register` moves to the new version")
     entry_point: str = _setting("main", CALL, "entry point of MLproject to run")
     params: str = _setting("", CALL, "`name=value` pairs for the entry point, by blank or comma")
+    trials: str = _setting("", CALL, "how many trials a sweep is to have in all")
+    parallel: str = _setting("", CALL, "how many trials run at once")
+    budget: str = _setting(
+        "", CALL, "a sweep's trials over all projects of the call, or its time: `40`, `30m`, "
+        "`1h30m`"
+    )
+    max_failures: str = _setting(
+        "", CALL, "how many of a project's trials may fail before its sweep ends"
+    )
+    register: str = _setting("", CALL, "`best`: make a model version of a sweep's best trial")
     to: str = _setting(
         "", CALL, "file that `export` writes; `{project}` in it is the name, a last `/` a folder"
     )

@@ -63,6 +63,10 @@ class EngineError(ToolchainError):
     """The place where a run executes refused or failed, or the entry point did."""
 
 
+class SweepError(ToolchainError):
+    """A sweep's record of trials refused or failed, or too many of its trials did."""
+
+
 class TrackingError(ToolchainError):
     """The MLflow tracking server or registry refused or failed."""
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from toolchain.progress import Progress
@@ -84,6 +84,34 @@ def progress(counter: Progress, title: str) -> Iterator[Progress]:
     finally:
         over.set()
         display.join()
+
+
+def table(rows: list[tuple[str, ...]]) -> None:
+    """Write rows under their header, the first of them, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        emit("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def live(header: tuple[str, ...], rows: Callable[[], list[tuple[str, ...]]],
+         caption: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """A table below what is written meanwhile, on a terminal; the callable redraws it."""
+    if not (is_terminal() and sys.stdout.isatty()):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    def drawn() -> Table:
+        made = Table(*header, caption=caption(), caption_justify="left", expand=False)
+        for row in rows():
+            made.add_row(*row)
+        return made
+
+    with Live(console=Console(), auto_refresh=False, transient=True) as shown:
+        yield lambda: shown.update(drawn(), refresh=True)
 
 
 def _display(title: str, counter: Progress, over: threading.Event) -> None:

@@ -8,6 +8,7 @@ in it: wherever the same training finished, it need not be done again.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,8 @@ class Job:
     line. trial: stands before each line of the log, if it is not empty. timeout: seconds, zero is
     none. database, artifacts: as in Started; the job can write them at the same paths. readable:
     files and folders of this machine that the job reads at the same paths. key: the training key,
-    as text.
+    as text. log: a file that gets the output too. cancel: ends the job when it is set, from
+    whatever thread.
     """
 
     name: str
@@ -120,6 +122,8 @@ class Job:
     artifacts: str = ""
     readable: tuple[str, ...] = ()
     key: str = ""
+    log: str = ""
+    cancel: threading.Event | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,8 @@ class Engine(Protocol):
         """Run the job, stream its output, return how it ended.
 
         A signal to this process is passed on to the job; then KeyboardInterrupt or SystemExit
-        leaves here. Nothing of the job stays behind. Raises EngineError if it cannot be started.
+        leaves here. That is so in the main thread; in another one `job.cancel` ends the job.
+        Nothing of the job stays behind. Raises EngineError if it cannot be started.
         """
 
 
@@ -299,7 +304,7 @@ def _execute(started: Started, entry_point: str, params: Mapping[str, str], job:
         tracker.finish(started, status, params, reusable=not what)
     if status != "FINISHED":
         raise EngineError(
-            f"entry point {entry_point!r} {_words(outcome)}",
+            f"entry point {entry_point!r} {words(outcome)}",
             where=f"{job.name}, run {started.run_id}",
             fix="read its output above; the run is marked FAILED and is not reused",
         )
@@ -309,7 +314,7 @@ def _execute(started: Started, entry_point: str, params: Mapping[str, str], job:
             fix="train again when nobody writes to it; the run is kept, but stands for no key")
 
 
-def _words(outcome: Outcome) -> str:
+def words(outcome: Outcome) -> str:
     if outcome.reason:
         return outcome.reason
     if outcome.code < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from toolchain.adapters.kubernetes import KubernetesEngine
     from toolchain.adapters.local import LocalEngine
     from toolchain.adapters.mlflow import Mlflow
+    from toolchain.adapters.optuna import OptunaStudies
     from toolchain.adapters.rattler import Rattler
     from toolchain.adapters.ray_engine import RayEngine
     from toolchain.adapters.remote import RemoteInputs
     from toolchain.adapters.repository import Repositories
     from toolchain.adapters.sandbox import SandboxEngine
     from toolchain.adapters.sources import WheelsOfSources
+    from toolchain.adapters.trials import MlflowTrials
     from toolchain.adapters.uv import Uv
     from toolchain.adapters.uv_resolver import UvResolver
     from toolchain.attest import Source
@@ -104,6 +107,13 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
                    progress=partial(report.progress, counter), say=say, host=host_platform())
 
 
+def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
+    """While the block runs, SIGTERM leaves it as an exception, as Ctrl-C does."""
+    from toolchain.adapters.supervised import exit_on_sigterm
+
+    return exit_on_sigterm()
+
+
 def guest(workspace: Workspace, journal: Journal, asked: str,
           say: Callable[[str], None]) -> Project | None:
     """The project that a git URL names; None for what is no URL but a name."""
@@ -137,6 +147,7 @@ class Adapters:
         self._trackers: dict[str, Mlflow] = {}
         self._clusters: dict[Config, KubernetesEngine] = {}
         self._rays: dict[tuple[object, ...], RayEngine] = {}
+        self._studies: dict[str, OptunaStudies] = {}
 
     def resolver(self) -> UvResolver:
         return self._resolver
@@ -237,6 +248,27 @@ class Adapters:
         from toolchain.adapters.remote import RemoteInputs
 
         return RemoteInputs(self.tracking(config).uri)
+
+    def processors(self) -> float:
+        from toolchain.adapters import capacity
+
+        return capacity.cpus()
+
+    def studies(self, config: Config) -> OptunaStudies:
+        from toolchain.adapters.optuna import OptunaStudies
+
+        uri = config.sweep_storage or os.environ.get("OPTUNA_STORAGE", "")
+        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+            uri = f"sqlite:///{self._root / uri.removeprefix('sqlite:///')}"
+        uri = uri or f"sqlite:///{self._cache.resolve() / 'sweeps.db'}"
+        if uri not in self._studies:
+            self._studies[uri] = OptunaStudies(uri, self._trace)
+        return self._studies[uri]
+
+    def records(self, config: Config) -> MlflowTrials:
+        from toolchain.adapters.trials import MlflowTrials
+
+        return MlflowTrials(self.tracking(config))
 
     def tracking_identity(self, config: Config) -> str:
         return tracking_identity(config)

@@ -169,6 +169,33 @@ def test_a_timeout_ends_the_job_and_says_so(run: Run) -> None:
     assert time.monotonic() - started < 8
 
 
+def test_a_job_is_cancelled_from_another_thread_and_may_clean_up(
+        engine: Engine, bench: Bench, tmp_path: Path) -> None:
+    """Two jobs on threads of their own; the one that is cancelled leaves the other alone."""
+    cancel, log = threading.Event(), tmp_path / "output.log"
+    loud = bench.job("trap 'echo cleaned up; exit 9' TERM; echo begun; sleep 30 & wait",
+                     trial="one", cancel=cancel, log=str(log))
+    quiet = bench.job("sleep 2; exit 4", trial="two", cancel=threading.Event())
+    engine.prepare(loud)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(engine.execute, loud), pool.submit(engine.execute, quiet)
+        deadline = time.monotonic() + 30
+        while not (log.exists() and "begun" in log.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        began = time.monotonic()
+        cancel.set()
+        ended = first.result(30)
+        assert ended.reason == "was cancelled"
+        assert ended.code in (9, 143)  # the job's own, where the engine waits to hear it
+        assert time.monotonic() - began < 8
+        assert second.result(30).code == 4
+    assert log.read_text() == "begun\ncleaned up\n"
+
+
+def test_a_job_that_ends_by_itself_was_not_cancelled(run: Run) -> None:
+    assert run("exit 3", cancel=threading.Event())[0] == Outcome(code=3)
+
+
 def test_processors_that_were_asked_for_reach_numeric_libraries(run: Run) -> None:
     assert run("echo $OMP_NUM_THREADS", resources=Resources(cpus=2))[1] == ["2"]
     assert run("echo $OPENBLAS_NUM_THREADS", resources=Resources(threads=1))[1] == ["1"]

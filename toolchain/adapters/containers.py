@@ -24,7 +24,13 @@ from toolchain import load
 from toolchain.adapters.docker_engine import DockerEngine
 from toolchain.adapters.handed_on import QUIET, Place, places, threads, variables
 from toolchain.adapters.log import Log
-from toolchain.adapters.supervised import GRACE, asked_with, exit_on_sigterm
+from toolchain.adapters.supervised import (
+    CANCELLED,
+    GRACE,
+    asked_with,
+    exit_on_sigterm,
+    late,
+)
 from toolchain.bundle import Fetch
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
@@ -116,30 +122,33 @@ class ContainerEngine:
 
     def _run(self, job: Job, container: str, api: Any) -> Outcome:
         stream = api.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-        reader = _Reader(stream, Log(job.trial))
-        is_late = False
+        reader = _Reader(stream, Log(job.trial, job.log))
+        reason = ""
         with contextlib.closing(stream), exit_on_sigterm():
             try:
                 _start(api, container, job)
                 reader.start()
                 deadline = time.monotonic() + job.timeout if job.timeout else None
-                while not reader.ended(1 if deadline is None else
-                                       max(0.01, min(1, deadline - time.monotonic()))):
-                    if deadline is not None and time.monotonic() > deadline:
-                        is_late = True
+                most = 1.0 if job.cancel is None else 0.1
+                while not reader.ended(most if deadline is None else
+                                       max(0.01, min(most, deadline - time.monotonic()))):
+                    if job.cancel is not None and job.cancel.is_set():
+                        reason = CANCELLED
+                    elif deadline is not None and time.monotonic() > deadline:
+                        reason = late(job.timeout)
+                    if reason:
                         _end(api, container, "SIGTERM", reader)
                 code = int(api.wait(container, timeout=60)["StatusCode"])
             except (KeyboardInterrupt, SystemExit) as error:
                 _end(api, container, asked_with(error).name, reader)
                 raise
             state = api.inspect_container(container)["State"]
-        if is_late:
-            return Outcome(code=code or 143,
-                           reason=f"ran longer than its timeout of {job.timeout:g} s")
+        if reason:
+            return Outcome(code=code or 143, reason=reason)
         if state.get("OOMKilled"):
             limit = job.resources.memory
-            most = f" of {limit / 2**20:.0f} MB" if limit else ""
-            return Outcome(code=code or 137, reason=f"was killed: out of memory{most}")
+            bound = f" of {limit / 2**20:.0f} MB" if limit else ""
+            return Outcome(code=code or 137, reason=f"was killed: out of memory{bound}")
         return Outcome(code=code)
 
     def _described(self, job: Job, image: str, api: Any) -> dict[str, Any]:

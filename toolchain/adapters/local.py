@@ -52,7 +52,7 @@ class LocalEngine:
     def __init__(self, *, cache: Path, store: Store, trace: Trace, wheels: Wheels,
                  environments: Environments, conda: Callable[[], CondaSource],
                  environ: Mapping[str, str],
-                 log: Callable[[Job], Log] = lambda job: Log(job.trial)) -> None:
+                 log: Callable[[Job], Log] = lambda job: Log(job.trial, job.log)) -> None:
         self._cache = cache
         self._store = store
         self._trace = trace
@@ -170,7 +170,7 @@ class LocalEngine:
         }
         try:
             return supervise(["bash", "-c", job.command], environ=variables, folder=folder,
-                             log=self._log(job), timeout=job.timeout)
+                             log=self._log(job), timeout=job.timeout, cancel=job.cancel)
         except FileNotFoundError:
             raise EngineError("bash is not on this machine", where=job.name,
                               fix="install bash; MLflow's entry points are bash commands") from None

@@ -14,10 +14,11 @@ class Log:
     """What one job says. `trial` stands before each line, unless it is empty.
 
     Bytes that are no UTF-8 are shown as well as can be. A line comes out whole, so that those of
-    several jobs do not mix, unless it is very long.
+    several jobs do not mix, unless it is very long. `path` is a file that gets the bytes too.
     """
 
-    def __init__(self, trial: str = "") -> None:
+    def __init__(self, trial: str = "", path: str = "") -> None:
+        self._file = open(path, "ab", buffering=0) if path else None  # noqa: SIM115
         self._prefix = f"{trial} | " if trial else ""
         self._decoder = io.IncrementalNewlineDecoder(
             codecs.getincrementaldecoder("utf-8")(errors="replace"), translate=True)
@@ -25,6 +26,9 @@ class Log:
         self._is_begun = False  # whether a part of the line was shown
 
     def write(self, data: bytes) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk is no reason to stop the job
+                self._file.write(data)
         *lines, rest = (self._line + self._decoder.decode(data)).split("\n")
         self._line = rest
         for line in lines:
@@ -35,6 +39,8 @@ class Log:
 
     def close(self) -> None:
         """The job is over: show what has no end of line."""
+        if self._file is not None:
+            self._file.close()
         rest = self._line + self._decoder.decode(b"", final=True)
         self._line = ""
         if rest:

@@ -57,6 +57,11 @@ class Mlflow:
         """The store's address, not relative to anything."""
         return self._store.uri
 
+    @property
+    def store(self) -> TrackingStore:
+        """Where runs are, for what else is on record of them."""
+        return self._store
+
     # Tracker
 
     def find(self, key: Digest, experiment: str) -> Run | None:
@@ -88,7 +93,7 @@ class Mlflow:
                 won = self._claims.win(key, started.run_id)
             finally:
                 if not won:
-                    self._withdraw(started.run_id)
+                    self.withdraw(started.run_id)
             if won:
                 return started
             found = self.follow(key, waiting)
@@ -113,7 +118,7 @@ class Mlflow:
         from mlflow.entities import Param
 
         run_id = started.run_id
-        with self._ending(run_id), self._store.explained() as client:
+        with self.ending(run_id), self._store.explained() as client:
             data = client.get_run(run_id).data
             missing = [Param(name, value) for name, value in params.items()
                        if name not in data.params]
@@ -214,11 +219,21 @@ class Mlflow:
 
     def _create(self, experiment: str, name: str, tags: Mapping[str, str], folder: str) -> Started:
         with self._store.explained() as client:
-            created = client.create_run(self._experiment(client, experiment), tags={
-                **tags, **git.tags(Path(folder)), **_owned(),
-                "mlflow.user": self._environ.get("USER") or self._environ.get("LOGNAME") or "root",
-                "mlflow.source.type": "PROJECT", "mlflow.source.name": name,
-            })
+            experiment_id = self._experiment(client, experiment)
+        return self.begin(experiment_id, {**tags, **self.common_tags(name, folder)})
+
+    def common_tags(self, name: str, folder: str) -> dict[str, str]:
+        """What every run of a project has; git is asked."""
+        return {
+            **git.tags(Path(folder)),
+            "mlflow.user": self._environ.get("USER") or self._environ.get("LOGNAME") or "root",
+            "mlflow.source.type": "PROJECT", "mlflow.source.name": name,
+        }
+
+    def begin(self, experiment_id: str, tags: Mapping[str, str]) -> Started:
+        """Make a run of this process; `tags` says what claim it holds."""
+        with self._store.explained() as client:
+            created = client.create_run(experiment_id, tags={**tags, **_owned()})
         self._heartbeat.add(created.info.run_id)
         return self._started(created)
 
@@ -232,13 +247,14 @@ class Mlflow:
             artifacts=file_of(run.info.artifact_uri or "", "file://")
             .partition(f"/{run_id}/artifacts")[0])
 
-    def _withdraw(self, run_id: str) -> None:
-        with self._ending(run_id), self._store.explained() as client:
+    def withdraw(self, run_id: str) -> None:
+        """Take a claim back that was not won."""
+        with self.ending(run_id), self._store.explained() as client:
             client.set_terminated(run_id, "KILLED")
             client.delete_run(run_id)
 
     @contextlib.contextmanager
-    def _ending(self, run_id: str) -> Iterator[None]:
+    def ending(self, run_id: str) -> Iterator[None]:
         """A run that cannot be ended is nobody's afterwards, though its process lives on."""
         try:
             yield

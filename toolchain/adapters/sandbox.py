@@ -129,14 +129,14 @@ class SandboxEngine:
             **dict(item.partition("=")[::2] for item in config.get("Env") or ()),
             **variables(self._environ, job.docker), **job.environment,
         }
-        log, status = Log(job.trial), _Status()
+        log, status = Log(job.trial, job.log), _Status()
         # Paths and values are on no command line: those come through a pipe, these as variables.
         with _handed_over(arguments) as given, status.listening() as told:
             outcome = supervise(
                 [self._program, "--args", str(given), "--json-status-fd", str(told), "--",
                  "bash", "-c", job.command],
                 environ=environ, folder=None, log=log, timeout=job.timeout,
-                files=(given, told), group=status.group)
+                files=(given, told), group=status.group, cancel=job.cancel)
         if outcome.code and not outcome.reason and not status.has_begun:
             raise EngineError("bubblewrap could not start the job; its reason stands above",
                               where=f"{job.name}, engine sandbox", fix="use engine=local")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -15,16 +16,20 @@ from toolchain.adapters.log import Log
 from toolchain.run import Outcome
 
 GRACE = 10  # seconds between a signal and the next, harder one
+CANCELLED = "was cancelled"  # the reason of an outcome
+_LOOK = 0.1  # seconds between two looks at whether a job is to be cancelled
 _VMSTAT = Path("/proc/vmstat")
 
 
 def supervise(command: Sequence[str], *, environ: Mapping[str, str], folder: Path | None, log: Log,
               timeout: float = 0, files: Sequence[int] = (),
+              cancel: threading.Event | None = None,
               group: Callable[[int], int] = lambda child: child) -> Outcome:
     """Run a command in a process group of its own, to its end.
 
     `files`: descriptors that it inherits; `group`: the process group that signals are sent to, of
-    the child. Raises FileNotFoundError and PermissionError if there is no such program.
+    the child; `cancel`: ends the command as SIGTERM to us would, when it is set. Raises
+    FileNotFoundError and PermissionError if there is no such program.
     """
     kills = _kills()
     child = subprocess.Popen(
@@ -33,13 +38,11 @@ def supervise(command: Sequence[str], *, environ: Mapping[str, str], folder: Pat
     assert child.stdout is not None
     reader = threading.Thread(target=_copy, args=(child.stdout.fileno(), log), daemon=True)
     reader.start()
-    is_late = False
+    reason = ""
     try:
         with _ended_with_us(child, group), _guard(child.pid):
-            try:
-                child.wait(timeout or None)
-            except subprocess.TimeoutExpired:
-                is_late = True
+            reason = _wait(child, timeout, cancel)
+            if reason:
                 _end(child, group(child.pid), signal.SIGTERM)
     finally:
         # What the job left running was killed, so its end of the pipe is closed.
@@ -47,8 +50,8 @@ def supervise(command: Sequence[str], *, environ: Mapping[str, str], folder: Pat
         if not reader.is_alive():
             child.stdout.close()
     code = child.returncode
-    if is_late:
-        return Outcome(code=code or 143, reason=f"ran longer than its timeout of {timeout:g} s")
+    if reason:
+        return Outcome(code=code or 143, reason=reason)
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and _kills() > kills:
         return Outcome(code=code, reason="was killed, as this machine ran out of memory")
     return Outcome(code=code)
@@ -73,6 +76,52 @@ def exit_on_sigterm() -> Iterator[None]:
 def asked_with(error: BaseException) -> signal.Signals:
     """The signal that an exception stands for."""
     return signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float, cancel: threading.Event | None) -> str:
+    """Wait for the child's end; why it has to be ended, if it has."""
+    if cancel is None:
+        try:
+            child.wait(timeout or None)
+        except subprocess.TimeoutExpired:
+            return late(timeout)
+        return ""
+    deadline = time.monotonic() + timeout if timeout else None
+    with _end_of(child) as has_ended:
+        while not has_ended(_LOOK):
+            if cancel.is_set():
+                return CANCELLED
+            if deadline is not None and time.monotonic() > deadline:
+                return late(timeout)
+    child.wait()
+    return ""
+
+
+@contextlib.contextmanager
+def _end_of(child: subprocess.Popen[bytes]) -> Iterator[Callable[[float], bool]]:
+    """A question that waits some seconds for the child's end, and not a moment longer than that
+    takes: Popen.wait sleeps for up to 50 ms at a time."""
+    def by_sleeping(seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(seconds)
+        return child.returncode is not None
+
+    try:
+        handle = os.pidfd_open(child.pid)
+    except (OSError, AttributeError):  # a kernel before 5.3, or a sandbox without the call
+        yield by_sleeping
+        return
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        yield lambda seconds: bool(poll.poll(int(seconds * 1000)))
+    finally:
+        os.close(handle)
+
+
+def late(timeout: float) -> str:
+    """Why a job was ended that took too long."""
+    return f"ran longer than its timeout of {timeout:g} s"
 
 
 def _copy(source: int, log: Log) -> None:

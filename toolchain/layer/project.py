@@ -2,8 +2,8 @@
 
 MLproject and the environment files go in as canonical text: their comments, order of keys and
 line endings are not content, and must not make a new image. requirements.lock stays out; the base
-layers are what it says. The entry points as they were parsed are beside the runner, so that no
-YAML is read in the image.
+layers are what it says. So does sweep.yaml. The entry points as they were parsed are beside the
+runner, so that no YAML is read in the image.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from toolchain.store import Store
 from toolchain.tree import Tree, TreeFile, changed
 
 IGNORE_NAME = ".dockerignore"
+SWEEP_NAME = "sweep.yaml"  # says what to try, which changes nothing of what is trained
 # A workspace of one project has base.lock in its folder.
 ENTRY_POINTS = "project.json"
 Memo = Callable[[Any, Callable[[], Any]], Any]
@@ -57,7 +58,8 @@ def plan(tree: Tree, spec: Spec, memo: Memo,
 
 def included(tree: Tree, memo: Memo) -> list[str]:
     """The files that belong to the image, sorted."""
-    paths = sorted(path for path in tree.found if not is_lock(path) and path != BASE_LOCK_NAME)
+    paths = sorted(path for path in tree.found
+                   if not is_lock(path) and path not in (BASE_LOCK_NAME, SWEEP_NAME))
     if IGNORE_NAME not in tree.found:
         return paths
     rules = ignore.patterns(tree.read(IGNORE_NAME).decode("utf-8", "replace"))

@@ -22,7 +22,7 @@ NAME = "train"
 
 def plan(chain: Chain) -> Any:
     settled = call(chain)
-    inputs = {name: digest for name, (digest, _) in _inputs(chain, settled).items()}
+    inputs = {name: digest for name, (digest, _) in inputs_of(chain, settled).items()}
     return {
         "run": run.plan(push.result(chain).config, chain.config.entry_point, settled, inputs),
         "tracking": chain.session.tools.tracking_identity(chain.config),
@@ -51,10 +51,10 @@ def make(chain: Chain) -> Made:
 def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
     tools = chain.session.tools
     settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
-    inputs = _inputs(chain, settled)
+    inputs = inputs_of(chain, settled)
     job = _job(chain, settled, inputs)
     done = run.make(
-        key=key, entry_point=chain.config.entry_point, params=_params(settled),
+        key=key, entry_point=chain.config.entry_point, params=recorded(settled),
         experiment=_experiment(chain), folder=str(chain.folder),
         environment=parse.result(chain).environment, job=job,
         engine=tools.engine(chain.config), tracker=tools.tracking(chain.config),
@@ -115,14 +115,14 @@ def preview(chain: Chain) -> str:
         raise EngineError(f"engine {engine.name} submits nothing that could be shown",
                           where="dry_run", fix="give it with engine=kubernetes")
     settled, key = call(chain), Digest.of_json(plan(chain)["run"])
-    return engine.preview(replace(_job(chain, settled, _inputs(chain, settled)), key=str(key)))
+    return engine.preview(replace(_job(chain, settled, inputs_of(chain, settled)), key=str(key)))
 
 
 def _job(chain: Chain, settled: command.Call,
          inputs: Mapping[str, tuple[Digest, str]]) -> run.Job:
     local = settled.with_paths({name: text for name, (_, text) in inputs.items()})
     return run.Job(
-        name=chain.name, command=local.command(), docker=_docker(chain),
+        name=chain.name, command=local.command(), docker=docker_of(chain),
         environment={**parse.result(chain).variables, **local.variables()},
         lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
         pushed=push.result(chain),
@@ -145,18 +145,18 @@ def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.
                         command.parse_params(chain.config.params), warn)
 
 
-def _docker(chain: Chain) -> Docker | None:
+def docker_of(chain: Chain) -> Docker | None:
     docker = parse.result(chain).docker
     return docker and placed(docker, chain.folder.resolve())
 
 
-def _params(settled: command.Call) -> dict[str, str]:
+def recorded(settled: command.Call) -> dict[str, str]:
     """Parameters as the run records them."""
     return {name: remote.shown(text) if kind == "path" and remote.is_remote(text) else text
             for name, (kind, text) in settled.parameters.items()}
 
 
-def _inputs(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
+def inputs_of(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
     """Files and folders that `path` parameters name: digest, and path for the job."""
     found: dict[str, tuple[Digest, str]] = {}
     for name, (kind, text) in settled.parameters.items():

@@ -23,8 +23,9 @@ from toolchain.tasks.reporter import StageReporter
 from toolchain.workspace import Project
 
 __all__ = [
-    "DOIT_CONFIG", "task_base", "task_explain", "task_export", "task_layer", "task_load",
-    "task_parse", "task_push", "task_register", "task_resolve", "task_sbom", "task_train",
+    "DOIT_CONFIG", "task_base", "task_best", "task_explain", "task_export", "task_layer",
+    "task_load", "task_parse", "task_push", "task_register", "task_resolve", "task_sbom",
+    "task_sweep", "task_train",
 ]
 
 # Commands of doit that look at tasks without asking whether they are up to date.
@@ -72,7 +73,12 @@ def _sbom(name: str) -> TaskFailed | None:
 
 def _command(what: str, name: str) -> TaskFailed | None:
     try:
-        _call.command(what, name)
+        if what == "sweep":
+            _call.sweep(name)
+        elif what == "best":
+            _call.best(name)
+        else:
+            _call.command(what, name)
     except ToolchainError as error:
         return TaskFailed(str(error))
     except KeyboardInterrupt:
@@ -238,9 +244,23 @@ def task_export() -> Iterator[dict[str, Any]]:
     yield from _commands("export", "write the image into a file (to=FILE), an OCI archive")
 
 
-def _commands(what: str, doc: str) -> Iterator[dict[str, Any]]:
+@create_after()  # type: ignore[untyped-decorator]
+def task_sweep() -> Iterator[dict[str, Any]]:
+    """try the points that sweep.yaml asks for (trials=… parallel=… budget=… register=best)"""
+    # All images first: the sweeps of several projects are one queue.
+    yield from _commands("sweep", "try the points that sweep.yaml asks for, best metric first",
+                         before=[f"push:{name}" for name in _projects()])
+
+
+@create_after()  # type: ignore[untyped-decorator]
+def task_best() -> Iterator[dict[str, Any]]:
+    """print a sweep's best trial as arguments of `doit train` (register=best registers it)"""
+    yield from _commands("best", "print a sweep's best trial as arguments of `doit train`")
+
+
+def _commands(what: str, doc: str, before: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The subtasks of a command on a pushed image; it has no result that could be up to date."""
-    yield {"name": None, "doc": doc}
+    yield {"name": None, "doc": doc, **({"task_dep": before} if before else {})}
     for name in _projects():
         yield {"name": name, "actions": [(_command, [what, name])], "task_dep": [f"push:{name}"],
                "uptodate": [False], "verbosity": 2, "meta": {"toolchain": (what, name)}}

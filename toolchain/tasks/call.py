@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from toolchain.chain import Chain, Session
 
 _ORDER = tuple(pipeline.STAGES)
-_NAMES = (*_ORDER, "explain", "sbom", "load", "export")  # what a project follows, as in `load:name`
+_NAMES = (*_ORDER, "explain", "sbom", "load", "export",
+          "sweep", "best")  # what a project follows, as in `load:name`
 
 
 class Call:
@@ -42,6 +43,8 @@ class Call:
         self._vouched: dict[str, frozenset[str]] = {}  # by the shortcut
         self._verified: dict[str, set[str]] = {}
         self._ran: set[str] = set()
+        self._failed: dict[str, ToolchainError] = {}
+        self._swept: dict[str, ToolchainError] | None = None
 
     @cached_property
     def session(self) -> Session:
@@ -165,9 +168,13 @@ class Call:
             return
         if stage == "train":
             report.emit(f"train {name}  entry point {self.chain(name).config.entry_point}")
-        outcome = pipeline.run(self.chain(name), pipeline.stage_of(stage))
-        if stage == "parse":
-            self._check_parameters(name)
+        try:
+            outcome = pipeline.run(self.chain(name), pipeline.stage_of(stage))
+            if stage == "parse":
+                self._check_parameters(name)
+        except ToolchainError as error:
+            self._failed[name] = error
+            raise
         report.emit(report.line(stage, name, outcome.words, outcome.seconds))
 
     def _is_shown(self, stage: str) -> bool:
@@ -214,6 +221,60 @@ class Call:
         if hint:
             report.emit(f"{name}: {hint}")
 
+    def sweep(self, name: str) -> None:
+        """Run the sweeps of this call, of which this is one: the first that is asked for runs
+        all, so that they share one queue and one budget."""
+        if self._swept is None:
+            self._swept = self._run_sweeps()
+        if name in self._swept:
+            raise self._swept[name]
+        if self.chain(name).config.register:
+            self.best(name)
+
+    def _run_sweeps(self) -> dict[str, ToolchainError]:
+        from toolchain.commands import sweep
+        from toolchain.sweep.board import HEADER
+
+        errors: dict[str, ToolchainError] = {}
+        chains = []
+        for name in self._named_of("sweep"):
+            try:
+                self._bring_up_to_push(name)
+                chains.append(self.chain(name))
+            except ToolchainError as error:
+                errors[name] = error
+        if not chains:
+            return errors
+        with wiring.ended_by_sigterm():
+            return errors | sweep.run(
+                chains, lambda board: report.live(HEADER, board.rows, board.caption),
+                report.emit, report.table)
+
+    def _named_of(self, what: str) -> list[str]:
+        """The projects that are asked for a command: those of `sweep:a sweep:b`, else all."""
+        named = [word.partition(":")[2] for word in sys.argv[1:] if word.startswith(f"{what}:")]
+        return [name for name in self.projects if not named or name in named]
+
+    def _bring_up_to_push(self, name: str) -> None:
+        """What doit would do before this project's sweep, had its turn come already."""
+        if name in self._failed:
+            raise self._failed[name]
+        for stage in _ORDER[:_ORDER.index("push") + 1]:
+            if not self.check(stage, name):
+                self.run(stage, name)
+
+    def best(self, name: str) -> None:
+        """Print a sweep's winner; register it if that was asked for."""
+        from toolchain.commands import best
+
+        found = best.find(self.chain(name))
+        report.emit(f"best {name}  {found.words}")
+        report.emit(found.line)
+        if self.chain(name).config.register:
+            for stage in ("train", "register"):
+                outcome = pipeline.run(found.chain, pipeline.stage_of(stage))
+                report.emit(report.line(stage, name, outcome.words, outcome.seconds))
+
     @property
     def _caller(self) -> Path:
         """Where doit was called; the workspace may be another folder (`doit -k`, `doit -f`)."""
@@ -228,6 +289,10 @@ class Call:
             chain = self.chain(name)
             train.call(chain)
             self.session.tools.engine(chain.config)
+        if any(word.partition(":")[0] in ("sweep", "best") for word in sys.argv[1:]):
+            from toolchain.commands import sweep
+
+            sweep.check(self.chain(name))
 
     def remember(self) -> None:
         """At the end: put on record what was found fresh, for a faster look next time.

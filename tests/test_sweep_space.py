@@ -1,0 +1,194 @@
+"""sweep.yaml -> Sweep: the grammar, its mistakes, and points that mean what was written."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolchain.errors import SpecError
+from toolchain.sweep import Sweep, identity
+from toolchain.sweep.budget import Budget
+from toolchain.sweep.budget import read as read_budget
+from toolchain.sweep.read import given as with_call
+from toolchain.sweep.read import read
+
+HEAD = "method: {}\nmetric: {{name: loss}}\ntrials: 3\nparameters:\n"
+
+
+def sweep(parameters: str, method: str = "bayes") -> Sweep:
+    return read(HEAD.format(method) + parameters, "p/sweep.yaml")
+
+
+def refused(text: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        with_call(read(text, "p/sweep.yaml"), {})
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def test_the_example_of_the_guide() -> None:
+    found = read("""\
+method: bayes
+metric: {name: rmse, goal: minimize}
+trials: 20
+parallel: 2
+budget: 1h30m
+max_failures: 0
+parameters:
+  alpha: {min: 1e-3, max: 1.0, distribution: log_uniform_values}
+  depth: {min: 2, max: 8}
+  rate: {min: 0.0, max: 1.0, q: 0.1}
+  loss: {values: [huber, squared]}
+  seed: {value: 7}
+early_terminate: {type: hyperband, min_iter: 3, eta: 4}
+""", "sweep.yaml")
+    alpha, depth, loss, rate, seed = found.space.parameters
+    assert (alpha.log, alpha.low, alpha.high) == (True, 0.001, 1.0)
+    assert depth.whole
+    assert depth.text(3.0) == "3"
+    assert loss.choices == ("huber", "squared")
+    assert rate.text(0.1 + 0.2) == "0.3"
+    assert seed.choices == ("7",)
+    assert found.budget == Budget(seconds=5400)
+    assert found.max_failures == 0
+    assert found.early is not None
+    assert (found.early.type, found.early.low, found.early.eta) == ("hyperband", 3, 4)
+
+
+def test_a_grid_is_every_combination_once() -> None:
+    found = sweep("  b: {min: 1, max: 3}\n  a: {values: [x, 0.10]}\n"
+                  "  c: {min: 0, max: 0.5, q: 0.2}", "grid")
+    points = list(found.space.grid())
+    assert found.space.size == len(points) == 2 * 3 * 3
+    assert len({tuple(point.items()) for point in points}) == 18
+    assert points[0] == {"a": "x", "b": "1", "c": "0.0"}
+    assert {point["a"] for point in points} == {"x", "0.10"}  # as written
+    assert found.most == 3
+    assert sorted({point["c"] for point in points}) == ["0.0", "0.2", "0.4"]
+
+
+MISTAKES = [
+    ("  a: {min: 2, max: 1}", "min is more than max: 2 > 1", "sweep.yaml:5, parameters.a.min"),
+    ("  a: {min: 1, max: 1}", "min and max are the same", "parameters.a.min"),
+    ("  a: {min: 0.0, max: 1.0, log: true}", "a logarithm needs min above zero", "a.min"),
+    ("  a: {min: one, max: 2}", "min is not a number: 'one'", "parameters.a.min"),
+    ("  a: {min: .nan, max: 2}", "min is not a number", "parameters.a.min"),
+    ("  a: {min: 0, max: .inf}", "max is not a number", "parameters.a.max"),
+    ("  a: {min: 0, max: 1, q: 0}", "q is more than zero", "parameters.a.q"),
+    ("  a: {min: 0, max: 1, q: 5}", "q is more than max - min", "parameters.a.q"),
+    ("  a: {values: []}", "values is not a list of values", "parameters.a.values"),
+    ("  a: {values: [1, 1]}", "the value '1' is there twice", "parameters.a.values"),
+    ("  a: {values: [[1], 2]}", "a value is not a single one", "parameters.a"),
+    ("  a: {values: [1], min: 0}", "values and min are given", "parameters.a.min"),
+    ("  a: {vales: [1]}", "unknown key 'vales' (did you mean 'values'?)", "parameters.a.vales"),
+    ("  a: {}", "neither values nor min and max", "parameters.a"),
+    ("  a: {min: 1}", "no max is given", "parameters.a"),
+    ("  a: 3", "not a mapping", "parameters.a"),
+    ("  a: {min: 0, max: 1, distribution: normal}", "unknown distribution 'normal'",
+     "parameters.a.distribution"),
+    ("  a: {values: [1], distribution: uniform}", "uniform takes min and max", "a.distribution"),
+    ("  a: {min: 0.5, max: 2, distribution: int_uniform}", "int_uniform takes whole", "a.min"),
+]
+
+
+@pytest.mark.parametrize(("line", "what", "where"), MISTAKES)
+def test_mistakes_in_a_parameter(line: str, what: str, where: str) -> None:
+    text = refused(HEAD.format("bayes") + line)
+    assert what in text
+    assert where in text
+    assert "p/sweep.yaml:5" in text
+
+
+@pytest.mark.parametrize(("text", "what"), [
+    ("", "the file is empty"),
+    ("- a\n", "the file is not a mapping"),
+    ("metric: {name: a}\nparameters: {x: {value: 1}}\n", "no method is given"),
+    ("method: grid\nparameters: {x: {value: 1}}\n", "no metric is named"),
+    ("method: grid\nmetric: {goal: maximize}\nparameters: {x: {value: 1}}\n", "has no name"),
+    ("method: grid\nmetric: {name: a, goal: min}\nparameters: {x: {value: 1}}\n",
+     "unknown goal 'min'"),
+    ("method: grid\nmetric: {name: a}\n", "the search space is empty"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {min: 0.0, max: 1.0}}\n",
+     "a grid cannot have every number"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {min: 0, max: 1000000}}\n", "too large"),
+    ("method: random\nmetric: {name: a}\nparameters: {x: {min: 0, max: 1}}\n", "has no end"),
+    ("method: random\nmetric: {name: a}\ntrials: -1\nparameters: {x: {value: 1}}\n",
+     "trials is a whole number from 1 on, not '-1'"),
+    ("method: random\nmetric: {name: a}\nbudget: soon\nparameters: {x: {value: 1}}\n",
+     "not a budget: 'soon'"),
+    ("method: cmaes\nmetric: {name: a}\ntrials: 2\nparameters: {x: {values: [1]}}\n",
+     "cmaes draws numbers"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {value: 1}}\n"
+     "early_terminate: {type: hyperbnd}\n", "did you mean 'hyperband'?"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {value: 1}}\n"
+     "early_terminate: {type: median, eta: 2}\n", "eta belongs to hyperband"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {value: 1}}\n"
+     "early_terminate: {type: hyperband, min_iter: 9, max_iter: 3}\n", "min_iter is more than"),
+])
+def test_mistakes_of_the_whole(text: str, what: str) -> None:
+    assert what in refused(text)
+
+
+def test_the_call_wins_over_the_file() -> None:
+    found = with_call(sweep("  a: {min: 0, max: 9}"), {
+        "trials": "8", "parallel": "2", "budget": "5", "max_failures": "0"})
+    assert (found.trials, found.parallel, found.max_failures) == (8, 2, 0)
+    assert found.budget == Budget(trials=5)
+    with pytest.raises(SpecError, match="parallel is a whole number from 1 on, not '0'"):
+        with_call(found, {"parallel": "0"})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1d", 86400), ("1.5h", 5400)])
+def test_times(text: str, seconds: float) -> None:
+    assert read_budget(text, "x") == Budget(seconds=seconds)
+
+
+def test_the_order_of_a_file_is_no_content() -> None:
+    one = sweep("  a: {values: [1, 2]}\n  b: {min: 0.0, max: 1.0}")
+    two = sweep("  b: {max: 1.0, min: 0.0}\n  a: {values: [1, 2]}")
+    other = sweep("  b: {max: 1.0, min: 0.0}\n  a: {values: [1, 3]}")
+    assert one.study == two.study != other.study
+    plan: dict[str, Any] = {"image": "x"}
+    assert identity(plan, one.metric) == identity(plan, other.metric)
+
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.one_of(
+    st.fixed_dictionaries({"values": st.lists(st.one_of(
+        numbers, st.integers(-9, 9), st.text("xyz ", min_size=1)), min_size=1, max_size=4)}),
+    st.fixed_dictionaries({"min": numbers, "max": numbers}, optional={
+        "q": st.sampled_from([0.1, 0.25, 3]), "log": st.booleans()})), min_size=1, max_size=4),
+    st.sampled_from(["grid", "random", "bayes"]))
+def test_a_sweep_is_read_or_refused_and_its_points_lie_within(parameters: Any,
+                                                              method: str) -> None:
+    text = yaml.safe_dump({"method": method, "metric": {"name": "m"}, "trials": 5,
+                           "parameters": parameters})
+    try:
+        found = read(text, "sweep.yaml")
+    except SpecError as error:
+        assert "sweep.yaml:" in error.where  # noqa: PT017
+        return
+    assert read(text, "sweep.yaml").study == found.study
+    for item in found.space.parameters:
+        if item.choices:
+            assert len(item.numbers) == len(item.choices)
+            continue
+        assert item.low < item.high
+        for share in (0, 0.3, 1):
+            drawn = float(item.text(item.low + (item.high - item.low) * share))
+            room = item.step if item.step else 1e-9 + 1e-9 * abs(drawn)
+            assert item.low - room <= drawn <= item.high + room
+            assert math.isfinite(drawn)
+    if method == "grid" and found.space.size < 500:
+        points = list(found.space.grid())
+        assert len(points) == found.space.size
+        assert len({tuple(point.items()) for point in points}) == len(points)

@@ -1,0 +1,292 @@
+"""Optuna as sampler, pruner and record of trials, in sqlite or PostgreSQL.
+
+Points of a grid are not drawn by Optuna's own grid sampler, which forgets a grid that grows: they
+are put on record as running trials, one write each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolchain.digest import Digest
+from toolchain.errors import SweepError, without_credentials
+from toolchain.sweep import Sweep
+from toolchain.sweep.space import Parameter, Value
+from toolchain.sweep.trial import COMPLETE, FAILED, PRUNED, Ended, Past, Trial
+from toolchain.trace import Trace
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+
+_REASON = "toolchain.reason"
+_STARTUP = 10  # random trials before TPE learns from them, as by its default
+
+
+class OptunaStudies:
+    """Studies of one database, which is made if it is a file of sqlite."""
+
+    def __init__(self, uri: str, trace: Trace) -> None:
+        self._uri = uri
+        self._trace = trace
+        self._opened: BaseStorage | None = None
+
+    def open(self, name: str, sweep: Sweep) -> OptunaStudy:
+        with _explained(self._uri):
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+            storage = self._storage()
+            study = optuna.create_study(
+                storage=storage, study_name=name,
+                direction="minimize" if sweep.metric.goal == "minimize" else "maximize",
+                load_if_exists=True)
+            count = len(study.get_trials(deepcopy=False))
+            study.sampler = _sampler(sweep, count)
+            study.pruner = _pruner(sweep)
+            return OptunaStudy(study, storage, sweep, self._uri)
+
+    def _storage(self) -> BaseStorage:
+        import optuna
+
+        if self._opened is None:
+            # Its tables are made in several steps, which two processes must not do at once.
+            with self._trace.holding("studies", Digest.of(self._uri.encode())):
+                self._opened = optuna.storages.get_storage(_database(self._uri))
+        return self._opened
+
+
+class OptunaStudy:
+    """Implements toolchain.sweep.trial.Study."""
+
+    def __init__(self, study: Study, storage: BaseStorage, sweep: Sweep, uri: str) -> None:
+        self._study = study
+        self._storage = storage
+        self._sweep = sweep
+        self._uri = uri
+        self._distributions = {item.name: _distribution(item) for item in sweep.space.parameters}
+        self._ids: dict[int, int] = {}  # of points that the caller gave
+        self._reported: dict[int, int] = {}  # of running trials: how much of its history
+
+    def past(self) -> list[Past]:
+        with _explained(self._uri):
+            return [Past(number=item.number, params=self._texts(item.params),
+                         state=item.state.name, value=item.value)
+                    for item in self._study.get_trials(deepcopy=False)]
+
+    def draw(self) -> Trial:
+        with _explained(self._uri):
+            trial = self._study.ask(self._distributions)
+            return self._trial(trial.number, trial.params)
+
+    def resume(self, number: int) -> Trial:
+        from optuna.trial import Trial as Asked
+
+        with _explained(self._uri):
+            asked = Asked(self._study, self._id(number))
+            # It may have been cut short between two of its parameters.
+            return self._trial(number, {item.name: _suggested(asked, item)
+                                        for item in self._sweep.space.parameters})
+
+    def add(self, params: Mapping[str, str]) -> Trial:
+        from optuna.trial import TrialState, create_trial
+
+        values = {item.name: _value(item, params[item.name])
+                  for item in self._sweep.space.parameters}
+        with _explained(self._uri):
+            template = create_trial(state=TrialState.RUNNING, params=values,
+                                    distributions=self._distributions)
+            made = self._storage.create_new_trial(self._study._study_id, template)
+            number = self._storage.get_trial_number_from_id(made)
+            self._ids[number] = made
+            return self._trial(number, values)
+
+    def is_hopeless(self, number: int, history: Sequence[tuple[int, float]]) -> bool:
+        with _explained(self._uri):
+            if not self._report(number, history):
+                return False
+            trial = self._storage.get_trial(self._id(number))
+            return bool(self._study.pruner.prune(self._study, trial))
+
+    def settle(self, number: int, ended: Ended) -> None:
+        from optuna.trial import TrialState
+
+        with _explained(self._uri):
+            if self._sweep.early is not None and ended.history:
+                self._report(number, ended.history)
+            self._reported.pop(number, None)
+            known = self._ids.pop(number, None)
+            if ended.state == COMPLETE and known is not None:
+                # A point of ours: no sampler wants to hear of it at once, and to tell costs three
+                # more looks at the database.
+                with contextlib.suppress(RuntimeError):  # it was settled before
+                    self._storage.set_trial_state_values(known, TrialState.COMPLETE,
+                                                         [ended.value or 0.0])
+                return
+            if ended.state == COMPLETE:
+                self._study.tell(number, ended.value, skip_if_finished=True)
+                return
+            if ended.state == FAILED and ended.reason:
+                with contextlib.suppress(RuntimeError):  # it was settled before
+                    self._storage.set_trial_user_attr(self._id(number), _REASON, ended.reason)
+            state = {PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}[ended.state]
+            self._study.tell(number, state=state, skip_if_finished=True)
+
+    def plots(self, folder: Path, metric: str) -> Sequence[Path]:
+        from toolchain.adapters import plots
+
+        return plots.write(self._study, folder, metric)
+
+    def _report(self, number: int, history: Sequence[tuple[int, float]]) -> bool:
+        """Tell the pruner what it has not yet heard; whether there was anything."""
+        known = self._reported.get(number, 0)
+        for step, value in history[known:]:
+            self._storage.set_trial_intermediate_value(self._id(number), step, value)
+        self._reported[number] = len(history)
+        return len(history) > known
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(
+            self._study._study_id, number)
+
+    def _trial(self, number: int, values: Mapping[str, Value]) -> Trial:
+        texts = self._texts(values)
+        return Trial(number=number, params=texts, tags={
+            "optuna.number": str(number), "optuna.study": self._study.study_name,
+            **{f"optuna.param.{name}": text for name, text in texts.items()},
+            **{f"optuna.distribution.{name}": str(item)
+               for name, item in self._distributions.items()},
+        })
+
+    def _texts(self, values: Mapping[str, Value]) -> dict[str, str]:
+        return {item.name: _text(item, values[item.name])
+                for item in self._sweep.space.parameters if item.name in values}
+
+
+def _sampler(sweep: Sweep, count: int) -> Any:
+    from optuna import samplers
+
+    # A sampler that begins again with the same seed would draw the same points again.
+    seed = None if sweep.seed is None else sweep.seed + count
+    if sweep.method == "bayes":
+        return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP,
+                                   constant_liar=sweep.parallel > 1)
+    if sweep.method == "cmaes":
+        import cmaes  # type: ignore[import-untyped]  # noqa: F401
+
+        return samplers.CmaEsSampler(seed=seed)
+    return samplers.RandomSampler(seed=seed)
+
+
+def _pruner(sweep: Sweep) -> Any:
+    from optuna import pruners
+
+    early = sweep.early
+    if early is None:
+        return pruners.NopPruner()
+    if early.type == "median":
+        return pruners.MedianPruner(n_startup_trials=early.startup, n_warmup_steps=early.low)
+    return pruners.HyperbandPruner(min_resource=early.low or 1,
+                                   max_resource=early.high or "auto", reduction_factor=early.eta)
+
+
+def _distribution(item: Parameter) -> BaseDistribution:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if item.choices:
+        return CategoricalDistribution(item.numbers)
+    if item.whole:
+        # Optuna rounds a range's end down to what steps can reach, and says so.
+        step = max(1, round(item.step)) if not item.log else 1
+        high = int(item.low) + (int(item.high) - int(item.low)) // step * step
+        return IntDistribution(int(item.low), high, log=item.log, step=step)
+    if item.step and not item.log:
+        points = item.points()
+        return FloatDistribution(item.low, float(points[-1]), step=item.step)
+    return FloatDistribution(item.low, item.high, log=item.log)
+
+
+def _suggested(asked: Any, item: Parameter) -> Value:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    found = _distribution(item)
+    value: Value
+    if isinstance(found, CategoricalDistribution):
+        value = asked.suggest_categorical(item.name, found.choices)
+    elif isinstance(found, IntDistribution):
+        value = asked.suggest_int(item.name, found.low, found.high, log=found.log,
+                                  step=found.step)
+    else:
+        assert isinstance(found, FloatDistribution)
+        value = asked.suggest_float(item.name, found.low, found.high, log=found.log,
+                                    step=found.step)
+    return value
+
+
+def _text(item: Parameter, value: Value) -> str:
+    return item.choices[item.numbers.index(value)] if item.choices else item.text(value)
+
+
+def _value(item: Parameter, text: str) -> Value:
+    if item.choices:
+        return item.numbers[item.choices.index(text)]
+    return int(text) if item.whole else float(text)
+
+
+def _database(uri: str) -> Any:
+    """The storage at an address. A file of sqlite is put into write-ahead mode: a trial costs
+    several commits, and what a crash of the machine may lose of them is run again."""
+    import optuna
+
+    if not uri.startswith("sqlite:///"):
+        return optuna.storages.RDBStorage(uri)
+    from sqlalchemy import event
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+        connection.execute("pragma journal_mode=wal")
+    storage = optuna.storages.RDBStorage(uri, engine_kwargs={"connect_args": {"timeout": 60}})
+    event.listen(storage.engine, "connect", _hurry)
+    storage.engine.dispose()
+    return storage
+
+
+def _hurry(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("pragma synchronous=normal")
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    shown = without_credentials(uri)
+    try:
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        raise SweepError("optuna, which draws a sweep's points, is not installed", where="sweep",
+                         fix="pip install 'mlproject-toolchain[sweep]'") from None
+    try:
+        yield
+    except ImportError as error:
+        raise SweepError(f"a package that this sweep needs is not installed: {error.name}",
+                         where=shown, fix=f"pip install {error.name} where this tool is "
+                                          "installed") from None
+    except (optuna.exceptions.OptunaError, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        text = without_credentials(str(error)).split("\n")[0][:600]
+        raise SweepError(f"the record of trials: {text}", where=shown,
+                         fix="check sweep.storage, and that it can be written") from None

@@ -1,0 +1,355 @@
+"""One project's sweep: its trials as jobs, what is on record of them, and where it goes.
+
+Rule 1: the tracking store's finished run of a training key is the truth. A point whose key has one
+is told to the sampler and not trained again, whoever trained it.
+Rule 2: a trial is on record with the sampler before its run is, and is settled after it. A call
+that is killed in between leaves a trial that says RUNNING; the next call runs the same trial, and
+finds its run if that was finished.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolchain import run
+from toolchain.chain import Chain
+from toolchain.digest import Digest
+from toolchain.errors import EngineError, SpecError, nearest
+from toolchain.spec import command
+from toolchain.stages import layer, parse, push, resolve, train
+from toolchain.sweep import Sweep, identity
+from toolchain.sweep.board import Score, words
+from toolchain.sweep.space import Parameter
+from toolchain.sweep.trial import (
+    COMPLETE,
+    FAILED,
+    PARENT_TAG,
+    PRUNED,
+    RUNNING,
+    STATE_TAG,
+    SWEEP_TAG,
+    Ended,
+    Found,
+    Past,
+    Trial,
+    member_tag,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A trial as a job. key: of the training; plan: of the stage, as its trace has it."""
+
+    trial: Trial
+    job: run.Job
+    key: Digest
+    plan: Any
+    params: dict[str, str]
+
+
+class Contest:
+    """Implements toolchain.sweep.trial.Contestant for a project whose image is pushed."""
+
+    def __init__(self, chain: Chain, sweep: Sweep, parallel: int) -> None:
+        self._chain = chain
+        self._sweep = sweep
+        tools = chain.session.tools
+        self._records = tools.records(chain.config)
+        self._engine = tools.engine(chain.config)
+        self._fixed = command.parse_params(chain.config.params)
+        self._experiment = tools.experiment(chain.config) or chain.name
+        check(chain, sweep, chain.session.say)
+        self.identity = identity_of(chain, sweep)
+        self._study = tools.studies(chain.config).open(
+            f"{chain.name}-{self.identity}-{sweep.study}", sweep)
+        self._spec = parse.result(chain)
+        self._job = run.Job(
+            name=chain.name, command="", docker=train.docker_of(chain),
+            environment=dict(self._spec.variables), lock=resolve.result(chain),
+            project=layer.in_store(chain), image=push.assembled(chain), pushed=push.result(chain),
+            timeout=train.timeout(chain.config), resources=_resources(chain, parallel))
+        self._engine.prepare(self._job)
+        self._parent = self._records.begin(
+            self._experiment, chain.name, self.identity, self._tags(), str(chain.folder))
+        self._members = {member.key: member for member in self._records.members(self.identity)}
+        self._prepared: dict[int, _Prepared] = {}
+        self._run_ids: dict[int, str] = {}  # of running trials
+        self._hopeless: set[int] = set()
+        self._ahead: Trial | None = None  # drawn, and not yet asked for
+        self._logs = tempfile.TemporaryDirectory(prefix="toolchain-sweep-")
+        self.score = Score(metric=sweep.metric, most=sweep.most)
+        self.is_changed = False
+        self._look_back(self._study.past())
+
+    @property
+    def name(self) -> str:
+        return self._chain.name
+
+    @property
+    def max_failures(self) -> int | None:
+        return self._sweep.max_failures
+
+    # What was done before
+
+    def _look_back(self, past: Sequence[Past]) -> None:
+        """Take the study up where earlier calls have left it."""
+        self._cut_short = deque(item.number for item in past if item.state == RUNNING)
+        done = [item for item in past if item.state in (COMPLETE, PRUNED)]
+        for item in done:
+            self.score.counts[item.state] += 1
+            if item.state == COMPLETE and item.value is not None:
+                self.score.see(item.number, item.value)
+        self.score.done = self.before = len(done)
+        self._begun = len(done)
+        known = {_point(item.params) for item in past if item.state != FAILED}
+        if self._sweep.method == "grid":
+            points = (point for point in self._sweep.space.grid() if _point(point) not in known)
+        else:
+            # A point that failed is tried again by the next call, in place of another.
+            failed = {_point(item.params): item.params for item in past if item.state == FAILED}
+            points = (dict(params) for point, params in failed.items() if point not in known)
+        self._points = points
+
+    # Contestant
+
+    def draw(self) -> Trial | None:
+        trial, self._ahead = self._ahead or self._drawn(), None
+        return trial
+
+    def look_ahead(self) -> None:
+        # One that is never asked for is on record as cut short, and the next call begins with it.
+        if self._ahead is None and self._sweep.method in ("grid", "random"):
+            self._ahead = self._drawn()
+
+    def _drawn(self) -> Trial | None:
+        if self._sweep.most is not None and self._begun >= self._sweep.most:
+            return None
+        trial = self._next()
+        if trial is None:
+            return None
+        self._begun += 1
+        self.is_changed = True
+        self._prepared[trial.number] = self._as_job(trial)
+        return trial
+
+    def _next(self) -> Trial | None:
+        if self._cut_short:
+            return self._study.resume(self._cut_short.popleft())
+        point = next(self._points, None)
+        if point is not None:
+            return self._study.add(point)
+        return None if self._sweep.method == "grid" else self._study.draw()
+
+    def attempt(self, trial: Trial, cancel: threading.Event) -> Ended | None:
+        prepared = self._prepared[trial.number]
+        trace = self._chain.session.trace
+        with trace.holding(train.NAME, Digest.of_json(prepared.plan)):
+            member = self._members.get(str(prepared.key))
+            if member is not None and member.is_pruned:
+                return Ended(state=PRUNED, run_id=member.run_id, is_reused=True)
+            found = self._records.find(prepared.key)
+            if found is not None:
+                return self._adopted(found, is_member=member is not None)
+            return self._run(prepared, cancel)
+
+    def settle(self, trial: Trial, ended: Ended) -> None:
+        self._prepared.pop(trial.number, None)
+        self._run_ids.pop(trial.number, None)
+        self._hopeless.discard(trial.number)
+        self._study.settle(trial.number, ended)
+
+    def hopeless(self, numbers: Sequence[int]) -> list[int]:
+        if self._sweep.early is None:
+            return []
+        running = {number: self._run_ids[number] for number in numbers
+                   if number in self._run_ids}
+        histories = self._records.histories(list(running.values()), self._sweep.metric.name)
+        # Before they are cancelled: an interrupt cancels too, and prunes nothing.
+        self._hopeless |= {number for number, run_id in running.items()
+                          if self._study.is_hopeless(number, _finite(histories[run_id]))}
+        return [number for number in running if number in self._hopeless]
+
+    # The end
+
+    def close(self, status: str) -> None:
+        """End the parent run, with the best trial and pictures if anything was added to it."""
+        try:
+            best = self._records.best(self.identity, self._sweep.metric)
+            tags, metrics = {}, {}
+            if best is not None:
+                value = float(best.metrics[self._sweep.metric.name])
+                tags = {"toolchain.best.run": best.run_id,
+                        **{f"toolchain.best.param.{name}": text
+                           for name, text in best.params.items()}}
+                metrics = {f"best_{self._sweep.metric.name}": value}
+            if self.is_changed and status != "KILLED":
+                with tempfile.TemporaryDirectory(prefix="toolchain-plots-") as folder:
+                    self._records.keep(self._parent.run_id, self._study.plots(
+                        Path(folder), self._sweep.metric.name), "plots")
+            self._records.end(self._parent, status, tags, metrics)
+        finally:
+            self._logs.cleanup()
+
+    # One trial
+
+    def _as_job(self, trial: Trial) -> _Prepared:
+        chain = self._chain
+        settled = command.call(self._spec, chain.config.entry_point,
+                               {**self._fixed, **trial.params}, lambda _: None)
+        inputs = train.inputs_of(chain, settled)
+        placed = settled.with_paths({name: text for name, (_, text) in inputs.items()})
+        planned = run.plan(push.result(chain).config, chain.config.entry_point, settled,
+                           {name: digest for name, (digest, _) in inputs.items()})
+        job = replace(
+            self._job, command=placed.command(), trial=f"{chain.name}/{trial.number}",
+            environment={**self._job.environment, **placed.variables()},
+            log=str(Path(self._logs.name, f"{trial.number}.log")),
+            key=str(Digest.of_json(planned)),
+            readable=tuple(text for _, text in inputs.values() if text.startswith("/")))
+        tracking = chain.session.tools.tracking_identity(chain.config)
+        return _Prepared(trial=trial, job=job, key=Digest.of_json(planned),
+                         plan={"run": planned, "tracking": tracking},
+                         params=train.recorded(settled))
+
+    def _run(self, prepared: _Prepared, cancel: threading.Event) -> Ended | None:
+        trial, chain = prepared.trial, self._chain
+        started = self._records.start(self._parent, prepared.key, {
+            **trial.tags, PARENT_TAG: self._parent.run_id, member_tag(self.identity): "1",
+            "mlflow.runName": f"{chain.name}-{trial.number}", STATE_TAG: RUNNING,
+            "mlflow.project.entryPoint": chain.config.entry_point,
+            "mlflow.project.env": self._spec.environment,
+            "mlflow.project.backend": self._engine.name,
+            run.IMAGE_TAG: self._job.pushed.reference, run.LOCK_TAG: str(self._job.lock.digest),
+        }, lambda text: chain.session.say(f"sweep {chain.name}  {text}"))
+        if isinstance(started, Found):
+            return self._adopted(started)
+        self._run_ids[trial.number] = started.run_id
+        status, state, reason = "FAILED", FAILED, ""
+        try:
+            outcome = self._engine.execute(replace(
+                prepared.job, cancel=cancel, database=started.database,
+                artifacts=started.artifacts,
+                environment={**started.environment, **prepared.job.environment}))
+            if outcome.code == 0 and not outcome.reason:
+                status, state = "FINISHED", COMPLETE
+            elif cancel.is_set():
+                status, state = "KILLED", PRUNED if trial.number in self._hopeless else RUNNING
+            else:
+                reason = run.words(outcome)
+        except EngineError as error:
+            reason = error.what
+        finally:
+            found = self._records.finish(started, status, prepared.params, {STATE_TAG: state})
+        if state == RUNNING:
+            return None
+        ended = (self._ended(found) if state == COMPLETE else
+                 Ended(state=state, run_id=started.run_id, reason=reason))
+        if ended.state != state:  # it went well, and has no such metric
+            self._records.mark(started.run_id, {STATE_TAG: ended.state})
+        return self._concluded(prepared, ended)
+
+    def _concluded(self, prepared: _Prepared, ended: Ended) -> Ended:
+        """The end of a trial that was run, with what is to be kept of it."""
+        log = Path(prepared.job.log)
+        if ended.state == FAILED and log.exists():
+            self._records.keep(ended.run_id, [log])
+        log.unlink(missing_ok=True)
+        if self._sweep.early is None:
+            return ended
+        name = self._sweep.metric.name
+        history = self._records.histories([ended.run_id], name)[ended.run_id]
+        return replace(ended, history=tuple(_finite(history)))
+
+    def _adopted(self, found: Found, *, is_member: bool = False) -> Ended:
+        """A run that somebody else has made is a trial of this sweep too."""
+        if not is_member:
+            self._records.mark(found.run_id, {member_tag(self.identity): "1"})
+        return self._ended(found, is_reused=True)
+
+    def _ended(self, done: Found, *, is_reused: bool = False) -> Ended:
+        name = self._sweep.metric.name
+        if name not in done.metrics:
+            there = ", ".join(done.metrics) or "none"
+            return Ended(state=FAILED, run_id=done.run_id, is_reused=is_reused, reason=(
+                f"no metric {name!r} was logged{nearest(name, done.metrics)}; logged: {there}"))
+        value = float(done.metrics[name])
+        if not math.isfinite(value):
+            return Ended(state=FAILED, run_id=done.run_id, is_reused=is_reused,
+                         reason=f"metric {name} is {done.metrics[name]}")
+        return Ended(state=COMPLETE, value=value, run_id=done.run_id, is_reused=is_reused)
+
+    def _tags(self) -> dict[str, str]:
+        sweep = self._sweep
+        return {
+            "mlflow.runName": f"sweep {self.name}", "mlflow.project.entryPoint":
+            self._chain.config.entry_point, run.IMAGE_TAG: push.result(self._chain).reference,
+            f"{SWEEP_TAG}.method": sweep.method, f"{SWEEP_TAG}.metric": sweep.metric.name,
+            f"{SWEEP_TAG}.goal": sweep.metric.goal,
+        }
+
+
+def _resources(chain: Chain, parallel: int) -> run.Resources:
+    """What the settings ask for; without it, trials that run at once divide the processors."""
+    asked = train.resources(chain.config)
+    if asked.cpus or parallel == 1:
+        return asked
+    return replace(asked, threads=max(1, int(chain.session.tools.processors() / parallel)))
+
+
+def identity_of(chain: Chain, sweep: Sweep) -> str:
+    """What this sweep's trials have in common; other points of the same space are of the same."""
+    varied = {item.name for item in sweep.space.parameters}
+    fixed = {name: text for name, text in command.parse_params(chain.config.params).items()
+             if name not in varied}
+    entry = command.find_entry_point(parse.result(chain), chain.config.entry_point)
+    return identity({
+        "image": str(push.result(chain).config), "entry_point": chain.config.entry_point,
+        "command": entry.command, "params": fixed,
+        "tracking": chain.session.tools.tracking_identity(chain.config)}, sweep.metric)
+
+
+def check(chain: Chain, sweep: Sweep, warn: Callable[[str], None] = lambda _: None) -> None:
+    """Every parameter's ends, against the types of the entry point. Raises SpecError."""
+    given = command.parse_params(chain.config.params)
+    for item in sweep.space.parameters:
+        if item.name in given:
+            raise SpecError(f"params= gives {item.name!r}, which the sweep varies",
+                            where="command line", fix="take it out of one of them")
+    spec = parse.result(chain)
+    first = {item.name: _ends(item)[0] for item in sweep.space.parameters}
+    for item in sweep.space.parameters:
+        for text in _ends(item):
+            try:
+                command.call(spec, chain.config.entry_point,
+                             {**given, **first, item.name: text}, warn)
+                warn = _silent
+            except SpecError as error:
+                raise SpecError(error.what, where=f"{sweep.path}, parameters.{item.name}"
+                                if repr(item.name) in error.what else error.where,
+                                fix=error.fix) from None
+
+
+def _ends(item: Parameter) -> tuple[str, ...]:
+    if item.choices:
+        return item.choices
+    return (item.text(item.low), item.text(item.low + (item.high - item.low) * 0.37),
+            item.text(item.high))
+
+
+def _silent(text: str) -> None:
+    """What was said once is not said for each value."""
+
+
+def _point(params: Any) -> str:
+    return words(Trial(number=0, params=dict(sorted(params.items()))))
+
+
+def _finite(history: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(step, value) for step, value in history if math.isfinite(value)]

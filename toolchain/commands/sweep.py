@@ -1,0 +1,151 @@
+"""Pushed projects -> their sweeps, run to the end together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from toolchain.chain import Chain
+from toolchain.commands import contest
+from toolchain.commands.contest import Contest
+from toolchain.digest import Digest
+from toolchain.errors import SpecError, SweepError, ToolchainError
+from toolchain.spec.reader import TreeReader
+from toolchain.sweep import FILE, Sweep, budget, read
+from toolchain.sweep.board import Board
+from toolchain.sweep.budget import Budget
+from toolchain.sweep.schedule import Schedule
+
+NAME = "sweep"
+# Shows the board while the block runs; the callable in it redraws.
+Display = Callable[[Board], AbstractContextManager[Callable[[], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A project's sweep, and the chain that its trials are of."""
+
+    chain: Chain
+    sweep: Sweep
+
+
+def asked(chain: Chain) -> Asked:
+    """What sweep.yaml and this call ask for. Raises SpecError."""
+    reader = TreeReader(chain.tree, chain.boundary)
+    text = reader.read(FILE)
+    where = f"{chain.project.folder}/{FILE}"
+    if text is None:
+        raise SpecError("there is no sweep.yaml", where=where,
+                        fix="write one beside MLproject, as docs/guides/sweeps.md shows")
+    config, call = chain.config, chain.session.workspace.call
+    sweep = read.given(read.read(text, where), {
+        name: call.get(name, "") for name in read.CALL})
+    changes: dict[str, Any] = {}
+    if sweep.engine and "engine" not in call:
+        changes["engine"] = sweep.engine
+    if sweep.entry_point and "entry_point" not in call:
+        changes["entry_point"] = sweep.entry_point
+    chain = Chain(chain.session, chain.project, dataclasses.replace(config, **changes)).here
+    return Asked(chain, sweep)
+
+
+def check(chain: Chain) -> None:
+    """What can be said before anything is built. Raises ToolchainError."""
+    found = asked(chain)
+    found.chain.session.tools.engine(found.chain.config)
+    contest.check(found.chain, found.sweep)
+    check_register(chain)
+
+
+def check_register(chain: Chain) -> None:
+    if chain.config.register not in ("", "best"):
+        raise SpecError(f"register is `best`, not {chain.config.register!r}",
+                        where="command line", fix="register=best, or leave it out")
+
+
+def run(chains: Sequence[Chain], display: Display, emit: Callable[[str], None],
+        table: Callable[[list[tuple[str, ...]]], None]) -> dict[str, ToolchainError]:
+    """Run the sweeps of these projects as one queue; why some failed, by project.
+
+    One call at a time runs a project's sweep on this machine; another waits and finds it done.
+    """
+    session = chains[0].session
+    errors: dict[str, ToolchainError] = {}
+    with contextlib.ExitStack() as held:
+        # In one order: else two calls could wait for each other.
+        for name in sorted(chain.name for chain in chains):
+            held.enter_context(session.trace.holding(
+                NAME, Digest.of(name.encode()), partial(
+                    session.say, f"{NAME} {name}: another process runs it; waiting")))
+        found = _asked(chains, errors)
+        parallel = max((item.sweep.parallel for item in found), default=1)
+        contests = _begun(found, parallel, errors)
+        if not contests:
+            return errors
+        shared = _shared_budget(session.workspace.call, [item.sweep for item in found])
+        status = "KILLED"
+        try:
+            board = Board(emit, parallel)
+            board.scores = {each.name: each.score for each in contests}
+            with display(board) as draw:
+                board.on_show = draw
+                errors |= Schedule(contests, parallel=parallel, budget=shared, board=board).run()
+            status = "FINISHED"
+        finally:
+            for each in contests:
+                failed = status == "FINISHED" and each.name in errors
+                _close(each, "FAILED" if failed else status, errors)
+        for each in contests:
+            if each.score.best is None and each.name not in errors:
+                errors[each.name] = SweepError(
+                    "no trial of the sweep is complete", where=each.name,
+                    fix="read what the failed ones say above; each has its log among its "
+                        "run's artifacts")
+        table(board.summary())
+    return errors
+
+
+def _asked(chains: Sequence[Chain], errors: dict[str, ToolchainError]) -> list[Asked]:
+    found = []
+    for chain in chains:
+        try:
+            found.append(asked(chain))
+        except ToolchainError as error:
+            errors[chain.name] = error
+    return found
+
+
+def _begun(found: Sequence[Asked], parallel: int, errors: dict[str, ToolchainError]
+           ) -> list[Contest]:
+    contests = []
+    for item in found:
+        try:
+            contests.append(Contest(item.chain, item.sweep, parallel))
+        except ToolchainError as error:
+            errors[item.chain.name] = error
+    return contests
+
+
+def _shared_budget(call: Mapping[str, str], sweeps: Sequence[Sweep]) -> Budget | None:
+    """The call's budget is one for all; without it those of the files are added up."""
+    if call.get("budget"):
+        return budget.read(call["budget"], "command line")
+    found = [sweep.budget for sweep in sweeps]
+    if any(item is None for item in found):
+        return None
+    given = [item for item in found if item is not None]
+    if all(item.trials is not None for item in given):
+        return Budget(trials=sum(item.trials or 0 for item in given))
+    return Budget(seconds=max(item.seconds or 0 for item in given))
+
+
+def _close(contest: Contest, status: str, errors: dict[str, ToolchainError]) -> None:
+    try:
+        contest.close(status)
+    except ToolchainError as error:
+        errors.setdefault(contest.name, error)

@@ -1,0 +1,161 @@
+"""One entry of `parameters:` -> Parameter."""
+
+from __future__ import annotations
+
+import math
+
+from toolchain.errors import SpecError, nearest
+from toolchain.spec.yamltext import Located
+from toolchain.sweep.space import Parameter
+
+_KEYS = ("value", "values", "min", "max", "distribution", "q", "log")
+# W&B's distributions that exist here: integers, by logarithm, in steps.
+_RANGES = {
+    "uniform": (False, False, False), "int_uniform": (True, False, False),
+    "q_uniform": (False, False, True), "log_uniform_values": (False, True, False),
+    "q_log_uniform_values": (False, True, True), "log_uniform": (False, True, False),
+    "q_log_uniform": (False, True, True),
+}
+_CHOICES = ("constant", "categorical")
+_EXPONENTS = ("log_uniform", "q_log_uniform")  # whose min and max are natural logarithms
+_KNOWN = (*_CHOICES, *_RANGES)
+_LARGEST_GRID = 100_000
+
+
+def parameter(name: str, at: Located, path: str, *, grid: bool) -> Parameter:
+    """Raises SpecError with file, line and the parameter's name."""
+    return _Reading(name, at, path).parameter(grid=grid)
+
+
+class _Reading:
+    """One parameter of one file."""
+
+    def __init__(self, name: str, at: Located, path: str) -> None:
+        self._name = name
+        self._at = at
+        self._path = path
+        self._fields: dict[str, Located] = {}
+
+    def parameter(self, *, grid: bool) -> Parameter:
+        if not isinstance(self._at.value, dict):
+            raise self._error("not a mapping", "", "write {values: [1, 2]} or {min: 0, max: 1}")
+        for key, value in self._at.value.items():
+            if key not in _KEYS:
+                raise self._error(f"unknown key {key!r}{nearest(key, _KEYS)}", key,
+                                  f"known keys: {', '.join(_KEYS)}")
+            if value.value is not None:
+                self._fields[key] = value
+        kind = self._text("distribution")
+        if kind and kind not in _KNOWN:
+            raise self._error(f"unknown distribution {kind!r}{nearest(kind, _KNOWN)}",
+                              "distribution", f"known: {', '.join(_KNOWN)}")
+        if "value" in self._fields or "values" in self._fields:
+            return self._choices(kind)
+        return self._range(kind, grid=grid)
+
+    def _choices(self, kind: str) -> Parameter:
+        for key in ("min", "max", "q", "log"):
+            if key in self._fields:
+                raise self._error(f"values and {key} are given", key, "keep one of them")
+        if "value" in self._fields and "values" in self._fields:
+            raise self._error("value and values are given", "values", "keep one of them")
+        if kind in _RANGES:
+            raise self._error(f"{kind} takes min and max, not values", "distribution",
+                              "leave distribution out")
+        if "value" in self._fields:
+            return Parameter(name=self._name, choices=(self._scalar(self._fields["value"]),))
+        values = self._fields["values"].value
+        if not isinstance(values, list) or not values:
+            raise self._error("values is not a list of values", "values",
+                              "write values: [0.1, 1.0]")
+        texts = tuple(self._scalar(item) for item in values)
+        for number, text in enumerate(texts):
+            if text in texts[:number]:
+                raise self._error(f"the value {text!r} is there twice", "values", "keep one")
+        return Parameter(name=self._name, choices=texts)
+
+    def _range(self, kind: str, *, grid: bool) -> Parameter:
+        for key in ("min", "max"):
+            if key not in self._fields:
+                raise self._error("neither values nor min and max" if key == "min"
+                                  and "max" not in self._fields else f"no {key} is given", "",
+                                  "write {values: [1, 2]} or {min: 0, max: 1}")
+        if kind in _CHOICES:
+            raise self._error(f"{kind} takes values, not min and max", "distribution",
+                              "leave distribution out")
+        low, high = self._number("min"), self._number("max")
+        whole, log, stepped = _RANGES.get(kind, (
+            self._is_whole("min") and self._is_whole("max") and self._is_whole("q"), False, False))
+        log = log or self._flag("log")
+        step = self._number("q") if "q" in self._fields else float(stepped)
+        if kind in _EXPONENTS:
+            low, high = math.exp(low), math.exp(high)
+        if low > high:
+            raise self._error(f"min is more than max: {low:g} > {high:g}", "min",
+                              "give them in order")
+        if low == high:
+            raise self._error(f"min and max are the same: {low:g}", "min",
+                              f"write value: {self._fields['min'].text}")
+        if log and low <= 0:
+            raise self._error(f"a logarithm needs min above zero, not {low:g}", "min",
+                              "give a small number, as in min: 0.0001")
+        if whole and (low != int(low) or high != int(high)):
+            raise self._error("int_uniform takes whole numbers", "min",
+                              "give whole numbers, or distribution: uniform")
+        if "q" in self._fields and step <= 0:
+            raise self._error(f"q is more than zero, not {step:g}", "q", "as in q: 0.1")
+        if step > high - low:
+            raise self._error(f"q is more than max - min: {step:g}", "q", "make it smaller")
+        if grid:
+            self._check_grid(low, high, step, whole=whole, log=log)
+        return Parameter(name=self._name, low=low, high=high, whole=whole, log=log,
+                         step=step or float(whole and grid))
+
+    def _check_grid(self, low: float, high: float, step: float, *, whole: bool,
+                    log: bool) -> None:
+        if log or (not step and not whole):
+            raise self._error("a grid cannot have every number between min and max", "min",
+                              "list values, or give q: the distance between two points"
+                              if not log else "list values, as in values: [0.01, 0.1, 1]")
+        if (high - low) / (step or 1) > _LARGEST_GRID:
+            raise self._error("the grid is too large", "q" if step else "max",
+                              "give a larger q, or use method: bayes")
+
+    def _text(self, key: str) -> str:
+        return self._scalar(self._fields[key]) if key in self._fields else ""
+
+    def _scalar(self, at: Located) -> str:
+        if isinstance(at.value, (dict, list)):
+            raise self._error("a value is not a single one", "", "parameters are texts or numbers",
+                              at.line)
+        return "" if at.value is None else at.text
+
+    def _is_whole(self, key: str) -> bool:
+        """W&B's rule: min: 1, max: 8 are integers, min: 1.0 is not."""
+        return key not in self._fields or type(self._fields[key].value) is int
+
+    def _number(self, key: str) -> float:
+        text = self._text(key)
+        try:
+            # YAML 1.1 takes 1e-3 for text; whoever writes it means the number.
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise self._error(f"{key} is not a number: {text!r}", key, f"as in {key}: 0.1")
+        return number
+
+    def _flag(self, key: str) -> bool:
+        if key not in self._fields:
+            return False
+        value = self._fields[key].value
+        if not isinstance(value, bool):
+            raise self._error(f"{key} is true or false", key, f"write {key}: true")
+        return value
+
+    def _error(self, what: str, key: str, fix: str, line: int = 0) -> SpecError:
+        found = self._at.value.get(key) if isinstance(self._at.value, dict) else None
+        line = line or (found.line if found is not None else self._at.line)
+        inner = f".{key}" if key else ""
+        return SpecError(what, where=f"{self._path}:{line}, parameters.{self._name}{inner}",
+                         fix=fix)
