@@ -41,7 +41,7 @@ class Followed:
     def outcome(self) -> Outcome:
         """Wait for the end. Raises EngineError if the cluster no longer answers."""
         began = time.monotonic()
-        cancel = getattr(self._job, "cancel", None)
+        cancel = self._job.cancel
         while True:
             self._wait()
             if cancel is not None and cancel.is_set():
@@ -127,7 +127,7 @@ class Followed:
             return self._observed.pods.get(self._made.name, {}).get(pod)
 
         self._logs[pod] = PodLog(self._cluster, self._made.namespace, pod, self._made.container,
-                                 Log(self._job.trial), known)
+                                 Log(self._job.trial, self._job.log), known)
         self._logs[pod].start()
 
     def _hear_out(self) -> None:

@@ -41,7 +41,7 @@ class Attempt:
         self._patience = patience
         self._say = say
         self._name = uuid.uuid4().hex
-        self._log = Log(job.trial, *filter(None, [getattr(job, "log", "")]))
+        self._log = Log(job.trial, job.log)
         self._wanted = _wanted(job)
         self._begun_on = ""
         self._is_over = False
@@ -93,8 +93,9 @@ class Attempt:
         if self._reading is not None and self._reading in ready:
             said, is_over = ray.get(self._reading)
             self._is_over = is_over
-            self._log.write(said)
+            # First, since a signal may come while it is shown: it would be shown again.
             self._reading = None if is_over else self._mailbox.read.remote(self._name)
+            self._log.write(said)
             return False
         return self._task in ready
 
@@ -204,5 +205,5 @@ def _wanted(job: Job) -> dict[str, float]:
 
 
 def _is_cancelled(job: Job) -> bool:
-    event = getattr(job, "cancel", None)
+    event = job.cancel
     return event is not None and event.is_set()

@@ -29,6 +29,7 @@ from toolchain.errors import EngineError, without_credentials
 from toolchain.image import Image
 from toolchain.lock import Lock
 from toolchain.run import Job, Outcome
+from toolchain.shares import THREADS
 
 if TYPE_CHECKING:
     from toolchain.adapters.local import Wheels
@@ -117,9 +118,9 @@ class RayEngine:
 
     def _order(self, job: Job, number: int, is_rehearsal: bool) -> Order:
         named = {*job.docker.environment, *job.docker.copied} if job.docker else set()
-        # Not proxies, certificates and numbers of threads: a node has its own.
+        # Not proxies and certificates: a node has its own.
         given = {name: value for name, value in variables(self._environ, job.docker).items()
-                 if name in named or name.startswith(_HANDED_ON)}
+                 if name in named or name in THREADS or name.startswith(_HANDED_ON)}
         environment = {**given, ATTEMPT: str(number), **job.environment}
         # Only what the node uses of it; a trial's message stays small.
         sent = replace(

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from toolchain.push import Registry
 
 
+# What Ray sets for its workers; the number of threads is that of processors it was asked for.
+_OF_RAY = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS", "OMP_NUM_THREADS")
+
+
 def run(mailbox: Any, name: str, root: str) -> dict[str, Any]:
     """How the attempt ended: `code` and `reason`, or `error` with what, where and fix."""
     import ray
@@ -104,8 +108,7 @@ class _Cache:
         self._trace = Trace(root, self._journal)
 
     def engine(self, wheels: list[Any], log: Log) -> LocalEngine:
-        environ = {name: value for name, value in os.environ.items()
-                   if name not in ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS")}
+        environ = {name: value for name, value in os.environ.items() if name not in _OF_RAY}
         return LocalEngine(
             cache=self._root, store=self._store, trace=self._trace,
             wheels=_SentWheels(wheels, self._store), conda=_no_conda, environ=environ,
