@@ -158,7 +158,7 @@ class Cluster:
 
         ray = _ray()
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True)
+            ray.get_runtime_context().get_node_id(), soft=False)
         with _JOINING:
             _by_value(ray_mailbox)
             return ray.remote(ray_mailbox.Mailbox).options(
