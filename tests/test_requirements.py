@@ -261,7 +261,7 @@ def test_credentials_are_never_in_a_message(line: str) -> None:
     ("-x s3cr3t", "option is not supported: -x"),
     ("--no-binary", "option has no value: --no-binary"),
     ("--index-url 'x", "a line of options is not understood: No closing quotation"),
-    ("--find-links /opt/wheels", "an absolute path is true on one machine only: /opt/wheels"),
+    ("--find-links /srv/wheels", "an absolute path is true on one machine only: /srv/wheels"),
 ])
 def test_an_option_that_is_not_known_is_refused(line: str, what: str) -> None:
     error = refusal(f"alpha\n{line}")
