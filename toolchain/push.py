@@ -143,11 +143,12 @@ def manifest_size(registry: Registry, digest: Digest) -> int:
 
 def make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,
          lent: Container[Digest] = (), source: BlobSource | None = None,
-         ) -> tuple[Pushed, int, int]:
+         beside: Callable[[], None] = lambda: None) -> tuple[Pushed, int, int]:
     """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
 
-    `lent` layers that are not in the store come from `source`, the base image's home.
-    Raises RegistryError, and StoreError for a blob that the store lost.
+    `lent` layers that are not in the store come from `source`, the base image's home. `beside` is
+    called meanwhile, in a thread, and has ended before the manifest is put. Raises what it does,
+    RegistryError, and StoreError for a blob that the store lost.
     """
     def send(digest: Digest, size: int) -> None:
         if source is not None and digest in lent and not store.has(digest):
@@ -157,7 +158,8 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
         progress.advance(0, layers=1)
 
     store.put(image.config)
-    with ThreadPoolExecutor(_UPLOADS) as pool:
+    with ThreadPoolExecutor(_UPLOADS + 1) as pool:
+        other = pool.submit(beside)
         there = list(pool.map(lambda layer: registry.has_blob(layer.digest), image.layers))
         missing = {layer.digest: layer.size
                    for layer, present in zip(image.layers, there, strict=True) if not present}
@@ -166,8 +168,9 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
         sending = [pool.submit(send, digest, size) for digest, size in missing.items()]
         for sent in sending:
             sent.result()
-    if not registry.has_blob(image.config_digest):
-        registry.put_blob(image.config_digest, len(image.config), store, progress)
+        if not registry.has_blob(image.config_digest):
+            registry.put_blob(image.config_digest, len(image.config), store, progress)
+        other.result()
     registry.put_manifest(image.manifest, tag)
     return pushed(image, tag, registry), len(missing), sum(missing.values())
 

@@ -56,11 +56,13 @@ def make(chain: Chain) -> Made:
     source = session.tools.base_source(lender, chain.config) if lender else None
     lent = {item.digest for item in base_image_layers(chain)}
     with session.progress(f"{NAME} {chain.name}") as progress:
-        if chain.config.image_attest:
+        def attach() -> None:
             attest.attach(attested.documents(chain, origin, built), built, origin.created,
                           registry, session.store, progress)
-        pushed, number, sent = push.make(built, tag(chain), registry, session.store, progress,
-                                         lent, source)
+
+        pushed, number, sent = push.make(
+            built, tag(chain), registry, session.store, progress, lent, source,
+            attach if chain.config.image_attest else lambda: None)
     return Made(value=pushed.to_json(), words=f"sent {number} of {len(built.layers)} layers "
                                               f"({size(sent)}) to {pushed.reference}")
 
