@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -387,6 +388,14 @@ class Parent:
         else:
             pytest.fail(f"it ended early: {self.process.wait()}")
         return self.process
+
+    def kill(self) -> None:
+        """Kill it, and then what it served: a registry of its own."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def line(self) -> str:
         assert self.process is not None

@@ -275,11 +275,10 @@ def test_a_client_that_was_killed_finds_its_job_again(
 ) -> None:
     key, run_id = f"sha256:{'ab' * 32}", "e" * 32
     parent = Parent(tmp_path / "bench", "kubernetes")
-    process = parent.start("echo begun; sleep 6; echo done; exit 5",
-                           changes={"key": key, "environment": {"MLFLOW_RUN_ID": run_id}})
+    parent.start("echo begun; sleep 6; echo done; exit 5",
+                 changes={"key": key, "environment": {"MLFLOW_RUN_ID": run_id}})
     assert parent.line() == "begun"
-    process.kill()
-    process.wait()
+    parent.kill()
     engine = bench.kubernetes()
     assert engine.find(f"sha256:{'ab' * 31}ac") == ""  # the label is too short to tell them apart
     assert engine.find(key) == run_id
@@ -297,10 +296,9 @@ def test_a_job_that_ended_while_nobody_looked_is_taken(
 ) -> None:
     parent = Parent(tmp_path / "bench", "kubernetes")
     changes = {"key": "sha256:cd", "environment": {"MLFLOW_RUN_ID": "f" * 32}}
-    process = parent.start("echo begun; sleep 1; echo done", changes=changes)
+    parent.start("echo begun; sleep 1; echo done", changes=changes)
     assert parent.line() == "begun"
-    process.kill()
-    process.wait()
+    parent.kill()
     wait_for(lambda: any(job["status"].get("succeeded") for job in objects.jobs()))
     engine = bench.kubernetes()
     assert engine.find("sha256:cd") == "f" * 32
