@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,9 @@ from toolchain.journal import Journal
 from toolchain.trace import Trace
 
 KEY = Digest.of(b"key")
+# Not forked from pytest: a fork inherits the locks that pytest's threads hold at that moment.
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload([__name__])
 
 
 def open_trace(cache: Path) -> Trace:
@@ -58,7 +62,7 @@ def _record_and_die(cache: Path) -> None:
 
 
 def test_a_killed_process_does_not_lose_what_it_recorded(tmp_path: Path) -> None:
-    process = multiprocessing.Process(target=_record_and_die, args=(tmp_path,))
+    process = CLEAN.Process(target=_record_and_die, args=(tmp_path,), daemon=True)
     process.start()
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
@@ -92,7 +96,7 @@ def _add_one(cache: Path) -> None:
 
 
 def test_a_key_is_held_by_one_process(tmp_path: Path) -> None:
-    processes = [multiprocessing.Process(target=_add_one, args=(tmp_path,)) for _ in range(4)]
+    processes = [CLEAN.Process(target=_add_one, args=(tmp_path,), daemon=True) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -108,7 +112,7 @@ def _hold(cache: Path, held: Path) -> None:
 
 def test_a_key_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
     held = tmp_path / "held"
-    process = multiprocessing.Process(target=_hold, args=(tmp_path, held))
+    process = CLEAN.Process(target=_hold, args=(tmp_path, held), daemon=True)
     process.start()
     while not held.exists():
         time.sleep(0.01)
@@ -138,8 +142,9 @@ def test_many_processes_open_a_journal_that_is_not_there_yet(tmp_path: Path) -> 
     """Write-ahead mode is set up once; sqlite does not wait for that by itself."""
     for number in range(8):
         cache = tmp_path / str(number)
-        start = multiprocessing.Barrier(8)
-        processes = [multiprocessing.Process(target=_open_at_once, args=(cache, start))
+        start = CLEAN.Barrier(8)
+        processes = [CLEAN.Process(target=_open_at_once, args=(cache, start),
+                                   daemon=True)
                      for _ in range(8)]
         for process in processes:
             process.start()
@@ -149,7 +154,8 @@ def test_many_processes_open_a_journal_that_is_not_there_yet(tmp_path: Path) -> 
 
 
 def _open_at_once(cache: Path, start: Barrier) -> None:
-    start.wait(30)
+    faulthandler.dump_traceback_later(20, exit=True)
+    start.wait(15)
     Journal(cache).rows("select * from trace")
 
 

@@ -255,7 +255,7 @@ class _Reader:
 def _end(api: Any, container: str, first: str, reader: _Reader) -> None:
     from docker.errors import APIError
 
-    for name in (first, "SIGTERM", "SIGKILL"):
+    for name in dict.fromkeys((first, "SIGTERM", "SIGKILL")):
         with contextlib.suppress(APIError):
             api.kill(container, name)
         if reader.is_started and reader.ended(GRACE):

@@ -32,23 +32,13 @@ def supervise(command: Sequence[str], *, environ: Mapping[str, str], folder: Pat
     FileNotFoundError and PermissionError if there is no such program.
     """
     kills = _kills()
-    child = subprocess.Popen(
-        list(command), cwd=folder, env=dict(environ), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=files)
-    assert child.stdout is not None
-    reader = threading.Thread(target=_copy, args=(child.stdout.fileno(), log), daemon=True)
-    reader.start()
     reason = ""
-    try:
-        with _ended_with_us(child, group), _guard(child.pid):
-            reason = _wait(child, timeout, cancel)
-            if reason:
-                _end(child, group(child.pid), signal.SIGTERM)
-    finally:
-        # What the job left running was killed, so its end of the pipe is closed.
-        reader.join(GRACE)
-        if not reader.is_alive():
-            child.stdout.close()
+    with _read_into(log) as sink, _ended_with_us(lambda: subprocess.Popen(
+            list(command), cwd=folder, env=dict(environ), stdin=subprocess.DEVNULL, stdout=sink,
+            stderr=subprocess.STDOUT, start_new_session=True, pass_fds=files), group) as child:
+        reason = _wait(child, timeout, cancel)
+        if reason:
+            _end(child, group(child.pid), signal.SIGTERM)
     code = child.returncode
     if reason:
         return Outcome(code=code or 143, reason=reason)
@@ -124,6 +114,22 @@ def late(timeout: float) -> str:
     return f"ran longer than its timeout of {timeout:g} s"
 
 
+@contextlib.contextmanager
+def _read_into(log: Log) -> Iterator[int]:
+    """The end to write to of a pipe that is copied into the log."""
+    source, sink = os.pipe()
+    reader = threading.Thread(target=_copy, args=(source, log), daemon=True)
+    reader.start()
+    try:
+        yield sink
+    finally:
+        os.close(sink)
+        # What the job left running was killed, so nobody else holds it.
+        reader.join(GRACE)
+        if not reader.is_alive():
+            os.close(source)
+
+
 def _copy(source: int, log: Log) -> None:
     with contextlib.suppress(OSError):
         while data := os.read(source, 1 << 16):
@@ -132,7 +138,7 @@ def _copy(source: int, log: Log) -> None:
 
 
 def _end(child: subprocess.Popen[bytes], group: int, first: signal.Signals) -> None:
-    for number in (first, signal.SIGTERM, signal.SIGKILL):
+    for number in dict.fromkeys((first, signal.SIGTERM, signal.SIGKILL)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,11 +147,16 @@ def _end(child: subprocess.Popen[bytes], group: int, first: signal.Signals) -> N
 
 
 @contextlib.contextmanager
-def _ended_with_us(child: subprocess.Popen[bytes], group: Callable[[int], int]) -> Iterator[None]:
-    """While the child runs, SIGINT and SIGTERM to us reach its whole process group."""
-    with exit_on_sigterm():
+def _ended_with_us(start: Callable[[], subprocess.Popen[bytes]],
+                   group: Callable[[int], int]) -> Iterator[subprocess.Popen[bytes]]:
+    """A child that is started; SIGINT and SIGTERM to us reach its whole process group, and what is
+    left of that when the block ends is killed."""
+    with exit_on_sigterm(), _guard() as watch, _signals_held() as let_go:
+        child = start()
         try:
-            yield
+            watch(child.pid)
+            let_go()
+            yield child
         except BaseException as error:
             _end(child, group(child.pid), asked_with(error))
             raise
@@ -157,24 +168,51 @@ def _ended_with_us(child: subprocess.Popen[bytes], group: Callable[[int], int]) 
 
 
 @contextlib.contextmanager
-def _guard(group: int) -> Iterator[None]:
-    """While the block runs, the process group dies with this process, even by `kill -9`.
+def _signals_held() -> Iterator[Callable[[], None]]:
+    """SIGINT and SIGTERM wait for what is yielded to be called, or for the end of the block: a
+    child that has just been started is known by then."""
+    main = threading.current_thread() is threading.main_thread()
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM) if main}
+
+    def let_go() -> None:
+        while before:
+            signal.signal(*before.popitem())
+        while came:
+            signal.raise_signal(came.pop())
+
+    try:
+        yield let_go
+    finally:
+        let_go()
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[Callable[[int], None]]:
+    """While the block runs, the process group that is named to what is yielded dies with this
+    process, even by `kill -9`.
 
     The guard is a shell that reads from us until we are gone. (PR_SET_PDEATHSIG would end the
     job's shell, but nothing that the shell has started.)
     """
     guard = subprocess.Popen(
-        ["bash", "-c", 'read -r line || kill -KILL -- "-$1"', "guard", str(group)],
+        ["bash", "-c", 'read -r group; read -r || kill -KILL -- "-$group"'],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    assert guard.stdin is not None
+    told = guard.stdin.fileno()
     try:
-        yield
+        yield lambda group: _tell(told, group)
     finally:
         guard.kill()
         guard.wait()
-        assert guard.stdin is not None
         guard.stdin.close()
+
+
+def _tell(guard: int, group: int) -> None:
+    os.write(guard, b"%d\n" % group)
 
 
 def _kills() -> int:
