@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.access import let_in
 from tests.support.engines import ENGINES, Bench
 from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client
@@ -36,8 +37,7 @@ ON_NODES = ("local", "ray")  # with the system of the machine, and in its namesp
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("engines")
-    for path in (folder, *list(folder.parents)[:2]):
-        path.chmod(0o755)
+    let_in(folder)
     return Bench(folder)
 
 
@@ -278,8 +278,7 @@ def test_of_this_machines_environment_only_what_is_needed_comes(inside: Run) -> 
 def test_a_tracking_database_is_at_its_own_path_and_what_is_beside_it_is_hidden(
     inside: Run, tmp_path: Path
 ) -> None:
-    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     for path, text in (("mlflow.db", "before"), ("secret.txt", "x"), ("cache/blob", "good")):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -301,8 +300,7 @@ def test_a_tracking_database_is_at_its_own_path_and_what_is_beside_it_is_hidden(
 
 
 def test_an_input_is_at_its_own_path_and_cannot_be_written(inside: Run, tmp_path: Path) -> None:
-    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     data = tmp_path / "rows.csv"
     data.write_text("5")
     outcome, lines = inside(f"cat {data}; echo; echo 6 > {data}", readable=(str(data),))
@@ -410,8 +408,7 @@ def parent(name: str, bench: Bench, tmp_path: Path,
     if name == "ray":
         monkeypatch.setenv("RAY_ADDRESS", shared_cluster().address)
     made = Parent(tmp_path / "bench", name)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     yield made
     if made.process is not None and made.process.poll() is None:
         os.killpg(made.process.pid, signal.SIGKILL)
@@ -478,8 +475,7 @@ def test_an_ordinary_user_needs_no_more(bench: Bench, tmp_path: Path) -> None:
     bench.engine("sandbox")
     if os.getuid():
         pytest.skip("we are one, so every other test has shown it")
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     made = Parent(tmp_path / "bench", "sandbox")
     process = made.start("id -un; touch x ~/y && echo written; cat latest.csv", user=65534)
     assert process.communicate(timeout=60)[0] == "mlflow\nwritten\n1,2\noutcome 0 \n"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.access import let_in
 from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client, lacking
 from tests.system.test_examples import Clone
@@ -56,8 +57,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     (project / "python_env.yaml").write_text('python: "3.11"\ndependencies: []\n')
     (project / "train.py").write_text(_TRAIN)
     (project / "data/rows.csv").write_text("1,2\n")
-    for folder in (made.folder, *list(made.folder.parents)[:3]):
-        folder.chmod(0o755)
+    let_in(made.folder)
     made.doit("push", "project=placed")
     return made
 
@@ -79,8 +79,7 @@ def _sandbox_works(folder: Path) -> bool:
 
 
 def test_a_run_is_made_and_found_again(clone: Clone, engine: str, tmp_path: Path) -> None:
-    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
-        folder.chmod(0o755)
+    let_in(tmp_path)
     rows = tmp_path / f"rows of {engine}.csv"
     rows.write_text(f"{engine}\n")
     params = f"params=note=\"it's $(id)\" rows='{rows}'"
