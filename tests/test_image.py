@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,8 +66,9 @@ class Memory:
         self.blobs[digest] = b"".join(source.stream(digest, size))
         self.events.append(str(digest))
 
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        self.put_manifest(manifest, None)
+    def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
+        for manifest in manifests:
+            self.put_manifest(manifest, None)
 
     def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
         return ()
@@ -169,7 +170,7 @@ def test_an_image_of_ours_is_found_by_its_tag() -> None:
     assert push.find(Memory(), "tag") is None
 
 
-def test_a_push_sends_what_is_missing_then_config_then_manifest(store: Store) -> None:
+def test_a_push_sends_what_is_missing_then_config_then_manifest_then_tag(store: Store) -> None:
     layers = tuple(replace(layer(label), digest=store.put(label.encode()))
                    for label in ("one", "two", "three"))
     made = image.make((*layers, layers[0]), "1000", "linux/amd64")
@@ -177,7 +178,7 @@ def test_a_push_sends_what_is_missing_then_config_then_manifest(store: Store) ->
     progress = Progress()
     pushed, sent, size = push.make(made, "tag", registry, store, progress)
     assert sorted(registry.events[:2]) == sorted([str(layers[0].digest), str(layers[2].digest)])
-    assert registry.events[2:] == [str(made.config_digest), "tag"]
+    assert registry.events[2:] == [str(made.config_digest), str(made.digest), "tag"]
     assert (sent, size, progress.expected) == (2, 8, 8)
     assert pushed == Pushed(reference=f"host.invalid/one@{made.digest}", tag="tag",
                             digest=made.digest, config=made.config_digest)

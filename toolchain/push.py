@@ -6,7 +6,7 @@ project's files alone, can see in the registry that there is nothing to build.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -92,15 +92,15 @@ class Registry(Protocol):
         the source is another of its repositories, else streamed. As `put_blob` otherwise."""
 
     def put_manifest(self, manifest: bytes, tag: str | None) -> None:
-        """Publish a manifest or index under its digest, and then under its tag if there is one.
+        """Publish a manifest or index under its digest, and under a tag if one is given.
 
         What it names is all there. Its own `mediaType` says what it is.
         """
 
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        """Publish a manifest with that `subject`, so that `referrers` lists it; twice is as once.
+    def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
+        """Publish manifests with that `subject`, so that `referrers` lists them; twice is as once.
 
-        Its blobs are all there; the subject need not be.
+        Their blobs are all there; the subject need not be.
         """
 
     def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
@@ -147,7 +147,7 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
     """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
 
     `lent` layers that are not in the store come from `source`, the base image's home. `beside` is
-    called meanwhile, in a thread, and has ended before the manifest is put. Raises what it does,
+    called meanwhile, in a thread, and has ended before the tag is put. Raises what it does,
     RegistryError, and StoreError for a blob that the store lost.
     """
     def send(digest: Digest, size: int) -> None:
@@ -170,6 +170,7 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
             sent.result()
         if not registry.has_blob(image.config_digest):
             registry.put_blob(image.config_digest, len(image.config), store, progress)
+        registry.put_manifest(image.manifest, None)  # nobody who looks for the tag finds it yet
         other.result()
     registry.put_manifest(image.manifest, tag)
     return pushed(image, tag, registry), len(missing), sum(missing.values())

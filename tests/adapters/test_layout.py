@@ -199,7 +199,7 @@ def test_what_refers_to_an_image_is_where_other_tools_look_for_it(
             "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": empty,
             "layers": [empty], "subject": {"mediaType": MANIFEST, "digest": str(made.digest),
                                            "size": len(made.manifest)}})
-        pushed.attach(manifest, made.digest)
+        pushed.attach([manifest], made.digest)
         manifests.append(manifest)
     (entry,) = [item for item in json.loads((folder / "index.json").read_bytes())["manifests"]
                 if item["mediaType"] == INDEX]

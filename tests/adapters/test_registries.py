@@ -345,7 +345,7 @@ def _attach(registry: Registry, subject: Image, kind: str, text: str, store: Sto
     manifest, blob = _referrer(subject, kind, text)
     for data in (blob, b"{}"):
         registry.put_blob(store.put(data), len(data), store, Progress())
-    registry.attach(manifest, subject.digest)
+    registry.attach([manifest], subject.digest)
     return manifest
 
 
@@ -382,7 +382,7 @@ def test_what_names_another_subject_is_not_attached(
 ) -> None:
     manifest, _ = _referrer(made, "application/a", "one")
     with pytest.raises(ValueError, match="subject"):
-        registry.attach(manifest, make_image("other").digest)
+        registry.attach([manifest], make_image("other").digest)
     assert registry.referrers(made.digest) == ()
 
 
@@ -408,7 +408,7 @@ def test_blobs_go_before_the_config_and_that_before_the_manifest(
     recorder = Recorder()
     push.make(made, "tag", recorder, store, Progress())
     assert sorted(recorder.given[:3]) == sorted(str(layer.digest) for layer in made.layers)
-    assert recorder.given[3:] == [str(made.config_digest), "tag"]
+    assert recorder.given[3:] == [str(made.config_digest), str(made.digest), "tag"]
 
 
 def test_no_manifest_is_put_while_a_blob_is_missing(made: Image, store: Store) -> None:

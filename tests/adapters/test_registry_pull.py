@@ -295,7 +295,7 @@ def test_a_registry_that_keeps_the_list_is_not_given_one(serve: Serve, made: Ima
     double = serve(lambda _: Answer(status=201, headers={"OCI-Subject": str(made.digest)}))
     manifest = json.dumps({"mediaType": MANIFEST, "artifactType": "x/a",
                            "subject": {"digest": str(made.digest)}}).encode()
-    _open(double.host).attach(manifest, made.digest)
+    _open(double.host).attach([manifest], made.digest)
     (request,) = double.requests
     assert request.path == f"/v2/a/b/manifests/{Digest.of(manifest)}"
 
@@ -314,7 +314,7 @@ def test_a_list_of_referrers_that_is_none_is_refused(
     manifest = json.dumps({"mediaType": MANIFEST,
                            "subject": {"digest": str(made.digest)}}).encode()
     for ask in (lambda: _open(double.host).referrers(made.digest),
-                lambda: _open(double.host).attach(manifest, made.digest)):
+                lambda: _open(double.host).attach([manifest], made.digest)):
         with pytest.raises(RegistryError, match="is none") as caught:
             ask()
         assert f"sha256-{made.digest.hex}" in caught.value.where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -64,15 +65,15 @@ class Memory(EmptyRegistry):
         assert len(store.read(digest)) == size
         self.events.append(str(digest))
 
-    def attach(self, manifest: bytes, subject: Digest) -> None:
+    def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
         if self._refuses:
             raise RegistryError("the registry answered 400 (MANIFEST_INVALID)",
                                 where="PUT /v2/", fix="see its log")
-        value = json.loads(manifest)
-        assert value["subject"]["digest"] == str(subject)
-        for item in [value["config"], *value["layers"]]:
-            assert item["digest"] in self.events
-        self.events.append(value["artifactType"])
+        for value in map(json.loads, manifests):
+            assert value["subject"]["digest"] == str(subject)
+            for item in [value["config"], *value["layers"]]:
+                assert item["digest"] in self.events
+            self.events.append(value["artifactType"])
 
 
 DOCUMENTS = (Document(media_type=attest.CYCLONEDX, data=b'{"b":2}'),

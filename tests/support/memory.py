@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolchain.digest import Digest
@@ -42,7 +42,7 @@ class EmptyRegistry:
     def put_manifest(self, manifest: bytes, tag: str | None) -> None:
         raise RegistryError("no manifest is to be put here")
 
-    def attach(self, manifest: bytes, subject: Digest) -> None:
+    def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
         raise RegistryError("nothing is to be attached here")
 
     def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:

@@ -269,7 +269,7 @@ def test_what_is_attached_to_the_image_goes_along(
         "layers": [{"mediaType": "application/vnd.cyclonedx+json",
                     "digest": str(Digest.of(note)), "size": len(note)}],
         "subject": {"mediaType": MANIFEST, "digest": str(subject), "size": len(image)}})
-    layout.attach(manifest, subject)
+    layout.attach([manifest], subject)
     monorepo.doit("export", "project=one", f"to={tmp_path}/one.tar")
     with tarfile.open(tmp_path / "before.tar") as old, tarfile.open(tmp_path / "one.tar") as new:
         added = set(new.getnames()) - set(old.getnames())

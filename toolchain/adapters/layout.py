@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,10 @@ class Layout:
 
         self._change(tagged)
 
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        new = referrers.descriptor(manifest, subject)
-        self._blobs.put(manifest)
+    def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
+        new = [referrers.descriptor(manifest, subject) for manifest in manifests]
+        for manifest in manifests:
+            self._blobs.put(manifest)
         tag = referrers.fallback_tag(subject)
 
         def listed(index: dict[str, Any]) -> list[Any] | None:
@@ -155,7 +156,8 @@ class Layout:
                 changed = entries(index)
                 if changed is None:
                     return
-                self._replace("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
+                if not (self._folder / "oci-layout").exists():
+                    self._replace("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
                 self._replace("index.json", canonical_json({**index, "manifests": changed}))
         except OSError as error:
             raise RegistryError(f"the image layout cannot be written: {error.strerror}",

@@ -6,6 +6,7 @@ Source: OCI distribution-spec 1.1, "Listing Referrers" and "Referrers Tag Schema
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
@@ -51,13 +52,15 @@ def listed(index: bytes | None) -> tuple[Descriptor, ...]:
     return tuple(manifests)
 
 
-def added(index: bytes | None, new: Descriptor) -> bytes | None:
-    """The index with one more descriptor; None if it is in there already."""
+def added(index: bytes | None, new: Iterable[Descriptor]) -> bytes | None:
+    """The index with these descriptors too; None if they are all in there already."""
     known = listed(index)
-    if any(item["digest"] == new["digest"] for item in known):
+    there = {item["digest"] for item in known}
+    more = [item for item in new if item["digest"] not in there]
+    if not more:
         return None
     rest = json.loads(index) if index is not None else {"schemaVersion": 2, "mediaType": INDEX}
-    return canonical_json({**rest, "manifests": [*known, new]})
+    return canonical_json({**rest, "manifests": [*known, *more]})
 
 
 def of_type(found: tuple[Descriptor, ...], artifact_type: str) -> tuple[Descriptor, ...]:

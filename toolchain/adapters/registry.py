@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -136,14 +137,17 @@ class HttpRegistry:
         upload.run()
 
     def put_manifest(self, manifest: bytes, tag: str | None) -> None:
-        self._put_manifest(manifest, str(Digest.of(manifest)))
-        if tag is not None:
-            self._put_manifest(manifest, tag)
+        # What is put under a tag is there under its digest too (distribution-spec, "Pushing
+        # Manifests": the registry says under which).
+        self._put_manifest(manifest, tag or str(Digest.of(manifest)))
 
-    def attach(self, manifest: bytes, subject: Digest) -> None:
-        new = referrers.descriptor(manifest, subject)
-        answer = self._put_manifest(manifest, str(Digest.of(manifest)))
-        if "oci-subject" in answer.headers:
+    def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
+        new = [referrers.descriptor(manifest, subject) for manifest in manifests]
+        with ThreadPoolExecutor(len(manifests)) as pool:
+            answers = list(pool.map(
+                lambda manifest: self._put_manifest(manifest, str(Digest.of(manifest))),
+                manifests))
+        if all("oci-subject" in answer.headers for answer in answers):
             return  # the registry keeps the list itself
         tag = referrers.fallback_tag(subject)
         where = self._url("manifests", tag)

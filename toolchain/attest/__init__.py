@@ -114,13 +114,13 @@ def attach(documents: tuple[Document, ...], image: Image, created: str, registry
     with ThreadPoolExecutor(len(blobs)) as pool:
         for done in [pool.submit(put, blob) for blob in blobs]:
             done.result()
-    for document in documents:
-        try:
-            registry.attach(manifest(document, image, created), image.digest)
-        except RegistryError as error:
-            raise RegistryError(error.what, where=error.where, fix=f"{error.fix}; "
-                                "for a registry that takes no attached documents, set "
-                                "image.attest = false") from None
+    try:
+        registry.attach([manifest(document, image, created) for document in documents],
+                        image.digest)
+    except RegistryError as error:
+        raise RegistryError(error.what, where=error.where, fix=f"{error.fix}; "
+                            "for a registry that takes no attached documents, set "
+                            "image.attest = false") from None
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
