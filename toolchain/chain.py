@@ -183,6 +183,14 @@ class Chain:
             self._known[stage] = value
         return self._known[stage]
 
+    def value_before(self, stage: str) -> Any | None:
+        """The stage's value that this project, or this platform of it, had last."""
+        name = stage
+        if self._whole is not self:
+            name = part_name(stage, self.config.image_platform)
+        key = self.session.trace.current(self.name, name)
+        return None if key is None else self.session.trace.get(stage, key)
+
     def bring(self, stage: Stage) -> tuple[Any, Digest, str]:
         """The stage's value, its key and a few words: taken from the record if it is still good,
         else made. Whoever wants the same key waits here."""

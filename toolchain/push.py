@@ -143,13 +143,36 @@ def manifest_size(registry: Registry, digest: Digest) -> int:
 
 def make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,
          lent: Container[Digest] = (), source: BlobSource | None = None,
-         beside: Callable[[], None] = lambda: None) -> tuple[Pushed, int, int]:
+         beside: Callable[[], None] = lambda: None,
+         before: Digest | None = None) -> tuple[Pushed, int, int]:
     """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
 
     `lent` layers that are not in the store come from `source`, the base image's home. `beside` is
-    called meanwhile, in a thread, and has ended before the tag is put. Raises what it does,
+    called meanwhile, in a thread, and has ended before the tag is put. `before` is a manifest that
+    was pushed earlier: if it is still there, so are its blobs. Raises what `beside` does,
     RegistryError, and StoreError for a blob that the store lost.
     """
+    known = _blobs(registry, before)
+    try:
+        return _make(image, tag, registry, store, progress, lent, source, beside, known)
+    except RegistryError:
+        if not known:
+            raise
+    # Perhaps a blob was deleted from under the earlier manifest.
+    return _make(image, tag, registry, store, progress, lent, source, beside, frozenset())
+
+
+def _blobs(registry: Registry, manifest: Digest | None) -> frozenset[str]:
+    """The digests of the layers that a manifest names, if it is there."""
+    import json
+
+    data = None if manifest is None else registry.manifest(str(manifest))
+    return frozenset(layer["digest"] for layer in json.loads(data or b"{}").get("layers", ()))
+
+
+def _make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,
+          lent: Container[Digest], source: BlobSource | None, beside: Callable[[], None],
+          known: frozenset[str]) -> tuple[Pushed, int, int]:
     def send(digest: Digest, size: int) -> None:
         if source is not None and digest in lent and not store.has(digest):
             registry.copy_blob(digest, size, source, progress)
@@ -160,7 +183,9 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
     store.put(image.config)
     with ThreadPoolExecutor(_UPLOADS + 1) as pool:
         other = pool.submit(beside)
-        there = list(pool.map(lambda layer: registry.has_blob(layer.digest), image.layers))
+        there = list(pool.map(
+            lambda layer: str(layer.digest) in known or registry.has_blob(layer.digest),
+            image.layers))
         missing = {layer.digest: layer.size
                    for layer, present in zip(image.layers, there, strict=True) if not present}
         progress.expect(sum(missing.values()), layers=len(missing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from toolchain.adapters.layout import Layout
 from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError, StoreError
-from toolchain.image import INDEX, MANIFEST, Image
+from toolchain.image import INDEX, MANIFEST, Image, make
 from toolchain.journal import Journal
+from toolchain.layer import Layer
 from toolchain.progress import Progress
 from toolchain.push import BlobSource, Registry
 from toolchain.store import Store
@@ -445,3 +447,44 @@ def test_skopeo_reads_and_copies_the_image(
     assert (fetched / made.config_digest.hex).read_bytes() == made.config
     for layer in made.layers:
         assert (fetched / layer.digest.hex).read_bytes() == store.read(layer.digest)
+
+
+def test_what_an_earlier_manifest_names_is_not_asked_for(
+    made: Image, registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push.make(made, "tag", registry, store, Progress())
+    asked: list[Digest] = []
+    has_blob = registry.has_blob
+
+    def noted(digest: Digest) -> bool:
+        asked.append(digest)
+        return has_blob(digest)
+
+    monkeypatch.setattr(registry, "has_blob", noted)
+    new = Layer(digest=store.put(b"new"), diff_id=Digest.of(b"new"), size=3,
+                media_type=made.layers[0].media_type, label="new")
+    more = make((*made.layers, new), "1000", "linux/amd64")
+    _, number, _ = push.make(more, "more", registry, store, Progress(), before=made.digest)
+    assert number == 1
+    assert set(asked) == {new.digest, more.config_digest}
+    assert push.find(registry, "more") == more
+    asked.clear()
+    push.make(more, "again", registry, store, Progress(), before=Digest.of(b"never pushed"))
+    assert {layer.digest for layer in more.layers} < set(asked)
+
+
+def test_a_blob_that_was_deleted_from_under_a_manifest_is_sent_again(
+    made: Image, server: RegistryServer, store: Store
+) -> None:
+    registry = HttpRegistry(server.host, server.host, f"{_REPOSITORY}/deleted", insecure=False)
+    push.make(made, "tag", registry, store, Progress())
+    lost = made.layers[0]
+    connection = http.client.HTTPConnection(server.host, timeout=10)
+    connection.request("DELETE", f"/v2/{_REPOSITORY}/deleted/blobs/{lost.digest}")
+    assert connection.getresponse().status == 202
+    connection.close()
+    assert not registry.has_blob(lost.digest)
+    more = make(made.layers, "0", "linux/amd64")
+    _, number, _ = push.make(more, "more", registry, store, Progress(), before=made.digest)
+    assert number == 1
+    assert registry.has_blob(lost.digest)

@@ -52,6 +52,7 @@ def make(chain: Chain) -> Made:
 
     origin = attested.source(chain)
     built = _assemble(chain, layers, attested.annotate(chain, origin))
+    before = chain.value_before(NAME)
     session, lender = chain.session, base_image(chain)
     source = session.tools.base_source(lender, chain.config) if lender else None
     lent = {item.digest for item in base_image_layers(chain)}
@@ -62,7 +63,8 @@ def make(chain: Chain) -> Made:
 
         pushed, number, sent = push.make(
             built, tag(chain), registry, session.store, progress, lent, source,
-            attach if chain.config.image_attest else lambda: None)
+            attach if chain.config.image_attest else lambda: None,
+            None if before is None else push.Pushed.from_json(before).digest)
     return Made(value=pushed.to_json(), words=f"sent {number} of {len(built.layers)} layers "
                                               f"({size(sent)}) to {pushed.reference}")
 
