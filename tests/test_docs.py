@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CHANGELOG.md", *sorted(
     path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 LANGUAGES = {"sh", "console", "toml", "yaml", "python", "json", "text"}
-COMMANDS = {"explain", "sbom", "load", "export", "sweep", "best"}
+COMMANDS = {"explain", "sbom", "load", "export", "sweep", "best", "prune"}
 COMMANDS_OF_DOIT = {"list", "info", "clean", "forget", "help"}
 
 # Pages whose commands are run, in this order, and the workspace that each begins with. What a page

@@ -7,7 +7,7 @@ not there, the stage cannot be planned yet (`NotYet`). Nothing here is slow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from toolchain.config import Config
     from toolchain.layer import Compiler, DebSource, WheelSource
     from toolchain.layer.conda import CondaSource
+    from toolchain.lease import Lease
     from toolchain.load import ImageEngine
     from toolchain.lock import Resolver, Sources
     from toolchain.lock.base import Archive, BasePins
     from toolchain.lock.conda import CondaSolver
     from toolchain.lock.image import ImagePins, Images
     from toolchain.model import Models
+    from toolchain.prune import Prunable
     from toolchain.push import BlobSource, Registry
     from toolchain.run import Engine, Remote, Tracker
     from toolchain.sweep.trial import Records, Studies
@@ -84,6 +86,7 @@ class Tools(Protocol):
     def compiler(self, identity: str, pins: BasePins, python: str) -> Compiler: ...
     def registry(self, config: Config) -> Registry: ...
     def registry_name(self, config: Config) -> str: ...
+    def layouts(self) -> Iterator[Prunable]: ...
     def engine(self, config: Config) -> Engine: ...
     def image_engine(self) -> ImageEngine: ...
     def tracking(self, config: Config) -> Tracking: ...
@@ -110,6 +113,7 @@ class Session:
     progress: Callable[[str], Any]  # a context manager that shows progress under a title
     say: Callable[[str], None]
     host: str  # this machine's platform, as OCI names it
+    lease: Lease
     pinned: set[Digest] = field(default_factory=set)  # suites that upgrade=1 moved in this call
 
 

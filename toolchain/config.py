@@ -236,6 +236,9 @@ class Config:
     dry_run: bool = _setting(
         False, CALL, "show what `train` would submit to a cluster, and submit nothing"
     )
+    keep: str = _setting(
+        "30d", CALL, "`doit prune` leaves what was used within that time", reads=quantity.seconds
+    )
     upgrade: bool = _setting(False, CALL, "pin again: newest versions that the project allows")
     force: bool = _setting(False, CALL, "train again although a finished run has the same key")
     check: bool = _setting(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from toolchain.errors import RegistryError, StoreError
 from toolchain.image import INDEX, media_type
 from toolchain.journal import Journal
 from toolchain.progress import Progress
+from toolchain.prune import Freed, last_used, removed
 from toolchain.push import BlobSource
 from toolchain.store import Store
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _PIECE = 1 << 20
+_LIST = re.compile(r"sha256-[0-9a-f]{64}")  # the tag of a list of what refers to a manifest
 
 
 class Layout:
@@ -136,6 +139,46 @@ class Layout:
     def referrers(self, digest: Digest, artifact_type: str = "") -> tuple[dict[str, Any], ...]:
         found = referrers.listed(self._list_of(referrers.fallback_tag(digest)))
         return referrers.of_type(found, artifact_type)
+
+    def prune(self, needs: Collection[str], since: float) -> Freed:
+        def stays(item: dict[str, Any]) -> bool:
+            digest = Digest.parse(item["digest"])
+            return digest.hex in needs or last_used(self._blobs.path(digest)) >= since
+
+        def remaining(index: dict[str, Any]) -> list[Any] | None:
+            entries = index["manifests"]
+            lists = {_tag(item) for item in entries if _LIST.fullmatch(_tag(item) or "")}
+            theirs = {referrers.fallback_tag(Digest.parse(item["digest"])) for item in entries
+                      if _tag(item) not in lists and stays(item)}
+            left = [item for item in entries
+                    if (_tag(item) in theirs if _tag(item) in lists else stays(item))]
+            return left if len(left) < len(entries) else None
+
+        freed = Freed()
+        if not (self._folder / "index.json").exists():
+            return freed
+        self._change(remaining)
+        named = self._reached()
+        for path in sorted((self._folder / "blobs" / "sha256").iterdir()):
+            # Nobody writes now: what was begun was left by a process that is gone.
+            if path.name.startswith("tmp-") or (path.name not in named and last_used(path) < since):
+                freed += removed(path)
+        return freed
+
+    def _reached(self) -> set[str]:
+        """The blobs, in hexadecimal, that the index names, itself or through manifests."""
+        found: set[str] = set()
+        left = [Digest.parse(item["digest"]) for item in self._index()["manifests"]]
+        while left:
+            digest = left.pop()
+            if digest.hex in found or not self._blobs.has(digest):
+                continue
+            found.add(digest.hex)
+            manifest = json.loads(self._blobs.read(digest))
+            left += [Digest.parse(item["digest"]) for item in manifest.get("manifests", ())]
+            found |= {Digest.parse(item["digest"]).hex
+                      for item in (*manifest.get("layers", ()), manifest.get("config")) if item}
+        return found
 
     def _list_of(self, tag: str) -> bytes | None:
         """The index under that tag, if there is one. Raises RegistryError if it is none."""

@@ -6,6 +6,7 @@ pins the same. The job's working folder is a private copy of the project layer, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -98,7 +99,8 @@ class LocalEngine:
         digest = job.lock.digest
         folder = self._cache / "envs" / digest.hex[:32]
         done = folder / _DONE
-        if done.exists():
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(done)  # used now (toolchain.prune)
             return folder
         with self._trace.holding("environment", digest):
             if done.exists():

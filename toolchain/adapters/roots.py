@@ -37,7 +37,8 @@ class Roots:
     def bring(self, image: Image) -> Path:
         """The image's root. Raises EngineError, and what fetching a layer raises."""
         target = self._folder / image.config_digest.hex
-        if target.exists():
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(target)  # used now (toolchain.prune)
             return target
         with self._trace.holding("root", image.config_digest):
             if target.exists():

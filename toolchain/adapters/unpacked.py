@@ -54,6 +54,7 @@ class UnpackedLayers:
             with self._trace.holding("unpack", layer.diff_id):
                 if not target.with_suffix(_DONE).exists():
                     self._unpack(layer, target)
+        os.utime(target.with_suffix(_DONE))  # used now (toolchain.prune)
         named = json.loads(target.with_suffix(_DONE).read_bytes())
         return target, frozenset(named["implied"])
 

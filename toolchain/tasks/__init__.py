@@ -24,8 +24,8 @@ from toolchain.workspace import Project
 
 __all__ = [
     "DOIT_CONFIG", "task_base", "task_best", "task_explain", "task_export", "task_layer",
-    "task_load", "task_parse", "task_push", "task_register", "task_resolve", "task_sbom",
-    "task_sweep", "task_train",
+    "task_load", "task_parse", "task_prune", "task_push", "task_register", "task_resolve",
+    "task_sbom", "task_sweep", "task_train",
 ]
 
 # Commands of doit that look at tasks without asking whether they are up to date.
@@ -84,6 +84,14 @@ def _command(what: str, name: str) -> TaskFailed | None:
     except KeyboardInterrupt:
         report.emit(f"{what} {name}  interrupted")
         raise SystemExit(130) from None
+    return None
+
+
+def _prune() -> TaskFailed | None:
+    try:
+        _call.prune()
+    except ToolchainError as error:
+        return TaskFailed(str(error))
     return None
 
 
@@ -256,6 +264,12 @@ def task_sweep() -> Iterator[dict[str, Any]]:
 def task_best() -> Iterator[dict[str, Any]]:
     """print a sweep's best trial as arguments of `doit train` (register=best registers it)"""
     yield from _commands("best", "print a sweep's best trial as arguments of `doit train`")
+
+
+@create_after()  # type: ignore[untyped-decorator]
+def task_prune() -> dict[str, Any]:
+    """remove from the cache what no project needs and nobody used for a while (keep=30d)"""
+    return {"actions": [_prune], "uptodate": [False], "verbosity": 2}
 
 
 def _commands(what: str, doc: str, before: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -207,6 +207,10 @@ class Call:
             from toolchain import export
 
             export.check(self.workspace.config.to, tuple(self.projects), self._caller)
+        asked = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
+        if "prune" in asked and asked[0] not in ("help", "info", "list") and len(asked) > 1:
+            raise ConfigError("prune removes things while nothing else is done",
+                              where="command line", fix="call `doit prune` by itself")
 
     def command(self, what: str, name: str) -> None:
         """Do what is no stage, with what push left."""
@@ -220,6 +224,15 @@ class Call:
         report.emit(report.line(what, name, words, time.monotonic() - started))
         if hint:
             report.emit(f"{name}: {hint}")
+
+    def prune(self) -> None:
+        """Make the cache smaller. Whatever the call names, all projects keep what they need."""
+        from toolchain.commands import prune
+
+        started = time.monotonic()
+        words = prune.run(self.session, self.workspace.scan(self.journal).projects)
+        report.emit(report.line(prune.NAME, self.workspace.root.name, words,
+                                time.monotonic() - started))
 
     def sweep(self, name: str) -> None:
         """Run the sweeps of this call, of which this is one: the first that is asked for runs

@@ -45,6 +45,7 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     from toolchain import report
     from toolchain.adapters.compatible import host_platform
     from toolchain.chain import Session
+    from toolchain.lease import Lease
     from toolchain.progress import Progress
     from toolchain.store import Store
     from toolchain.trace import Trace
@@ -52,12 +53,14 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     from toolchain.wiring.parts import Parts
 
     cache, counter = workspace.cache, Progress()
+    lease = Lease(cache, lambda: say("the cache is being pruned; waiting for that"))
     trace = Trace(cache, journal)
     store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
     tools = Adapters(Parts(root=workspace.root, cache=cache, config=workspace.config,
                            journal=journal, store=store, trace=trace, progress=counter, say=say))
     return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
-                   progress=partial(report.progress, counter), say=say, host=host_platform())
+                   progress=partial(report.progress, counter), say=say, host=host_platform(),
+                   lease=lease)
 
 
 def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.debian import DebianArchive
     from toolchain.adapters.docker_engine import DockerEngine
     from toolchain.adapters.index_wheels import IndexWheels
+    from toolchain.adapters.layout import Layout
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.adapters.optuna import OptunaStudies
     from toolchain.adapters.rattler import Rattler
@@ -104,6 +105,14 @@ class Adapters:
     def registry_name(self, config: Config) -> str:
         self.registry(config)  # raises for what is not one, such as a URL with a password
         return f"{config.registry} {config.pull_registry} {config.repository}"
+
+    def layouts(self) -> Iterator[Layout]:
+        from toolchain.adapters.layout import Layout
+
+        cache = self._parts.cache
+        for index in sorted((cache / "registry").rglob("index.json")):
+            yield Layout(index.parent, index.parent.name, cache / "quarantine",
+                         self._parts.journal)
 
     def _make_registry(self, config: Config) -> Registry:
         if config.registry:
