@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from tests.support.monorepo import Monorepo, default_wheels
 from toolchain.journal import Journal
 from toolchain.store import Store
 from toolchain.trace import Trace
+
+# A shell that starts the tests in the background has SIGINT ignored, and so would every process
+# that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
