@@ -63,6 +63,20 @@ def test_a_damaged_copy_is_fetched_anew(monorepo: Monorepo, server: Server) -> N
     assert monorepo.receipt("one", "train")["key"] == key
 
 
+def test_the_same_content_elsewhere_leaves_the_first_copy_to_its_readers(
+    monorepo: Monorepo, server: Server
+) -> None:
+    monorepo.add("one", mlproject=MLPROJECT)
+    (server.folder / "b.csv").write_text("first content\n")
+    monorepo.doit("train", f"params=data={server.url}/a.csv")
+    (copy,) = (monorepo.folder / "cache/inputs").rglob("a.csv")
+    inode = copy.stat().st_ino
+    monorepo.doit("train", f"params=data={server.url}/b.csv")
+    assert copy.stat().st_ino == inode
+    monorepo.doit("train", f"params=data={server.url}/a.csv", "upgrade=1")
+    assert copy.stat().st_ino == inode
+
+
 def test_an_input_that_cannot_be_had_is_a_mistake_without_its_query(
     monorepo: Monorepo, server: Server
 ) -> None:

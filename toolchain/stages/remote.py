@@ -32,7 +32,7 @@ def bring(chain: Chain, uri: str) -> tuple[Digest, str]:
         again = (chain.config.force or chain.config.upgrade) and question not in seen
         if known is not None and not again:
             digest, path = Digest(known["digest"]), _folder(chain) / known["path"]
-            if path.exists() and content(path, chain.session.journal) == digest:
+            if _is_whole(chain, path, digest):
                 return digest, str(path)
         digest, path = _fetch(chain, uri)
         seen.add(question)
@@ -48,19 +48,26 @@ def _fetch(chain: Chain, uri: str) -> tuple[Digest, Path]:
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as name:
             with chain.session.progress(f"input of {chain.name}"):
                 got = chain.session.tools.remote(chain.config).fetch(uri, Path(name))
-            digest = content(got, chain.session.journal)
-            target = folder / digest.hex[:32]
-            if target.exists():  # damaged, or another address of the same
-                shutil.rmtree(target)
-            target.mkdir()
             if got == Path(name):
                 raise TrackingError("an input has no name", where=f"{chain.name}: train",
                                     fix="name a file or folder, not the root of a store")
-            os.replace(got, target / got.name)
-            return digest, (target / got.name).resolve()
+            digest = content(got, chain.session.journal)
+            place = folder / digest.hex[:32] / got.name
+            with chain.session.trace.holding(_STAGE, digest, chain.waiting):
+                if not _is_whole(chain, place, digest):
+                    if place.is_dir():
+                        shutil.rmtree(place)
+                    place.parent.mkdir(exist_ok=True)
+                    os.replace(got, place)
+            return digest, place
     except OSError as error:
         raise StoreError(f"an input cannot be kept: {error.strerror}", where=str(folder),
                          fix="make the cache folder writable, or free some space") from None
+
+
+def _is_whole(chain: Chain, path: Path, digest: Digest) -> bool:
+    """Whether an input is there; a job may be reading it, or another of the same content."""
+    return path.exists() and content(path, chain.session.journal) == digest
 
 
 def _folder(chain: Chain) -> Path:
