@@ -190,9 +190,9 @@ def _make(image: Image, tag: str, registry: Registry, store: Store, progress: Pr
                    for layer, present in zip(image.layers, there, strict=True) if not present}
         progress.expect(sum(missing.values()), layers=len(missing))
 
-        sending = [pool.submit(send, digest, size) for digest, size in missing.items()]
-        for sent in sending:
-            sent.result()
+        # Not `submit`: where one fails, or Ctrl-C comes, those that have not begun are given up.
+        for _ in pool.map(send, missing, missing.values()):
+            pass
         if not registry.has_blob(image.config_digest):
             registry.put_blob(image.config_digest, len(image.config), store, progress)
         registry.put_manifest(image.manifest, None)  # nobody who looks for the tag finds it yet

@@ -13,11 +13,12 @@ from tests.adapters.double import Answer, Double, Request
 from tests.support.credentials import login
 from tests.support.registry import RegistryServer
 from tests.support.services import free_port
-from toolchain import push
+from toolchain import image, push
 from toolchain.adapters.registry import HttpRegistry
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, RegistryError
 from toolchain.image import Image
+from toolchain.layer import GZIP, Layer
 from toolchain.progress import Progress
 from toolchain.reference import check_repository
 from toolchain.store import Store
@@ -126,6 +127,24 @@ def test_what_the_registry_answers_is_passed_on(
     assert fix in caught.value.fix
     with pytest.raises(RegistryError, match=f"answered {status}"):
         push.make(made, "tag", _open(double.host), store, Progress())
+
+
+def test_uploads_that_have_not_begun_are_given_up_when_one_fails(
+    serve: Serve, store: Store
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.method == "POST":
+            time.sleep(0.05)
+        return Answer(status=404 if request.method == "HEAD" else 403)
+
+    double = serve(answer)
+    blobs = [store.put(b"%d" % number) for number in range(60)]
+    layers = tuple(Layer(digest=blob, diff_id=blob, size=len(store.read(blob)), media_type=GZIP,
+                         label="x") for blob in blobs)
+    with pytest.raises(RegistryError, match="answered 403"):
+        push.make(image.make(layers, "1000", "linux/amd64"), "tag", _open(double.host), store,
+                  Progress())
+    assert sum(request.method == "POST" for request in double.requests) < 30
 
 
 def test_a_name_space_that_is_not_there_is_explained_when_pushing(
