@@ -58,7 +58,7 @@ def describe(chain: Chain) -> str:
     try:
         spec = result(chain)
     except NotYet:
-        spec = _parse(chain, TreeReader(chain.tree, chain.root), lambda _: None)
+        spec = _parse(chain, TreeReader(chain.tree, chain.boundary), lambda _: None)
     names = sorted(spec.entry_points, key=lambda name: (name != "main", name))
     return " | ".join(_entry_point(name, spec.entry_points[name]) for name in names)
 

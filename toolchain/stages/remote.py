@@ -16,8 +16,6 @@ from pathlib import Path
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import StoreError, TrackingError
-from toolchain.spec.address import is_remote as is_remote
-from toolchain.spec.address import shown as shown
 from toolchain.tree import content
 
 _STAGE = "input"

@@ -12,7 +12,7 @@ from toolchain.chain import Chain, Made
 from toolchain.config import Config
 from toolchain.digest import Digest
 from toolchain.errors import EngineError, SpecError
-from toolchain.spec import Docker, command
+from toolchain.spec import Docker, address, command
 from toolchain.spec.docker import placed
 from toolchain.stages import layer, parse, push, remote, resolve
 from toolchain.tree import Tree, content
@@ -141,8 +141,7 @@ def call(chain: Chain, warn: Callable[[str], None] = lambda _: None) -> command.
             and name not in chain.tree.found):
         raise SpecError(f"the project has no file {name!r}", where=chain.name,
                         fix="name a file relative to the project's folder, or an entry point")
-    return command.call(parse.result(chain), chain.config.entry_point,
-                        command.parse_params(chain.config.params), warn)
+    return command.call(spec, name, command.parse_params(chain.config.params), warn)
 
 
 def docker_of(chain: Chain) -> Docker | None:
@@ -152,7 +151,7 @@ def docker_of(chain: Chain) -> Docker | None:
 
 def recorded(settled: command.Call) -> dict[str, str]:
     """Parameters as the run records them."""
-    return {name: remote.shown(text) if kind == "path" and remote.is_remote(text) else text
+    return {name: address.shown(text) if kind == "path" and address.is_remote(text) else text
             for name, (kind, text) in settled.parameters.items()}
 
 
@@ -162,10 +161,10 @@ def inputs_of(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest,
     for name, (kind, text) in settled.parameters.items():
         if kind != "path":
             continue
-        if remote.is_remote(text):
+        if address.is_remote(text):
             found[name] = remote.bring(chain, text)
             continue
-        path = chain.folder / _local(text)
+        path = chain.folder / address.local(text)
         if "\0" in text or not path.exists():
             raise SpecError(
                 f"parameter {name!r} names a path that does not exist: {text}",
@@ -175,14 +174,6 @@ def inputs_of(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest,
         found[name] = (content(path, chain.session.journal),
                        text if _is_copied(chain, path) else str(path.resolve()))
     return found
-
-
-def _local(text: str) -> str:
-    if not text.startswith("file:/"):
-        return text
-    from urllib.parse import unquote, urlsplit
-
-    return unquote(urlsplit(text).path)
 
 
 def _is_copied(chain: Chain, path: Path) -> bool:
