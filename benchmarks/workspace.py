@@ -19,9 +19,9 @@ from toolchain.adapters.indexes import uv_environment
 from toolchain.adapters.uv import uv_program
 from toolchain.digest import Digest
 from toolchain.journal import Journal
-from toolchain.lock import FILE_NAME, from_text
 from toolchain.lock.base import BasePins
 from toolchain.lock.base import from_text as base_from_text
+from toolchain.lock.requirements import FILE_NAME, from_text
 from toolchain.store import Store
 from toolchain.trace import Trace
 

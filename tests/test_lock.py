@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toolchain import lock
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
-from toolchain.lock import Lock, Package, Request, base
+from toolchain.lock import Lock, Package, Request, base, file, requirements
 from toolchain.lock.base import BasePins, DebianPackage
 from toolchain.spec import Spec
 from toolchain.spec.requirements import Requirements
@@ -130,28 +130,28 @@ def test_what_moved_is_said_in_a_few_words() -> None:
 
 @given(locks)
 def test_a_lock_is_read_back_from_its_text_and_its_json(made: Lock) -> None:
-    assert lock.from_text(lock.to_text(made), "here") == made
+    assert requirements.from_text(requirements.to_text(made), "here") == made
     assert Lock.from_json(made.to_json(), made.input) == made
 
 
 @given(locks)
 def test_the_text_is_a_requirements_file_that_names_no_index(made: Lock) -> None:
     wanted = Requirements()
-    wanted.add_file("lock", Texts(lock=lock.to_text(made)))
+    wanted.add_file("lock", Texts(lock=requirements.to_text(made)))
     assert wanted.requirements == {f"{item.name}=={item.version}" for item in made.packages}
     assert wanted.hashes == {item.name: {item.sha256.hex} for item in made.packages}
 
 
 def test_comments_blank_lines_and_order_of_a_lock_do_not_matter() -> None:
     beta = f"beta==1.0 --hash={Digest.of(b'beta')}\n"
-    assert lock.from_text(f"{beta}\n# mine\n{HEADER}{PIN}", "") == lock.from_text(
+    assert requirements.from_text(f"{beta}\n# mine\n{HEADER}{PIN}", "") == requirements.from_text(
         HEADER + PIN.replace(" --", " \\\n --") + beta, "")
 
 
 @pytest.mark.parametrize("text", ["", PIN, HEADER.replace("sha256", "md5"), "<<<<<<< HEAD\n"])
 def test_a_lock_made_elsewhere_is_not_read(text: str) -> None:
     with pytest.raises(ResolveError, match="not a lock of this tool") as caught:
-        lock.from_text(text, "projects/one/requirements.lock")
+        requirements.from_text(text, "projects/one/requirements.lock")
     assert caught.value.where == "projects/one/requirements.lock"
     assert "run `doit resolve`" in caught.value.fix
 
@@ -163,7 +163,7 @@ def test_a_lock_made_elsewhere_is_not_read(text: str) -> None:
 ])
 def test_a_line_that_pins_nothing_is_shown(line: str) -> None:
     with pytest.raises(ResolveError) as caught:
-        lock.from_text(HEADER + PIN + line + "\n", "here")
+        requirements.from_text(HEADER + PIN + line + "\n", "here")
     assert caught.value.what == f"not a pinned package: {line[:80]}"
 
 
@@ -171,23 +171,23 @@ def test_a_package_that_is_pinned_twice_is_refused() -> None:
     """Left by a merge of two branches; both would be installed over each other."""
     again = f"alpha==1.1 --hash={Digest.of(b'other')}\n"
     with pytest.raises(ResolveError, match="alpha is pinned twice"):
-        lock.from_text(HEADER + PIN + again, "here")
+        requirements.from_text(HEADER + PIN + again, "here")
 
 
 def test_lock_files_are_read_and_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "requirements.lock"
-    assert lock.read(path, "here") is None
-    lock.replace_text(path, HEADER + PIN)
-    lock.replace_text(path, HEADER)
-    found = lock.read(path, "here")
+    assert requirements.read(path, "here") is None
+    file.replace(path, HEADER + PIN)
+    file.replace(path, HEADER)
+    found = requirements.read(path, "here")
     assert found is not None
     assert found.packages == ()
     assert list(tmp_path.iterdir()) == [path]
     path.write_bytes(b"\xff")
     with pytest.raises(ResolveError, match="cannot be read"):
-        lock.read(path, "here")
+        requirements.read(path, "here")
     with pytest.raises(ResolveError, match="cannot be written"):
-        lock.replace_text(path / "below-a-file", "")
+        file.replace(path / "below-a-file", "")
 
 
 @given(st.lists(pins, max_size=3, unique_by=lambda entry: (entry.suite, entry.platform)))
@@ -234,10 +234,10 @@ def test_a_lock_with_places_is_read_back_as_written() -> None:
     plain = Package(name="plain", version="5.0", sha256=here)
     made = Lock(python="3.11", platform="linux/amd64", input=Digest.of(b""),
                 packages=tuple(sorted((folder, commit, url, file, plain))))
-    text = lock.to_text(made)
+    text = requirements.to_text(made)
     for line in text.splitlines():  # pip reads what is no comment, and all of that has a hash
         assert line.startswith(("#", "    --hash=")) or line.endswith(" \\")
-    found = lock.from_text(text, "x")
+    found = requirements.from_text(text, "x")
     assert {item for item in found.packages if not item.is_folder} == {commit, url, file, plain}
     settled = lock.Settled(source=Source(kind="folder", location="../../my lib"), package=folder,
                            wheel=here, filename="x")

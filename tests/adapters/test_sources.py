@@ -13,7 +13,7 @@ from tests.support.wheels import package_folder, sdist, wheel
 from toolchain import lock
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError
-from toolchain.lock import Package, Settled
+from toolchain.lock import Package, Settled, requirements
 from toolchain.spec import source as sources
 
 
@@ -172,7 +172,7 @@ def test_a_file_of_the_workspace_is_pinned_by_its_hash(shop: Workshop, kind: str
                                    sha256=Digest.of(path.read_bytes()))
     found = shop.machine.wheels.wheel(made.package, PYTHON, PLATFORM)
     assert (found.digest, found.filename) == (made.wheel, made.filename)
-    text = lock.to_text(locked(made.package))
+    text = requirements.to_text(locked(made.package))
     assert f"./files/{path.name} \\\n    --hash=sha256:" in text
 
 

@@ -15,7 +15,8 @@ from tests.support.wheels import sdist, wheel
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer.wheel import Wheel
-from toolchain.lock import Package, to_text
+from toolchain.lock import Package
+from toolchain.lock.requirements import to_text
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from toolchain.adapters.workfolder import work_folder
 from toolchain.errors import EngineError
 from toolchain.layer import PROJECT_FOLDER, WheelSource
 from toolchain.layer.archive import opened
-from toolchain.lock import Lock, to_text
+from toolchain.lock import Lock
 from toolchain.lock.conda import CondaLock
+from toolchain.lock.requirements import to_text
 from toolchain.run import Job, Outcome
 from toolchain.spec import Docker
 from toolchain.store import Store

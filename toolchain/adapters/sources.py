@@ -26,8 +26,9 @@ from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError, without_credentials
 from toolchain.journal import Journal
 from toolchain.layer.wheel import Wheel
-from toolchain.lock import Package, Place, Request, Settled, is_lock
+from toolchain.lock import Package, Place, Request, Settled
 from toolchain.lock.base import FILE_NAME as BASE_LOCK
+from toolchain.lock.file import is_lock
 from toolchain.spec.source import FILE, FOLDER, GIT, Source
 from toolchain.store import Store
 from toolchain.trace import Trace

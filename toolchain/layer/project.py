@@ -25,8 +25,8 @@ from toolchain.layer import (
 )
 from toolchain.layer.archive import Entry, LayerWriter
 from toolchain.layer.compression import LIBDEFLATE, Compression
-from toolchain.lock import is_lock
 from toolchain.lock.base import FILE_NAME as BASE_LOCK_NAME
+from toolchain.lock.file import is_lock
 from toolchain.spec import Spec
 from toolchain.store import Store
 from toolchain.tree import Tree, TreeFile, changed

@@ -1,51 +1,20 @@
 """Spec -> Lock: pin every package by version and hash.
 
-The lock is `requirements.lock` beside the project: a pip-compatible requirements file with one
-sha256 for each package, the file that is installed on the lock's platform. It names no index.
-What is built from a folder or a repository stands in comments, since pip refuses a whole file if
-one of its lines can have no hash (docs/decisions/0021).
-Its header records the digest of the plan it answers; while that matches, nothing is resolved.
+What a lock is as a file is in `requirements`, `conda` and `base`.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolchain import atomic
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError
 from toolchain.lock.conda import CondaLock
 from toolchain.spec import Spec
 from toolchain.spec.source import ARCHIVE, FOLDER, Source
 
-FILE_NAME = "requirements.lock"
-_FILE_NAMES = re.compile(r"(requirements|conda)(\.[a-z0-9]+-[a-z0-9]+)?\.lock\Z")
 _SCHEMA = 2
-
-_HEADER = re.compile(
-    r"^# toolchain: python=(\S+) platform=(\S+) input=(sha256:[0-9a-f]{64})$", re.MULTILINE
-)
-_PINS_IN_COMMENTS = ("# toolchain: source ", "# toolchain: folder ")
-_FOLDER = re.compile(r"# toolchain: folder ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) (\.\S*.*)\Z")
-_SOURCE = re.compile(r"# toolchain: source ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) sha256:([0-9a-f]{64}) "
-                     r"(\S.*)\Z")
-_FILE = re.compile(r"(\S.*?) --hash=sha256:([0-9a-f]{64}) # ([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+)\Z")
-_PIN = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==(\S+) --hash=sha256:([0-9a-f]{64})\Z")
-
-_UNKNOWN = Digest("0" * 64)  # of a folder, until it is looked at
-
-
-def file_name(platform: str, *, is_first: bool) -> str:
-    """The lock's file: one for each platform of a project, the first's without its name."""
-    return FILE_NAME if is_first else f"requirements.{platform.replace('/', '-')}.lock"
-
-
-def is_lock(name: str) -> bool:
-    """Whether a file of a project's folder is a lock that this tool writes."""
-    return _FILE_NAMES.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -220,8 +189,8 @@ class Resolver(Protocol):
         """Pin everything the request needs, its dependencies included, sorted by name.
 
         `preferred` versions are kept where the request allows them. Of a request's `sources` all
-        are in `settled`. Raises ResolveError if the
-        request cannot be met or the index not be reached.
+        are in `settled`. Raises ResolveError if the request cannot be met or the index not be
+        reached.
         """
 
 
@@ -289,97 +258,3 @@ def changes(old: Lock | None, new: Lock) -> str:
            if before[name] != after[name]])
     more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
     return f"changed: {', '.join(moved[:5])}{more}" if moved else "nothing moved"
-
-
-def to_text(lock: Lock) -> str:
-    """The content of requirements.lock."""
-    lines = [
-        "# Pinned by `doit resolve`; commit this file. To move the pins: "
-        "doit resolve project=NAME upgrade=1",
-        f"# toolchain: python={lock.python} platform={lock.platform} input={lock.input}",
-    ]
-    lines += [
-        f"# toolchain: folder {package.name}=={package.version} {package.source}"
-        if package.is_folder else
-        f"# toolchain: source {package.name}=={package.version} {package.sha256} {package.source}"
-        for package in lock.packages if package.is_built_here
-    ]
-    lines += [
-        f"{package.source} \\\n    --hash={package.sha256} # {package.name}=={package.version}"
-        if package.source else
-        f"{package.name}=={package.version} \\\n    --hash={package.sha256}"
-        for package in lock.packages if not package.is_built_here
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def read(path: Path, where: str) -> Lock | None:
-    """The lock in a file; None if there is no file. Raises ResolveError."""
-    text = read_text(path, where)
-    return None if text is None else from_text(text, where)
-
-
-def read_text(path: Path, where: str, *,
-              fix: str = "take it from version control, or delete it") -> str | None:
-    """A file that people commit; None if there is none. Raises ResolveError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResolveError(f"cannot be read: {error}", where=where, fix=fix) from None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that people commit, whole or not at all. Raises ResolveError."""
-    try:
-        atomic.write(path, text.encode())
-    except OSError as error:
-        raise ResolveError(f"cannot be written: {error.strerror}", where=str(path),
-                           fix="make the folder writable, or resolve elsewhere and commit "
-                               "the file") from None
-
-
-def from_text(text: str, where: str) -> Lock:
-    """Read requirements.lock. Raises ResolveError with the line that is wrong."""
-    header = _HEADER.search(text)
-    if header is None:
-        raise ResolveError(
-            "not a lock of this tool: its `# toolchain:` line is missing", where=where,
-            fix="delete it and run `doit resolve`; a lock made elsewhere is not read",
-        )
-    packages: dict[str, Package] = {}
-    lines = text.replace("\\\n", " ").splitlines()
-    for line in lines:
-        entry = " ".join(line.split())
-        if not entry or (entry.startswith("#") and not entry.startswith(_PINS_IN_COMMENTS)):
-            continue
-        package = _package(entry, where)
-        if package.name in packages:  # left by a merge of two branches
-            raise ResolveError(
-                f"{package.name} is pinned twice", where=where,
-                fix="keep one of its two lines, or delete the file and run `doit resolve` to "
-                    "make it anew",
-            )
-        packages[package.name] = package
-    return Lock(
-        python=header[1], platform=header[2], packages=tuple(sorted(packages.values())),
-        input=Digest.parse(header[3]),
-    )
-
-
-def _package(entry: str, where: str) -> Package:
-    if folder := _FOLDER.fullmatch(entry):
-        return Package(name=folder[1], version=folder[2], sha256=_UNKNOWN, source=folder[3])
-    if source := _SOURCE.fullmatch(entry):
-        return Package(name=source[1], version=source[2], sha256=Digest(source[3]),
-                       source=source[4])
-    if file := _FILE.fullmatch(entry):
-        return Package(name=file[3], version=file[4], sha256=Digest(file[2]), source=file[1])
-    if pin := _PIN.fullmatch(entry):
-        return Package(name=pin[1], version=pin[2], sha256=Digest(pin[3]))
-    raise ResolveError(
-        f"not a pinned package: {entry[:80]}", where=where,
-        fix="each line is name==version --hash=sha256:…; delete the file and run "
-            "`doit resolve` to make it anew",
-    )

@@ -141,11 +141,6 @@ class CondaSolver(Protocol):
         """
 
 
-def file_name(platform: str, *, is_first: bool) -> str:
-    """The lock's file: one for each platform of a project, the first's without its name."""
-    return "conda.lock" if is_first else f"conda.{platform.replace('/', '-')}.lock"
-
-
 def virtual_packages(platform: str, glibc: str, cuda: str) -> tuple[tuple[str, str, str], ...]:
     """What the place where an image runs has besides packages (conda's CEP 30)."""
     if platform not in _SUBDIRS:

@@ -12,6 +12,7 @@ from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.lock import conda as conda_lock
+from toolchain.lock import file, requirements
 from toolchain.lock.base import Foundation
 from toolchain.lock.conda import CondaLock, CondaRequest, Unreachable
 from toolchain.spec import Conda
@@ -41,7 +42,7 @@ def plan(chain: Chain) -> dict[str, Any]:
     if not is_asked(chain):
         return {}
     found: dict[str, Any] = {
-        "request": _request(chain, "").plan(), "lock": _digest_of(_path(chain)),
+        "request": _request(chain, "").plan(), "lock": lock_digest(chain, file.CONDA),
         "pip": chain.config.conda_pip}
     if chain.config.conda_pip:
         python = _instead(chain, lock.request(
@@ -57,10 +58,10 @@ def settle(chain: Chain, request: lock.Request) -> Settled:
     """
     if not is_asked(chain):
         return Settled(request=request, lock=None, words="")
-    path, wanted = _path(chain), _request(chain, request.glibc)
+    path, wanted = lock_path(chain, file.CONDA), _request(chain, request.glibc)
     where = f"{chain.project.folder}/{path.name}"
     with chain.session.trace.holding("lock", Digest.of(where.encode()), chain.waiting):
-        text = lock.read_text(path, where)
+        text = file.read(path, where)
         old = None if text is None else conda_lock.from_text(text, where)
         if (old is not None and not chain.config.upgrade
                 and old.input == Digest.of_json(wanted.plan())):
@@ -82,7 +83,7 @@ def settle(chain: Chain, request: lock.Request) -> Settled:
                               "are taken from the package index instead")
             return Settled(request=_instead(chain, request), lock=None,
                            words="from the package index, since a conda channel cannot be reached")
-        lock.replace_text(path, conda_lock.to_text(made))
+        file.replace(path, conda_lock.to_text(made))
         return _beside(request, made, "conda pinned" if old is None else "conda pinned anew")
 
 
@@ -107,12 +108,12 @@ def _instead(chain: Chain, request: lock.Request) -> lock.Request:
     wanted = parse.result(chain).conda
     assert wanted is not None
     try:
-        python, requirements = as_requirements(wanted, chain.config.python)
+        python, wanted_of_pip = as_requirements(wanted, chain.config.python)
     except SpecError as error:
         raise SpecError(error.what, where=f"{chain.project.folder}/{error.where}, with "
                         "conda.pip = yes", fix=error.fix) from None
     return replace(request, python=python or chain.config.python, requirements=tuple(
-        sorted({*request.requirements, *requirements})))
+        sorted({*request.requirements, *wanted_of_pip})))
 
 
 def _is_on_pip(chain: Chain, request: lock.Request) -> bool:
@@ -120,8 +121,8 @@ def _is_on_pip(chain: Chain, request: lock.Request) -> bool:
     if not chain.config.conda_pip or chain.config.upgrade:
         return False
     instead = _instead(chain, request)
-    path = chain.folder / lock.file_name(chain.config.image_platform, is_first=chain.is_first)
-    known = lock.read(path, f"{chain.project.folder}/{path.name}")
+    path = lock_path(chain, file.REQUIREMENTS)
+    known = requirements.read(path, f"{chain.project.folder}/{path.name}")
     if known is None:
         return False
     foundation, _ = pins.settle(chain, instead.python)
@@ -168,13 +169,12 @@ def _placed(wanted: Conda, folder: str, defaults: tuple[str, ...]
     return tuple(dict.fromkeys(channels)), tuple(sorted(packages))
 
 
-def _path(chain: Chain) -> Path:
-    return chain.folder / conda_lock.file_name(chain.config.image_platform,
-                                               is_first=chain.is_first)
+def lock_path(chain: Chain, kind: str) -> Path:
+    """Where one of the project's two locks is."""
+    return chain.folder / file.name(kind, chain.config.image_platform, is_first=chain.is_first)
 
 
-def _digest_of(path: Path) -> str | None:
-    try:
-        return Digest.of(path.read_bytes()).hex
-    except OSError:
-        return None
+def lock_digest(chain: Chain, kind: str) -> str | None:
+    """The digest of that file's bytes; None if there is none. Raises ResolveError."""
+    path = lock_path(chain, kind)
+    return file.digest(path, f"{chain.project.folder}/{path.name}")

@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from toolchain import lock
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError
 from toolchain.lock import base as base_lock
+from toolchain.lock import file
 from toolchain.lock.base import AptPins, BasePins, Foundation
 from toolchain.lock.image import ImagePins
 from toolchain.stages import parse
@@ -167,7 +167,7 @@ def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
                 others = {key: value for key, value in others.items()
                           if key == name or key[1].rpartition("@")[0] != place
                           or key[2] != name[2]}
-            lock.replace_text(path(chain), base_lock.to_text(tuple(others.values())))
+            file.replace(path(chain), base_lock.to_text(tuple(others.values())))
         if chosen != known:
             moved.append(name[1] if kind is not AptPins else ", ".join(name[3:]))
         return chosen
@@ -193,7 +193,7 @@ def _apt(base: base_lock.Pins, platform: str, wanted: tuple[str, ...]) -> tuple[
 
 def _read(chain: Chain) -> dict[tuple[str, ...], base_lock.Pins]:
     """Every entry of base.lock; of a thousand projects, the first to ask parses it."""
-    text = lock.read_text(path(chain), base_lock.FILE_NAME, fix="take it from version control")
+    text = file.read(path(chain), base_lock.FILE_NAME, fix="take it from version control")
     return {} if text is None else _entries(text)
 
 

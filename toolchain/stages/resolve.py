@@ -11,8 +11,8 @@ from typing import Any
 from toolchain import lock
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError
 from toolchain.lock import base as base_lock
+from toolchain.lock import file, requirements
 from toolchain.spec.source import FILE, FOLDER
 from toolchain.stages import conda, count, parse, pins
 from toolchain.tree import walk
@@ -28,19 +28,17 @@ def plan(chain: Chain) -> Any:
     more = {"places": places} if places else {}
     return {"request": request.plan(), **more, "base image": pins.image_base(chain),
             "apt": chain.config.apt, "bytecode": chain.config.image_bytecode,
-            "lock": _digest_of(_lock_path(chain)), "base": pins.plan(chain, request.python),
-            **conda.plan(chain)}
+            "lock": conda.lock_digest(chain, file.REQUIREMENTS),
+            "base": pins.plan(chain, request.python), **conda.plan(chain)}
 
 
 def stands(chain: Chain, value: Any) -> bool:
     if chain.config.upgrade:
         return False
     # What was built of a folder can be had from there alone.
-    folders = [package for package in lock.Lock.from_json(value, Digest.of(b"")).packages
-               if package.is_built_here and package.source.startswith(".")]
-    return not folders or all(
+    return all(
         chain.session.tools.wheels().here(package, value["python"], value["platform"])
-        for package in folders)
+        for package in map(lock.Package.from_json, value["packages"]) if package.is_folder)
 
 
 def make(chain: Chain) -> Made:
@@ -81,10 +79,10 @@ def _number(locked: lock.Lock) -> int:
 
 def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
     """The lock that answers the request, made and written if need be, and what became of it."""
-    path = _lock_path(chain)
+    path = conda.lock_path(chain, file.REQUIREMENTS)
     where = f"{chain.project.folder}/{path.name}"
     with chain.session.trace.holding("lock", Digest.of(where.encode()), chain.waiting):
-        old = lock.read(path, where)
+        old = requirements.read(path, where)
         if (old is not None and not chain.config.upgrade
                 and old.input == Digest.of_json(request.plan())):
             return old.with_folders(request.settled), "lock is current"
@@ -96,7 +94,7 @@ def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
                 known.get(source) or sources.settle(source, request, preferred)
                 for source in request.sources))
             made = lock.make(request, preferred, chain.session.tools.resolver())
-        lock.replace_text(path, lock.to_text(made))
+        file.replace(path, requirements.to_text(made))
         return made, lock.changes(old, made)
 
 
@@ -133,10 +131,6 @@ def foundation(chain: Chain) -> base_lock.Foundation:
     return pins.found(chain, base(chain), result(chain).python_minor)
 
 
-def _lock_path(chain: Chain) -> Path:
-    return chain.folder / lock.file_name(chain.config.image_platform, is_first=chain.is_first)
-
-
 def _request(chain: Chain) -> lock.Request:
     spec = parse.result(chain)
     python = conda.BASE_PYTHON if spec.conda else pins.python(chain)
@@ -159,12 +153,3 @@ def _titled(chain: Chain, request: lock.Request) -> Any:
     """Progress, where something is to be built."""
     return (chain.session.progress(f"resolve {chain.name}") if request.sources
             else contextlib.nullcontext())
-
-
-def _digest_of(path: Path) -> str | None:
-    try:
-        return Digest.of(path.read_bytes()).hex
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ResolveError(f"cannot be read: {error.strerror}", where=str(path)) from None
