@@ -153,12 +153,14 @@ def test_a_file_without_the_table_has_no_settings(tmp_path: Path, text: str) -> 
 @pytest.mark.parametrize("data", [
     b"[tool.toolchain\n", b"[tool]\ntoolchain = 1\n", b'tool = "toolchain"\n',
     b'[tool.toolchain]\nengine = "\xff"\n',
+    b"[tool.toolchain]\nx = " + b"9" * 5000, b"[tool.toolchain]\nx = " + b"[" * 5000,
 ])
 def test_a_file_that_makes_no_sense_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "pyproject.toml").write_bytes(data)
     with pytest.raises(ConfigError) as caught:
         read_settings(tmp_path / "pyproject.toml")
     assert caught.value.where == str(tmp_path / "pyproject.toml")
+    assert caught.value.fix
 
 
 def test_a_missing_projects_folder_says_how_to_set_one(tmp_path: Path) -> None:

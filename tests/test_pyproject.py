@@ -99,6 +99,8 @@ def test_dependencies_and_places_of_uv() -> None:
 
 @pytest.mark.parametrize(("text", "what"), [
     ("x = [", "not valid TOML"),
+    (f"x = {'9' * 5000}", "not valid TOML"),
+    (f"x = {'[' * 5000}", "not valid TOML"),
     ("[tool.x]\n", "has no [project] table"),
     (PROJECT + 'dynamic = ["dependencies"]\n', "the dependencies are dynamic"),
     (PROJECT + 'dependencies = "alpha"\n', "not a list of texts"),

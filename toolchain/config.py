@@ -348,7 +348,8 @@ def read_settings(pyproject: str | Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(pyproject)) from None
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(pyproject),
+                          fix="make it readable") from None
     if b"toolchain" not in data:  # most project files; spares loading a parser
         return {}
     if sys.version_info >= (3, 11):
@@ -358,10 +359,12 @@ def read_settings(pyproject: str | Path) -> dict[str, Any]:
     try:
         tool = tomllib.loads(data.decode()).get("tool", {})
         table = tool.get("toolchain", {}) if isinstance(tool, dict) else None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not valid TOML: {error}", where=str(pyproject)) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(pyproject),
+                          fix="look at that place and just before it; save it as UTF-8") from None
     if not isinstance(table, dict):
-        raise ConfigError("[tool.toolchain] is not a table", where=str(pyproject))
+        raise ConfigError("[tool.toolchain] is not a table", where=str(pyproject),
+                          fix="write settings below the line `[tool.toolchain]`")
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, dict):

@@ -7,15 +7,13 @@ The file is TOML and names no mirror.
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock.image import ImagePins
+from toolchain.spec import tomltext
 
 FILE_NAME = "base.lock"
 
@@ -192,32 +190,20 @@ def to_text(pins: tuple[Pins, ...]) -> str:
             elif isinstance(value, dict):
                 lines.append(f"{field} = {_inline(value)}")
             else:
-                lines.append(f"{field} = {_toml(value)}")
+                lines.append(f"{field} = {tomltext.literal(value)}")
     return "\n".join(lines) + "\n"
 
 
 def _inline(table: dict[str, Any]) -> str:
-    fields = ", ".join(f"{_key(key)} = {_toml(value)}" for key, value in table.items())
+    fields = ", ".join(f"{tomltext.key(key)} = {tomltext.literal(value)}"
+                       for key, value in table.items())
     return f"{{ {fields} }}" if fields else "{}"
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
-
-
-def _toml(value: Any) -> str:
-    """JSON's text and numbers are TOML's, but for DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def from_text(text: str, where: str) -> tuple[Pins, ...]:
     """Read base.lock. Raises ResolveError."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        found = tomllib.loads(text)
+        found = tomltext.parse(text)
         return (
             *(BasePins(suite=entry["suite"], platform=entry["platform"],
                        packages=_packages(entry)) for entry in found.get("base", [])),
@@ -227,7 +213,7 @@ def from_text(text: str, where: str) -> tuple[Pins, ...]:
                       packages=_packages(entry))
               for entry in found.get("apt", [])),
         )
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ResolveError(
             f"base.lock is damaged: {error}", where=where,
             fix="take it from version control, or delete it and run `doit resolve` to pin anew",

@@ -7,14 +7,13 @@ read it or to build from it. What `pip:` asks for stands in requirements.lock as
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
+from toolchain.spec import tomltext
 
 _SCHEMA = 1
 # What solvers assume of a Linux kernel that they cannot see.
@@ -166,9 +165,9 @@ def to_text(lock: CondaLock) -> str:
     lines = [
         "# Pinned by `doit resolve`; commit this file. To move the pins: "
         "doit resolve project=NAME upgrade=1",
-        f"platform = {json.dumps(lock.platform)}", f'input = "{lock.input}"', "packages = ["]
+        f"platform = {tomltext.literal(lock.platform)}", f'input = "{lock.input}"', "packages = ["]
     for package in lock.packages:
-        fields = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        fields = ", ".join(f"{key} = {tomltext.literal(value)}"
                            for key, value in package.to_json().items())
         lines.append(f"  {{ {fields} }},")
     return "\n".join([*lines, "]"]) + "\n"
@@ -176,18 +175,14 @@ def to_text(lock: CondaLock) -> str:
 
 def from_text(text: str, where: str) -> CondaLock:
     """Read conda.lock. Raises ResolveError."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        value = tomllib.loads(text)
+        value = tomltext.parse(text)
         found = CondaLock.from_json(value, Digest.parse(value["input"]))
         names = [package.name for package in found.packages]
         if len(set(names)) != len(names):  # left by a merge of two branches
             raise ValueError("a package is pinned twice")
         return found
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResolveError(
             f"not a lock of conda packages by this tool: {error}", where=where,
             fix="take it from version control, or delete it and run `doit resolve`; a lock made "

@@ -12,15 +12,23 @@ from toolchain.errors import SpecError
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
-def load(text: str, where: str) -> dict[str, Any]:
-    """Parse a TOML document. Raises SpecError with file, line and column."""
+def parse(text: str) -> dict[str, Any]:
+    """Parse a TOML document. Raises ValueError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def load(text: str, where: str) -> dict[str, Any]:
+    """Parse a TOML document. Raises SpecError with file, line and column."""
+    try:
+        return parse(text)
+    except ValueError as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         place = f"{where}:{match[1]}:{match[2]}" if match else where
         raise SpecError(f"not valid TOML: {str(error).partition(' (at ')[0]}", where=place,
@@ -30,27 +38,29 @@ def load(text: str, where: str) -> dict[str, Any]:
 
 def canonical(value: dict[str, Any]) -> str:
     """One TOML text for one value: sorted keys, a line for each at the top, no comments."""
-    return "".join(f"{_key(key)} = {_value(value[key])}\n" for key in sorted(value))
+    return "".join(f"{key(name)} = {_value(value[name])}\n" for name in sorted(value))
 
 
-def _key(key: str) -> str:
-    return key if _BARE.match(key) else _string(key)
+def key(name: str) -> str:
+    """A key as TOML has it, in quotes where it needs them."""
+    return name if _BARE.match(name) else literal(name)
 
 
-def _string(text: str) -> str:
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def literal(value: Any) -> str:
+    """Text, a whole number, or a list of them. JSON's are TOML's, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)} = {_value(value[key])}" for key in sorted(value)) + "}"
+        return "{" + ", ".join(f"{key(name)} = {_value(value[name])}"
+                               for name in sorted(value)) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return _string(value)
+        return literal(value)
     if isinstance(value, float):
         return repr(value)
     return str(value)  # integers; dates and times as RFC 3339 has them
