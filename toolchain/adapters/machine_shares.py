@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from toolchain import shares
 from toolchain.errors import StoreError
 from toolchain.run import Engine, Job, Outcome, Resources
-from toolchain.shares import Shares
 
 _LOOK = 0.1  # seconds between two looks at what others have
 _QUEUE = "queue"
@@ -38,7 +38,7 @@ class MachineShares:
 
     def check(self, resources: Resources, where: str) -> None:
         """Raises EngineError for what this machine does not have at all."""
-        Shares(self._cpus, self._memory, 1).check(resources, where)
+        shares.check(resources, self._cpus, self._memory, where)
 
     @contextlib.contextmanager
     def take(self, resources: Resources, name: str) -> Iterator[None]:
