@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
     ("errors", "atomic"), ("digest", "progress", "quantity"), ("journal", "config", "reference"),
-    ("store", "tree", "lease", "prune"), ("trace",),
+    ("tree", "lease", "prune"), ("store",), ("trace",),
     ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),
     ("image",),
     ("bundle",),

@@ -16,9 +16,7 @@ from pathlib import Path
 from toolchain.digest import Digest, canonical_json, fingerprint
 from toolchain.errors import ToolchainError
 from toolchain.journal import Journal
-from toolchain.tree import Found, is_settled, stamp, walk
-
-_Stamp = tuple[int, int, int, int]
+from toolchain.tree import Found, Stamp, is_settled, stamp, walk
 
 
 class Shortcut:
@@ -27,7 +25,7 @@ class Shortcut:
     def __init__(self, root: Path, journal: Journal) -> None:
         self._root = root
         self._journal = journal
-        self._shared: dict[str, _Stamp | None] = {}
+        self._shared: dict[str, Stamp | None] = {}
 
     def stages(self, project: str, folder: Path, settings: str) -> frozenset[str]:
         """The stages that are certainly fresh."""
@@ -69,7 +67,7 @@ class Shortcut:
         shared = [self._stamp(path) for path in outputs]
         return fingerprint(repr((found, shared)).encode())
 
-    def _stamp(self, path: str) -> _Stamp | None:
+    def _stamp(self, path: str) -> Stamp | None:
         if path not in self._shared:
             try:
                 self._shared[path] = stamp(os.stat(path))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from toolchain.errors import SpecError, without_credentials
+from toolchain.scan import mlproject_in
 from toolchain.workspace import Project, Workspace
 
 
@@ -43,22 +44,19 @@ def find(url: str, folder: str, workspace: Workspace, repositories: Repositories
     if not place.resolve().is_relative_to(root.resolve()):
         raise SpecError(f"leaves the repository: {folder}", where=shown,
                         fix="name a folder within it, as in URL#folder")
-    from toolchain.spec.mlproject import name_of
-
     try:
-        found = sorted(path for path in place.iterdir()
-                       if path.name.lower() == "mlproject" and path.is_file())
-        name = name_of(found[0].read_bytes()) if found else ""
+        found = mlproject_in(place)
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=f"{shown}#{folder}",
                         fix="name a folder of the repository, as in URL#folder") from None
-    if not found:
+    if found is None:
         raise SpecError("no MLproject there", where=f"{shown}#{folder}, commit {commit}",
                         fix="name the folder that has it, as in URL#folder")
-    name = name or folder.rpartition("/")[2] or _last(url)
+    mlproject, named = found
+    name = named or folder.rpartition("/")[2] or _last(url)
     if not version or not commit.startswith(version):
         say(f"{name}: {version or 'HEAD'} of {shown} is {commit} (upgrade=1 asks again)")
-    return Project(name=name, folder=_below(place, workspace.root), mlproject=found[0].name,
+    return Project(name=name, folder=_below(place, workspace.root), mlproject=mlproject,
                    root=_below(root, workspace.root))
 
 

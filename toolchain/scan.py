@@ -177,6 +177,16 @@ class _Look:
         return name
 
 
+def mlproject_in(folder: Path) -> tuple[str, str] | None:
+    """The MLproject file in one folder, by its name, and the `name:` in it, which may be empty;
+    None without such a file. Raises OSError."""
+    from toolchain.spec.mlproject import name_of
+
+    found = sorted(path for path in folder.iterdir()
+                   if path.name.lower() == "mlproject" and path.is_file())
+    return (found[0].name, name_of(found[0].read_bytes())) if found else None
+
+
 def _list(path: str) -> tuple[list[str], str | None, str | None]:
     """Subfolders, the MLproject file and, without one, a file that was meant to be one."""
     subfolders: list[str] = []

@@ -20,9 +20,9 @@ from typing import IO
 from toolchain.digest import Digest
 from toolchain.errors import StoreError
 from toolchain.journal import Journal
+from toolchain.tree import Stamp, stamp
 
 _CHUNK = 1 << 20
-_Stamp = tuple[int, int, int, int]
 
 
 class BlobWriter:
@@ -57,7 +57,7 @@ class Store:
         self._folder = folder
         self._quarantine = quarantine
         self._journal = journal
-        self._verified: dict[Digest, _Stamp] = {}
+        self._verified: dict[Digest, Stamp] = {}
 
     def path(self, digest: Digest) -> Path:
         return self._folder / digest.hex
@@ -102,7 +102,7 @@ class Store:
             stream.close()
             target = self.path(digest)
             os.replace(temporary, target)
-            self._remember(digest, _stamp(os.stat(target)))
+            self._remember(digest, stamp(os.stat(target)))
         except OSError as error:
             raise self._explain(error) from None
 
@@ -117,20 +117,20 @@ class Store:
         """Whether the blob is here and right. One that is not right is put into quarantine."""
         path = self.path(digest)
         try:
-            stamp = _stamp(os.stat(path))
+            seen = stamp(os.stat(path))
         except FileNotFoundError:
             return False
         except OSError as error:
             raise self._explain(error) from None
-        if self._verified.get(digest) == stamp or self._recorded(digest) == stamp:
-            self._verified[digest] = stamp
+        if self._verified.get(digest) == seen or self._recorded(digest) == seen:
+            self._verified[digest] = seen
             return True
         try:
             with open(path, "rb") as stream:
                 matches = Digest.of_stream(stream) == digest
-                unchanged = _stamp(os.fstat(stream.fileno())) == stamp
+                unchanged = stamp(os.fstat(stream.fileno())) == seen
             if matches and unchanged:
-                self._remember(digest, stamp)
+                self._remember(digest, seen)
             elif not matches:
                 self._quarantine.mkdir(exist_ok=True)
                 os.replace(path, self._quarantine / digest.hex)
@@ -175,31 +175,31 @@ class Store:
                     temporary.unlink(missing_ok=True)
                 # A new link changes the inode's ctime; without this the blob would be hashed
                 # again at its next use.
-                self._remember(digest, _stamp(os.stat(self.path(digest))))
+                self._remember(digest, stamp(os.stat(self.path(digest))))
             except OSError as error:
                 raise self._explain(error) from None
 
-    def stamps(self, digests: Iterable[Digest]) -> list[_Stamp | None]:
+    def stamps(self, digests: Iterable[Digest]) -> list[Stamp | None]:
         """Size, times and inode of blobs, None for a missing one; does not look inside."""
-        found: list[_Stamp | None] = []
+        found: list[Stamp | None] = []
         for digest in digests:
             try:
-                found.append(_stamp(os.stat(self.path(digest))))
+                found.append(stamp(os.stat(self.path(digest))))
             except OSError:
                 found.append(None)
         return found
 
-    def _recorded(self, digest: Digest) -> _Stamp | None:
+    def _recorded(self, digest: Digest) -> Stamp | None:
         rows = self._journal.rows(
             "select size, mtime_ns, ctime_ns, inode from blob where path=?",
             (str(self.path(digest)),)
         )
         return rows[0] if rows else None
 
-    def _remember(self, digest: Digest, stamp: _Stamp) -> None:
-        self._verified[digest] = stamp
+    def _remember(self, digest: Digest, seen: Stamp) -> None:
+        self._verified[digest] = seen
         self._journal.write(
-            "insert or replace into blob values (?,?,?,?,?)", (str(self.path(digest)), *stamp)
+            "insert or replace into blob values (?,?,?,?,?)", (str(self.path(digest)), *seen)
         )
 
     def _explain(self, error: OSError) -> StoreError:
@@ -207,7 +207,3 @@ class Store:
             f"the cache cannot be used: {error.strerror}", where=str(self._folder),
             fix="make the cache folder writable, or free some space, or set `cache` elsewhere",
         )
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

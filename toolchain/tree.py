@@ -34,7 +34,7 @@ SKIPPED_FOLDERS = frozenset({
 })
 _SKIPPED_FILES = frozenset({".git", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", ".DS_Store"})
 
-_Stamp = tuple[int, int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Found:
 
     path: str
     mode: int
-    stamp: _Stamp
+    stamp: Stamp
 
     @property
     def is_link(self) -> bool:
@@ -120,11 +120,12 @@ def visible(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def stamp(status: os.stat_result) -> _Stamp:
+def stamp(status: os.stat_result) -> Stamp:
+    """Size in bytes, mtime and ctime in nanoseconds, inode: what tells a file from what it was."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def is_settled(stamps: Iterator[_Stamp], now_ns: int | None = None) -> bool:
+def is_settled(stamps: Iterator[Stamp], now_ns: int | None = None) -> bool:
     """Whether nothing changed within the grain of file times (rule 2)."""
     limit = (time.time_ns() if now_ns is None else now_ns) - _GRAIN_NS
     return all(mtime < limit and ctime < limit for _, mtime, ctime, _ in stamps)

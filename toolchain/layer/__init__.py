@@ -13,12 +13,16 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from toolchain.digest import Digest
 from toolchain.lock import Lock, Package
 from toolchain.lock.base import AptPins, BasePins
 from toolchain.lock.conda import CondaPackage
+
+if TYPE_CHECKING:
+    from toolchain.store import Store
+    from toolchain.trace import Trace
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -73,6 +77,13 @@ def to_json(layers: tuple[Layer, ...]) -> dict[str, Any]:
 
 def from_json(value: Any) -> tuple[Layer, ...]:
     return tuple(Layer.from_json(item) for item in value["layers"])
+
+
+def on_record(stage: str, key: Digest, trace: Trace, store: Store) -> Layer | None:
+    """The layer that was made for that key, if it is still in the store."""
+    known = trace.get(stage, key)
+    layer = Layer.from_json(known) if known is not None else None
+    return layer if layer is not None and store.has(layer.digest) else None
 
 
 class WheelSource(Protocol):

@@ -21,7 +21,16 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from toolchain.digest import Digest, canonical_json
-from toolchain.layer import HOME, LAYOUT_VERSION, MOST_LARGE_OF_CONDA, PREFIX, USER_ID, Layer, group
+from toolchain.layer import (
+    HOME,
+    LAYOUT_VERSION,
+    MOST_LARGE_OF_CONDA,
+    PREFIX,
+    USER_ID,
+    Layer,
+    group,
+    on_record,
+)
 from toolchain.layer.archive import Entry, LayerWriter, Sink
 from toolchain.layer.bytecode import Batch, Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
@@ -105,7 +114,7 @@ def make(lock: CondaLock, source: CondaSource, store: Store, trace: Trace, progr
     keys = {label: Digest.of_json(plan(members, python, compiler, compression))
             for label, members in groups}
     missing = tuple(package for label, members in groups for package in members
-                    if _known(keys[label], store, trace) is None)
+                    if on_record(_STAGE, keys[label], trace, store) is None)
     source.fetch(missing)
     progress.expect(sum(package.size for package in missing))
     made: set[Digest] = set()
@@ -114,7 +123,7 @@ def make(lock: CondaLock, source: CondaSource, store: Store, trace: Trace, progr
     def build(item: tuple[str, tuple[CondaPackage, ...]]) -> Layer:
         label, members = item
         with trace.holding(_STAGE, keys[label], waiting):
-            known = _known(keys[label], store, trace)
+            known = on_record(_STAGE, keys[label], trace, store)
             if known is not None:
                 return known
             source.fetch(members)  # what another process built is gone
@@ -278,12 +287,3 @@ def _record(package: CondaPackage, archive: CondaArchive,
                else "unix_python_entry_point"} for path in added)]},
         "link": {"source": "", "type": 3},
     }
-
-
-def _known(key: Digest, store: Store, trace: Trace) -> Layer | None:
-    """The layer of that key, if it was built before and is still in the store."""
-    known = trace.get(_STAGE, key)
-    if known is None:
-        return None
-    layer = Layer.from_json(known)
-    return layer if store.has(layer.digest) else None

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from toolchain.digest import Digest
-from toolchain.layer import MOST_LARGE_BESIDE_CONDA, Layer, WheelSource, group
+from toolchain.layer import MOST_LARGE_BESIDE_CONDA, Layer, WheelSource, group, on_record
 from toolchain.layer.archive import LayerWriter
 from toolchain.layer.bytecode import Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
@@ -60,7 +60,7 @@ def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: 
         what = plan(chosen, lock.python_minor, compiler, compression)
         key = Digest.of_json(what)
         with trace.holding(_STAGE, key, waiting):
-            layer = _known(key, store, trace)
+            layer = on_record(_STAGE, key, trace, store)
             if layer is None:
                 with LayerWriter(store, label, pool, compression) as writer:
                     for wheel in chosen:
@@ -78,12 +78,3 @@ def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: 
     with ThreadPoolExecutor(os.cpu_count()) as builders:
         done = dict(zip((label for label, _ in order), builders.map(build, order), strict=True))
     return Built(layers=tuple(done[label] for label, _ in groups), made=frozenset(made))
-
-
-def _known(key: Digest, store: Store, trace: Trace) -> Layer | None:
-    """The layer of that key, if it was built before and is still in the store."""
-    known = trace.get(_STAGE, key)
-    if known is None:
-        return None
-    layer = Layer.from_json(known)
-    return layer if store.has(layer.digest) else None

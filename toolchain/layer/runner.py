@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.digest import Digest
-from toolchain.layer import LAYOUT_VERSION, RUNNER_FOLDER, Layer
+from toolchain.layer import LAYOUT_VERSION, RUNNER_FOLDER, Layer, on_record
 from toolchain.layer.archive import Entry, LayerWriter
 from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.store import Store
@@ -48,11 +48,9 @@ def make(store: Store, trace: Trace, pool: ThreadPoolExecutor, waiting: Callable
     """The layer, and whether it was made now rather than found."""
     what = key(compression)
     with trace.holding(_STAGE, what, waiting):
-        known = trace.get(_STAGE, what)
+        known = on_record(_STAGE, what, trace, store)
         if known is not None:
-            layer = Layer.from_json(known)
-            if store.has(layer.digest):
-                return layer, False
+            return known, False
         with LayerWriter(store, "runner", pool, compression) as writer:
             for name, data in sorted(files().items()):
                 writer.add(Entry(path=f"{RUNNER_FOLDER}/{name}", mode=0o644, data=data))

@@ -18,7 +18,7 @@ from toolchain.errors import ConfigError, SpecError, ToolchainError
 from toolchain.journal import Journal
 from toolchain.push import Pushed
 from toolchain.runner import result
-from toolchain.spec.mlproject import name_of
+from toolchain.scan import mlproject_in
 from toolchain.stages import platforms, push
 from toolchain.steps import inputs
 from toolchain.workspace import Project, Workspace
@@ -76,16 +76,15 @@ def build(folder: Path, settings: Mapping[str, str], *, verbose: bool) -> tuple[
 def _project(folder: Path) -> Project:
     """The project that the folder is. Raises SpecError."""
     try:
-        found = sorted(path for path in folder.iterdir() if path.name.lower() == "mlproject"
-                       and path.is_file())
-        name = name_of(found[0].read_bytes()) if found else ""
+        found = mlproject_in(folder)
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=str(folder),
                         fix="make it readable") from None
-    if not found:
+    if found is None:
         raise SpecError("no MLproject in the working folder", where=str(folder),
                         fix="run the step where the codeset is; the file lies at its top")
-    return Project(name=name or folder.name, folder=".", mlproject=found[0].name)
+    mlproject, name = found
+    return Project(name=name or folder.name, folder=".", mlproject=mlproject)
 
 
 def _chain(workspace: Workspace, project: Project) -> Chain:
