@@ -6,12 +6,12 @@ import pytest
 
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError
-from toolchain.reference import Reference, check_repository, parse_reference
+from toolchain.reference import Reference, api_host, check_repository, parse_reference
 
 _D = "sha256:" + "ab" * 32
 
 
-@pytest.mark.parametrize(("text", "canonical", "api_host"), [
+@pytest.mark.parametrize(("text", "canonical", "api"), [
     ("python", "docker.io/library/python:latest", "registry-1.docker.io"),
     ("python:3.11-slim", "docker.io/library/python:3.11-slim", "registry-1.docker.io"),
     ("docker.io/python", "docker.io/library/python:latest", "registry-1.docker.io"),
@@ -30,10 +30,10 @@ _D = "sha256:" + "ab" * 32
     (f"localhost:5000/x:y@{_D}", f"localhost:5000/x:y@{_D}", "localhost:5000"),
     ("a__b/c-d.e--f", "docker.io/a__b/c-d.e--f:latest", "registry-1.docker.io"),
 ])
-def test_a_name_is_read(text: str, canonical: str, api_host: str) -> None:
+def test_a_name_is_read(text: str, canonical: str, api: str) -> None:
     reference = parse_reference(text)
     assert str(reference) == canonical
-    assert reference.api_host == api_host
+    assert api_host(reference.host) == api
     assert parse_reference(canonical) == reference
 
 

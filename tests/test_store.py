@@ -137,14 +137,6 @@ def test_a_blob_without_a_record_is_hashed_before_it_is_believed(
     assert (again.has(good), again.has(bad)) == (True, False)
 
 
-def test_stamps_are_those_of_the_files_and_none_for_a_missing_one(store: Store) -> None:
-    digest = store.put(DATA)
-    (stamp, none) = store.stamps([digest, Digest.of(b"missing")])
-    assert stamp is not None
-    assert stamp[0] == len(DATA)
-    assert none is None
-
-
 def test_a_folder_that_cannot_be_made_is_an_error_with_a_remedy(
     tmp_path: Path, journal: Journal
 ) -> None:

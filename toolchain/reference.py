@@ -36,11 +36,6 @@ class Reference:
     digest: Digest | None
 
     @property
-    def api_host(self) -> str:
-        """The host that answers for the registry."""
-        return api_host(self.host)
-
-    @property
     def wanted(self) -> str:
         """What to ask the registry for: the digest if there is one, else the tag."""
         return str(self.digest) if self.digest else self.tag

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -178,16 +178,6 @@ class Store:
                 self._remember(digest, stamp(os.stat(self.path(digest))))
             except OSError as error:
                 raise self._explain(error) from None
-
-    def stamps(self, digests: Iterable[Digest]) -> list[Stamp | None]:
-        """Size, times and inode of blobs, None for a missing one; does not look inside."""
-        found: list[Stamp | None] = []
-        for digest in digests:
-            try:
-                found.append(stamp(os.stat(self.path(digest))))
-            except OSError:
-                found.append(None)
-        return found
 
     def _recorded(self, digest: Digest) -> Stamp | None:
         rows = self._journal.rows(

@@ -117,12 +117,6 @@ class Foundation:
     apt: AptPins | None
     compiler: BasePins | None = None  # whose interpreter compiles, on the machine that builds
 
-    @property
-    def packages(self) -> int:
-        """How many Debian packages are pinned here."""
-        more = len(self.apt.packages) if self.apt else 0
-        return more + (len(self.base.packages) if isinstance(self.base, BasePins) else 0)
-
     def to_json(self) -> dict[str, Any]:
         """What decides the layers under the project's packages, by content."""
         found: dict[str, Any] = {"glibc": self.base.glibc}
