@@ -43,40 +43,11 @@ def _open() -> Call:
         raise InvalidDodoFile(str(error)) from None
 
 
-def _act(stage: str, name: str) -> TaskFailed | None:
+def _act(what: str, name: str) -> TaskFailed | None:
+    """What every task does: a stage or a command, for one project or for the workspace."""
     try:
-        _call.run(stage, name)
-    except ToolchainError as error:
-        return TaskFailed(str(error))
-    except KeyboardInterrupt:
-        report.emit(f"{stage} {name}  interrupted")
-        raise SystemExit(130) from None
-    return None
-
-
-def _explain(name: str) -> TaskFailed | None:
-    try:
-        for stage, words in pipeline.explain(_call.chain(name)):
-            report.emit(f"{stage} {name}  {words}")
-    except ToolchainError as error:
-        return TaskFailed(str(error))
-    return None
-
-
-def _sbom(name: str) -> TaskFailed | None:
-    try:
-        _call.print_sbom(name)
-    except ToolchainError as error:
-        return TaskFailed(str(error))
-    return None
-
-
-def _command(what: str, name: str) -> TaskFailed | None:
-    try:
-        if what == "sweep":
-            _call.sweep(name)
-        elif what == "best":
-            _call.best(name)
+        if what in pipeline.STAGES:
+            _call.run(what, name)
         else:
             _call.command(what, name)
     except ToolchainError as error:
@@ -84,14 +55,6 @@ def _command(what: str, name: str) -> TaskFailed | None:
     except KeyboardInterrupt:
         report.emit(f"{what} {name}  interrupted")
         raise SystemExit(130) from None
-    return None
-
-
-def _prune() -> TaskFailed | None:
-    try:
-        _call.prune()
-    except ToolchainError as error:
-        return TaskFailed(str(error))
     return None
 
 
@@ -224,20 +187,16 @@ def task_register() -> Iterator[dict[str, Any]]:
 
 def task_explain() -> Iterator[dict[str, Any]]:
     """say for each stage whether it would run, and which input changed"""
-    yield {"name": None, "doc": "say for each stage whether it would run, and what changed"}
-    for name in _projects():
-        yield {"name": name, "actions": [(_explain, [name])], "uptodate": [False],
-               "verbosity": 2, "meta": {"toolchain": ("explain", name)}}
+    yield from _commands("explain", "say for each stage whether it would run, and what changed",
+                         needs="")
 
 
 # Made when they are asked for: a call that is about stages is not to pay for their tasks.
 @create_after()  # type: ignore[untyped-decorator]
 def task_sbom() -> Iterator[dict[str, Any]]:
     """print the bill of materials of a project's image (CycloneDX), a line of JSON each"""
-    yield {"name": None, "doc": "print the bill of materials of a project's image (CycloneDX)"}
-    for name in _projects():
-        yield {"name": name, "actions": [(_sbom, [name])], "uptodate": [False],
-               "verbosity": 2, "meta": {"toolchain": ("sbom", name)}}
+    yield from _commands("sbom", "print the bill of materials of a project's image (CycloneDX)",
+                         needs="")
 
 
 @create_after()  # type: ignore[untyped-decorator]
@@ -269,14 +228,18 @@ def task_best() -> Iterator[dict[str, Any]]:
 @create_after()  # type: ignore[untyped-decorator]
 def task_prune() -> dict[str, Any]:
     """remove from the cache what no project needs and nobody used for a while (keep=30d)"""
-    return {"actions": [_prune], "uptodate": [False], "verbosity": 2}
+    return {"actions": [(_act, ["prune", _call.workspace.root.name])], "uptodate": [False],
+            "verbosity": 2}
 
 
-def _commands(what: str, doc: str, before: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The subtasks of a command on a pushed image; it has no result that could be up to date."""
+def _commands(what: str, doc: str, before: list[str] | None = None,
+              needs: str = "push") -> Iterator[dict[str, Any]]:
+    """The subtasks of a command, after the stage that it needs; it has no result that could be up
+    to date. `before`: what is done before the first of them."""
     yield {"name": None, "doc": doc, **({"task_dep": before} if before else {})}
     for name in _projects():
-        yield {"name": name, "actions": [(_command, [what, name])], "task_dep": [f"push:{name}"],
+        yield {"name": name, "actions": [(_act, [what, name])],
+               "task_dep": [f"{needs}:{name}"] if needs else [],
                "uptodate": [False], "verbosity": 2, "meta": {"toolchain": (what, name)}}
 
 

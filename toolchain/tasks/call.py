@@ -181,7 +181,7 @@ class Call:
         """Whether the stage is not made, but shown."""
         return self.workspace.config.dry_run and stage in ("train", "register")
 
-    def print_sbom(self, name: str) -> None:
+    def _print_sbom(self, name: str) -> None:
         """Print the project's bill of materials, made from its locks: for the platform that this
         machine runs, of several. What people are told meanwhile goes beside it."""
         from toolchain.chain import Chain
@@ -213,7 +213,20 @@ class Call:
                               where="command line", fix="call `doit prune` by itself")
 
     def command(self, what: str, name: str) -> None:
-        """Do what is no stage, with what push left."""
+        """Do what is no stage."""
+        own = {"explain": self._explain, "sbom": self._print_sbom, "sweep": self._sweep,
+               "best": self._best, "prune": self._prune}
+        if what in own:
+            own[what](name)
+        else:
+            self._deliver(what, name)
+
+    def _explain(self, name: str) -> None:
+        for stage, words in pipeline.explain(self.chain(name)):
+            report.emit(f"{stage} {name}  {words}")
+
+    def _deliver(self, what: str, name: str) -> None:
+        """Load or export the image that push left."""
         from toolchain.commands import export, load
 
         started = time.monotonic()
@@ -225,16 +238,15 @@ class Call:
         if hint:
             report.emit(f"{name}: {hint}")
 
-    def prune(self) -> None:
+    def _prune(self, name: str) -> None:
         """Make the cache smaller. Whatever the call names, all projects keep what they need."""
         from toolchain.commands import prune
 
         started = time.monotonic()
         words = prune.run(self.session, self.workspace.scan(self.journal).projects)
-        report.emit(report.line(prune.NAME, self.workspace.root.name, words,
-                                time.monotonic() - started))
+        report.emit(report.line(prune.NAME, name, words, time.monotonic() - started))
 
-    def sweep(self, name: str) -> None:
+    def _sweep(self, name: str) -> None:
         """Run the sweeps of this call, of which this is one: the first that is asked for runs
         all, so that they share one queue and one budget."""
         if self._swept is None:
@@ -242,7 +254,7 @@ class Call:
         if name in self._swept:
             raise self._swept[name]
         if self.chain(name).config.register:
-            self.best(name)
+            self._best(name)
 
     def _run_sweeps(self) -> dict[str, ToolchainError]:
         from toolchain.commands import sweep
@@ -276,7 +288,7 @@ class Call:
             if not self.check(stage, name):
                 self.run(stage, name)
 
-    def best(self, name: str) -> None:
+    def _best(self, name: str) -> None:
         """Print a sweep's winner; register it if that was asked for."""
         from toolchain.commands import best
 
