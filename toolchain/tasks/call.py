@@ -327,6 +327,7 @@ class Call:
         if not self._verified:
             return
         from toolchain.chain import NotYet
+        from toolchain.tasks.evidence import evidence
 
         for name, verified in self._verified.items():
             if name in self._ran:
@@ -335,44 +336,11 @@ class Call:
             # What the shortcut vouched for stays on record beside what was looked at now.
             stages = verified | self._vouched.get(name, frozenset())
             try:
-                stages, outputs = self._evidence(chain, stages)
+                known, outputs = evidence(chain, stages)
                 self._shortcut.record(name, chain.tree.found.values(), _settings(chain.config),
-                                      stages, outputs, self._started)
+                                      known, outputs, self._started)
             except (ToolchainError, NotYet):  # another process changed what was looked at
-                return
-
-    def _evidence(self, chain: Chain, stages: set[str]) -> tuple[set[str], set[Path]]:
-        """Of those stages, the ones that files alone can vouch for, and those files."""
-        from toolchain.stages import base, layer, parse, pins, platforms, push, resolve
-
-        store, cache = self.session.store, self.workspace.cache
-        paths = {pins.path(chain)}
-        database = wiring.tracking_file(chain.config, self.workspace.root)
-        if database is None:
-            stages = stages - {"train", "register"}
-        elif stages & {"train", "register"}:
-            paths.add(database)
-        for stage in stages:
-            path = pipeline.receipt_path(cache, chain.name, stage)
-            paths.add(path)
-        if "parse" in stages:
-            paths |= {chain.folder / path for path in parse.plan(chain)["files"]}
-        if "resolve" in stages:
-            paths |= resolve.evidence(chain)
-        blobs = cache / "registry" / chain.config.repository / "blobs" / "sha256"
-        embedded = "push" in stages and not chain.config.registry
-        for part in map(chain.on, chain.platforms):
-            built = base.result(part) if stages & {"base", "push"} else ()
-            if stages & {"layer", "push"}:
-                built = (*built, layer.result(part))
-            paths |= {store.path(item.digest) for item in built}
-            if embedded:
-                done = push.result(part)
-                names = (*(item.digest for item in built), done.config, done.digest)
-                paths |= {blobs / name.hex for name in names}
-        if embedded:  # of several platforms, their index
-            paths.add(blobs / Digest.parse(platforms.whole(push, chain)["digest"]).hex)
-        return stages, paths
+                continue
 
 
 def _settings(config: Config) -> str:
