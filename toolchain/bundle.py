@@ -16,6 +16,7 @@ from typing import Any
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import INDEX, MANIFEST, Image
 from toolchain.layer.archive import TIME
+from toolchain.reference import full_name
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
@@ -79,7 +80,7 @@ def make(image: Image, names: tuple[str, ...], without: frozenset[Digest] = froz
     is in the index without a name, since engines take whatever has one for an image. Layers in
     `without` are named, but not in the file.
     """
-    called = {_REF_NAME: names[0].rpartition(":")[2], _FULL_NAME: _full(names[0])}
+    called = {_REF_NAME: names[0].rpartition(":")[2], _FULL_NAME: full_name(names[0])}
     index: dict[str, Any] = {
         "schemaVersion": 2, "mediaType": INDEX,
         "manifests": [{**(_named(several.index) if several else _described(image)),
@@ -159,11 +160,3 @@ def _header(path: str, size: int) -> bytes:
 
 def _padding(size: int) -> bytes:
     return bytes(-size % _BLOCK)
-
-
-def _full(name: str) -> str:
-    """A name with the registry that Docker takes it to mean (distribution, reference)."""
-    first, slash, _ = name.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        return name
-    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"

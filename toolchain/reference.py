@@ -64,6 +64,11 @@ def check_repository(repository: str) -> str:
     return repository
 
 
+def full_name(name: str) -> str:
+    """A name, perhaps with its tag, and the registry that Docker takes it to mean."""
+    return "/".join(_split_host(name))
+
+
 def parse_reference(text: str) -> Reference:
     """`python:3.11-slim`, `localhost:5000/a/b@sha256:…` -> Reference. Raises ConfigError."""
     if "://" in text:

@@ -31,17 +31,19 @@ class UvLock:
             raise SpecError("uv.lock is damaged: a package has no name or source", where=path,
                             fix="make it anew: `uv lock`")
         self._packages: list[dict[str, Any]] = packages
+        self._by_name: dict[str, list[int]] = {}
+        for number, package in enumerate(packages):
+            self._by_name.setdefault(package["name"], []).append(number)
         self._path = path
 
     def member(self, name: str) -> dict[str, Any] | None:
         """The workspace's member of that name."""
         from packaging.utils import canonicalize_name
 
-        for package in self._packages:
-            if (package["name"] == canonicalize_name(name)
-                    and any(kind in package["source"] for kind in _LOCAL)):
-                return package
-        return None
+        named = (self._packages[number]
+                 for number in self._by_name.get(canonicalize_name(name), ()))
+        return next((package for package in named
+                     if any(kind in package["source"] for kind in _LOCAL)), None)
 
     def packages(self, project: Mapping[str, Any],
                  environment: Mapping[str, str] | None) -> list[dict[str, Any]]:
@@ -124,10 +126,9 @@ class UvLock:
     def _numbers(self, wanted: Mapping[str, Any],
                  environment: Mapping[str, str] | None) -> list[int]:
         """The package that a dependency means; several only where no environment decides."""
-        found = [number for number, package in enumerate(self._packages)
-                 if package["name"] == wanted.get("name")
-                 and wanted.get("version") in (None, package.get("version"))
-                 and wanted.get("source") in (None, package["source"])]
+        found = [number for number in self._by_name.get(str(wanted.get("name")), ())
+                 if wanted.get("version") in (None, self._packages[number].get("version"))
+                 and wanted.get("source") in (None, self._packages[number]["source"])]
         if not found:
             raise SpecError(f"uv.lock is damaged: {wanted.get('name')} is needed and not there",
                             where=self._path, fix="make it anew: `uv lock`")
