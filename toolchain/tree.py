@@ -245,6 +245,20 @@ class Tree:
         return self._known
 
 
+def watched(path: Path, skipped: tuple[Path, ...] = ()) -> set[Path]:
+    """The paths of which one's times change when a file does, or anything that `walk` finds below
+    a folder."""
+    found = {path}
+    if path.is_dir():
+        found |= {path / file.path for file in walk(path, skipped)}
+        for folder, names, _ in os.walk(path):
+            # A folder's time moves when a file comes or goes, in an empty one too.
+            names[:] = [name for name in names if name not in SKIPPED_FOLDERS
+                        and Path(folder, name) not in skipped]
+            found |= {Path(folder, name) for name in names}
+    return found
+
+
 def content(path: Path, journal: Journal) -> Digest:
     """The digest of a file's bytes, or of a folder's tree. Raises SpecError."""
     if path.is_dir():

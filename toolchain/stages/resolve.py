@@ -15,7 +15,7 @@ from toolchain.lock import base as base_lock
 from toolchain.lock import file, requirements
 from toolchain.spec.source import FILE, FOLDER
 from toolchain.stages import conda, count, parse, pins
-from toolchain.tree import walk
+from toolchain.tree import watched
 
 NAME = "resolve"
 
@@ -113,11 +113,7 @@ def evidence(chain: Chain) -> set[Path]:
         if source.kind == FILE:
             found.add(chain.folder / source.location)
         elif source.kind == FOLDER:
-            top = chain.folder / source.location
-            paths = [top / file.path for file in walk(top, _place(chain).skipped)]
-            # A folder's time moves when a file comes or goes.
-            found |= {*paths, top, *(above for path in paths for above in path.parents
-                                     if above.is_relative_to(top))}
+            found |= watched(chain.folder / source.location, _place(chain).skipped)
     return found
 
 

@@ -15,7 +15,7 @@ from toolchain.errors import EngineError, SpecError
 from toolchain.spec import Docker, address, command
 from toolchain.spec.docker import placed
 from toolchain.stages import layer, parse, push, remote, resolve
-from toolchain.tree import Tree, content
+from toolchain.tree import Tree, content, watched
 
 NAME = "train"
 
@@ -173,6 +173,15 @@ def inputs_of(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest,
             )
         found[name] = (content(path, chain.session.journal),
                        text if _is_copied(chain, path) else str(path.resolve()))
+    return found
+
+
+def evidence(chain: Chain) -> set[Path]:
+    """The files and folders of this machine that decide what `path` parameters name."""
+    found: set[Path] = set()
+    for kind, text in call(chain).parameters.values():
+        if kind == "path" and not address.is_remote(text):
+            found |= watched(chain.folder / address.local(text))
     return found
 
 

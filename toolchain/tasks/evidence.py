@@ -8,7 +8,7 @@ from pathlib import Path
 from toolchain import pipeline, wiring
 from toolchain.chain import Chain
 from toolchain.digest import Digest
-from toolchain.stages import base, layer, parse, pins, platforms, push, resolve
+from toolchain.stages import base, layer, parse, pins, platforms, push, resolve, train
 
 
 def evidence(chain: Chain, stages: Set[str]) -> tuple[Set[str], set[Path]]:
@@ -22,7 +22,7 @@ def evidence(chain: Chain, stages: Set[str]) -> tuple[Set[str], set[Path]]:
     if database is None:
         stages = stages - {"train", "register"}
     elif stages & {"train", "register"}:
-        paths.add(database)
+        paths |= {database, *train.evidence(chain)}
     paths |= {pipeline.receipt_path(cache, chain.name, stage) for stage in stages}
     if "parse" in stages:
         paths |= {chain.folder / path for path in parse.plan(chain)["files"]}
