@@ -151,3 +151,20 @@ def test_credentials_reach_the_server_as_mlflow_sends_them(
     if header is not None and not header.startswith("Bearer"):
         expected = "Basic " + base64.b64encode(header.encode()).decode()
     assert double.requests[0].headers.get("authorization") == expected
+
+
+@pytest.mark.parametrize(("host", "sent_on"), [("localhost", False), ("127.0.0.1", True)])
+def test_a_redirect_takes_credentials_along_only_on_the_same_server(
+    opened: Callable[..., Mlflow], serve: Serve, host: str, sent_on: bool
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.path.startswith("/api/"):
+            place = double.url.replace("127.0.0.1", host)
+            return Answer(status=302, headers={"Location": f"{place}/moved"})
+        return _json(_FINISHED)
+
+    double = serve(answer)
+    assert opened(double.url, MLFLOW_TRACKING_TOKEN=_SECRET).is_finished("run")
+    first, second = (request.headers.get("authorization") for request in double.requests)
+    assert first == f"Bearer {_SECRET}"
+    assert second == (first if sent_on else None)

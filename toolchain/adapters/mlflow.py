@@ -136,10 +136,12 @@ class Mlflow:
                 "select 1 from runs where run_uuid=? and status='FINISHED' "
                 "and lifecycle_stage='active'", (run_id,)))
         if self._store.is_server:
+            from toolchain.adapters.tracking_server import not_mlflow
+
             answer = self._store.ask_server(f"runs/get?run_id={quote(run_id)}")
             found = within(answer, "run", "info")
             if answer is not None and not isinstance(answer.get("run", {}), dict):
-                raise self._store.not_mlflow()
+                raise not_mlflow(self._store.uri)
             return bool(found.get("status") == "FINISHED"
                         and found.get("lifecycle_stage") == "active")
         with self._store.explained() as client:

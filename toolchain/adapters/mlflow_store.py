@@ -7,15 +7,13 @@ whether a known run is still there is asked of the database or server directly.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError, without_credentials
@@ -96,50 +94,9 @@ class TrackingStore:
 
     def ask_server(self, path: str) -> dict[str, Any] | None:
         """A server's answer to a GET; None if there is no such thing. Raises TrackingError."""
-        import urllib.error
-        import urllib.request
-        from base64 import b64encode
+        from toolchain.adapters import tracking_server
 
-        root = without_credentials(self.uri).rstrip("/")
-        request = urllib.request.Request(f"{root}/api/2.0/mlflow/{path}")
-        token = self._environ.get("MLFLOW_TRACKING_TOKEN")
-        user = self._environ.get("MLFLOW_TRACKING_USERNAME")
-        password = self._environ.get("MLFLOW_TRACKING_PASSWORD", "")
-        inline = urlsplit(self.uri).netloc.rpartition("@")[0]
-        if not user and inline:
-            user, _, password = (unquote(part) for part in inline.partition(":"))
-        if user:
-            basic = b64encode(f"{user}:{password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {basic}")
-        elif token:
-            request.add_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(request, timeout=20) as response:
-                answer = json.load(response)
-                if not isinstance(answer, dict):
-                    raise ValueError("not an object")
-                return answer
-        except urllib.error.HTTPError as error:
-            if error.code in (400, 404):
-                return None
-            raise TrackingError(
-                f"the tracking server answered {error.code}", where=without_credentials(self.uri),
-                fix="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-                if error.code in (401, 403) else "see the server's log",
-            ) from None
-        except (ValueError, http.client.HTTPException):
-            raise self.not_mlflow() from None
-        except OSError as error:
-            raise TrackingError(
-                f"the tracking server cannot be reached: {getattr(error, 'reason', error)}",
-                where=without_credentials(self.uri),
-                fix="check that it runs, and tracking_uri or MLFLOW_TRACKING_URI",
-            ) from None
-
-    def not_mlflow(self) -> TrackingError:
-        return TrackingError("what answers is not an MLflow server",
-                             where=without_credentials(self.uri),
-                             fix="check tracking_uri or MLFLOW_TRACKING_URI")
+        return tracking_server.ask(self.uri, path, self._environ)
 
     def _create_database(self) -> None:
         """Make a new sqlite store whole or not at all, and once.
