@@ -14,16 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import pytest
+from docker.errors import NotFound
 
 from tests.support.access import let_in
 from tests.support.engines import ENGINES, Bench
 from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client
+from toolchain.adapters.docker_engine import DockerEngine
+from toolchain.adapters.owner import Owner
 from toolchain.errors import EngineError
 from toolchain.run import Engine, Outcome, Resources
 from toolchain.spec import Docker
@@ -468,6 +472,26 @@ def test_the_job_dies_with_a_parent_that_is_killed(parent: Parent, name: str) ->
         assert list((_cache(parent.folder, name) / "work").iterdir()) == []
     else:
         assert docker_client().containers.list(all=True, filters={"label": "toolchain.owner"}) == []
+
+
+def test_only_containers_whose_process_is_known_to_be_gone_are_swept(bench: Bench) -> None:
+    engine, job, client = bench.engine("docker"), bench.job("true"), docker_client()
+    engine.prepare(job)
+    image = DockerEngine(os.environ).find(bench.image)
+    gone = replace(Owner.here(), pid=1 << 22)  # a number that no process has
+    # Another container sees the same host name, but processes of its own.
+    unseen = replace(gone, space="pid:[1]")
+    made = {name: client.api.create_container(
+        image, entrypoint=["bash", "-c", ":"], labels={"toolchain.owner": owner.text})["Id"]
+        for name, owner in (("gone", gone), ("unseen", unseen))}
+    try:
+        assert engine.execute(job).code == 0
+        left = {container.id for container in client.containers.list(all=True)}
+        assert [name for name, container in made.items() if container in left] == ["unseen"]
+    finally:
+        for container in made.values():
+            with contextlib.suppress(NotFound):
+                client.api.remove_container(container, force=True)
 
 
 def test_an_ordinary_user_needs_no_more(bench: Bench, tmp_path: Path) -> None:

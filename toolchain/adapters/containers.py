@@ -13,17 +13,16 @@ import contextlib
 import json
 import os
 import posixpath
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from toolchain import load
 from toolchain.adapters.docker_engine import DockerEngine
 from toolchain.adapters.handed_on import QUIET, Place, places, threads, variables
 from toolchain.adapters.log import Log
+from toolchain.adapters.owner import Owner
 from toolchain.adapters.supervised import (
     CANCELLED,
     GRACE,
@@ -158,7 +157,7 @@ class ContainerEngine:
         wanted = job.resources
         own = {item.partition("=")[0] for item in config.get("Env") or ()}
         return {
-            "image": image, "user": user, "labels": {_LABEL: _owner()}, "stdin_open": True,
+            "image": image, "user": user, "labels": {_LABEL: Owner.here().text}, "stdin_open": True,
             "entrypoint": [*before, "bash", "-c", _FIRST, "toolchain", job.command],
             "environment": {
                 **{name: value for name, value in {**QUIET, **threads(wanted)}.items()
@@ -269,31 +268,10 @@ def _removed(api: Any, container: str) -> None:
         api.remove_container(container, v=True, force=True)
 
 
-def _owner() -> str:
-    """This process, as no other was or will be known on any machine."""
-    return f"{socket.gethostname()} {_boot()} {os.getpid()} {_began(os.getpid())}"
-
-
 def _sweep(api: Any) -> None:
-    """Remove containers of this machine whose process is gone."""
-    host, boot = socket.gethostname(), _boot()
+    """Remove containers whose process is known to be gone."""
+    here = Owner.here()
     for found in api.containers(all=True, filters={"label": _LABEL}):
-        owner = found["Labels"].get(_LABEL, "").split()
-        if len(owner) != 4 or owner[0] != host:
-            continue
-        if owner[1] != boot or _began(int(owner[2])) != owner[3]:
+        owner = Owner.parse(found["Labels"].get(_LABEL, ""))
+        if owner is not None and owner.is_alive(here) is False:
             _removed(api, found["Id"])
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return "-"
-
-
-def _began(pid: int) -> str:
-    """When a process began, in ticks since the machine did; empty if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""

@@ -1,4 +1,4 @@
-"""Which process a run belongs to, and whether it is still there.
+"""Which process a run or a container belongs to, and whether it is still there.
 
 A process is told from a later one with the same number by the time it was started, a machine's life
 from its next by the kernel's boot id. Whether a process of another machine, or of a container that
@@ -40,12 +40,12 @@ class Owner:
 
     @property
     def text(self) -> str:
-        """As a run's tag."""
+        """As a run's tag or a container's label."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """None for what is not an owner: a tag can be edited by anybody."""
+        """None for what is not an owner: a tag or a label can be edited by anybody."""
         try:
             value = json.loads(text)
             return cls(host=str(value["host"]), machine=str(value["machine"]),
