@@ -17,7 +17,7 @@ from tests.support import conda as packages
 from tests.support.conda import PLACEHOLDER, File
 from toolchain.adapters.folder import Folder
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, ToolchainError
+from toolchain.errors import EngineError, ResolveError, ToolchainError
 from toolchain.layer import Layer, conda, group
 from toolchain.layer.archive import LayerWriter
 from toolchain.layer.condapackage import opened
@@ -180,17 +180,41 @@ def test_an_entry_point_that_is_none(tmp_path: Path, entry_point: str) -> None:
         conda.write(pinned(path), stream, Folder(tmp_path / "out"), IMAGE)
 
 
-def test_a_link_of_one_package_does_not_lead_another_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [
+    {"lib/d/evil": File(b"x")}, {"lib/d/deep/evil": File(b"x")},
+    {"lib/d/evil": File(kind=tarfile.DIRTYPE)}])
+def test_a_link_of_one_package_does_not_lead_another_out(tmp_path: Path, files: dict[str, File]
+                                                         ) -> None:
     """Each link stays within, but a link over a link could leave."""
     first = packages.package(tmp_path, "one", files={"a/b/c/up": File(link="../../.."),
                                                      "lib/d": File(link="../a/b/c/up/..")})
     out = tmp_path / "out"
     with open(first, "rb") as stream:
         conda.write(pinned(first), stream, Folder(out), IMAGE)
-    second = packages.package(tmp_path, "two", files={"lib/d/evil": File(b"x")})
+    second = packages.package(tmp_path, "two", files=files)
     with open(second, "rb") as stream, pytest.raises(ToolchainError, match="by a link"):
         conda.write(pinned(second, name="two"), stream, Folder(out), IMAGE)
-    assert not (tmp_path / "evil").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"linux-64", "out"}
+
+
+@pytest.mark.parametrize(("first", "second"), [
+    (("thing", b"file"), ("thing/inner", b"later")),
+    (("thing/inner", b"file"), ("thing", b"later"))])
+def test_in_a_folder_too_what_comes_later_replaces_what_is_there(
+        tmp_path: Path, first: tuple[str, bytes], second: tuple[str, bytes]) -> None:
+    for name, (path, data) in (("one", first), ("two", second)):
+        made = packages.package(tmp_path, name, files={path: File(data)})
+        with open(made, "rb") as stream:
+            conda.write(pinned(made, name=name), stream, Folder(tmp_path / "out"), IMAGE)
+    assert (tmp_path / "out" / second[0]).read_bytes() == b"later"
+
+
+def test_a_folder_that_cannot_be_written_is_not_the_packages_fault(tmp_path: Path) -> None:
+    made = packages.package(tmp_path, "one", files={"lib/one": b"x"})
+    (tmp_path / "out").write_text("a file")
+    with open(made, "rb") as stream, pytest.raises(EngineError, match="be written") as caught:
+        conda.write(pinned(made), stream, Folder(tmp_path / "out"), IMAGE)
+    assert caught.value.where.startswith(str(tmp_path / "out"))
 
 
 class Shelf:
