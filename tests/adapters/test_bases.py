@@ -140,6 +140,8 @@ def test_a_size_that_lies_is_noticed(layout: ImageLayout, images: BaseImages) ->
 @pytest.mark.parametrize(("change", "says"), [
     (lambda m: m["config"].update(size=1 << 40), "no sensible size"),
     (lambda m: m["config"].update(digest=7), "no sha256"),
+    (lambda m: m.pop("config"), "no sensible size"),
+    (lambda m: m.update(config=[]), "no sensible size"),
     (lambda m: m.update(mediaType="text/plain"), "kind that is not known"),
     (lambda m: m["layers"][0].update(mediaType="application/x-foreign"), "cannot be copied"),
     (lambda m: m["layers"].pop(), "do not fit"),
@@ -153,6 +155,44 @@ def test_a_manifest_that_lies(layout: ImageLayout, images: BaseImages, change: o
     change(manifest)
     layout.tag({**made, **layout.blob(json.dumps(manifest).encode())})
     with pytest.raises(ResolveError, match=says):
+        images.pin("oci:base", "linux/amd64")
+
+
+def test_a_manifest_or_index_that_was_changed_is_refused(layout: ImageLayout,
+                                                         images: BaseImages) -> None:
+    made = layout.manifest(debian())
+    index = layout.index(made)
+    for descriptor in (made, index):
+        layout.tag(index)
+        path = layout.folder / "blobs/sha256" / descriptor["digest"][7:]
+        whole = path.read_bytes()
+        path.write_bytes(whole + b" ")
+        with pytest.raises(ResolveError, match="is damaged"):
+            images.pin("oci:base", "linux/amd64")
+        path.write_bytes(whole)
+    with pytest.raises(ResolveError, match="no sha256"):
+        images.pin("oci:base:sha256:nothing", "linux/amd64")
+
+
+@pytest.mark.parametrize("manifests", [None, 7, ["text"], [{"platform": "linux/amd64"}]])
+def test_an_index_that_lies(layout: ImageLayout, images: BaseImages, manifests: object) -> None:
+    data = {"mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
+    layout.tag(layout.blob(json.dumps(data).encode()))
+    with pytest.raises(ResolveError, match="names no manifests"):
+        images.pin("oci:base", "linux/amd64")
+
+
+@pytest.mark.parametrize("config", [{"config": ["x"]}, {"config": {"Env": 7}},
+                                    {"config": {"Labels": ["x"]}}])
+def test_a_config_that_lies(layout: ImageLayout, images: BaseImages,
+                            config: dict[str, object]) -> None:
+    made = layout.manifest(debian())
+    manifest = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    path = layout.folder / "blobs/sha256" / manifest["config"]["digest"][7:]
+    data = json.dumps({**json.loads(path.read_bytes()), **config}).encode()
+    manifest["config"].update(layout.blob(data))
+    layout.tag({**made, **layout.blob(json.dumps(manifest).encode())})
+    with pytest.raises(ResolveError, match="its config"):
         images.pin("oci:base", "linux/amd64")
 
 

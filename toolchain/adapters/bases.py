@@ -19,6 +19,7 @@ from toolchain.adapters.documents import (
     manifest,
     other_platform,
     parsed,
+    runtime_of,
     small,
     unusable,
 )
@@ -70,8 +71,7 @@ class BaseImages:
             return self._pin_engine(reference, reference.removeprefix(_ENGINE), platform)
         home, wanted = self._home(reference)
         document, digest = manifest(home, wanted, reference, platform)
-        descriptor = document["config"]
-        config = parsed(small(home, descriptor, reference), reference)
+        config = parsed(small(home, document.get("config"), reference), reference)
         check_platform(config, platform, reference)
         layers = layers_of(document, config, reference)
         self._fetch(home, layers)
@@ -223,8 +223,7 @@ class _Hashed(io.RawIOBase):
 
 def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
           layers: tuple[BaseLayer, ...], survey: Survey) -> ImagePins:
-    runtime = config.get("config") or {}
-    environment = tuple(str(item) for item in runtime.get("Env") or ())
+    environment, labels = runtime_of(config, reference)
     search = next((item.removeprefix("PATH=") for item in environment
                    if item.startswith("PATH=")), _PATH)
     glibc = survey.glibc()
@@ -236,6 +235,5 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
     return ImagePins(
         reference=reference, platform=platform, digest=digest, glibc=glibc,
         suite=survey.suite(), pythons=survey.pythons(search), environment=environment,
-        labels={str(k): str(v) for k, v in (runtime.get("Labels") or {}).items()},
-        layers=layers, installed=survey.installed(),
+        labels=labels, layers=layers, installed=survey.installed(),
     )

@@ -16,8 +16,8 @@ from toolchain.lock.image import BaseLayer
 from toolchain.push import BlobSource
 
 LARGEST = 8 << 20  # bytes
-_MANIFESTS = {MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"}
-_INDEXES = {INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"}
+MANIFESTS = (MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
+INDEXES = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 # Docker's names of layers -> OCI's, for the same bytes.
@@ -36,21 +36,21 @@ class Home(BlobSource, Protocol):
 
 
 def manifest(home: Home, wanted: str, reference: str,
-              platform: str) -> tuple[dict[str, Any], Digest]:
+             platform: str) -> tuple[dict[str, Any], Digest]:
     """The manifest for a platform, and its digest."""
     found = home.document(wanted)
     if found is None:
         raise ResolveError("there is no such base image", where=f"image.base = {reference}",
                            fix="check its name and tag")
     kind, data = found
-    if kind in _INDEXES:
+    if kind in INDEXES:
         digest = _chosen(parsed(data, reference), reference, platform)
         found = home.document(str(digest))
         if found is None:
             raise unusable(reference, f"its index names {digest}, which is not there")
         kind, data = found
     manifest = parsed(data, reference)
-    if (kind or manifest.get("mediaType")) not in _MANIFESTS:
+    if (kind or manifest.get("mediaType")) not in MANIFESTS:
         raise unusable(reference, f"its manifest is of a kind that is not known: {kind[:100]!r}")
     return manifest, Digest.of(data)
 
@@ -58,7 +58,7 @@ def manifest(home: Home, wanted: str, reference: str,
 def _chosen(index: dict[str, Any], reference: str, platform: str) -> Digest:
     """The entry of an index for a platform. A variant counts only if it is asked for."""
     offered = []
-    for item in index.get("manifests", []):
+    for item in manifests_of(index, reference):
         entry = item.get("platform") or {}
         name = f"{entry.get('os')}/{entry.get('architecture')}"
         if platform in (name, f"{name}/{entry.get('variant')}"):
@@ -68,6 +68,16 @@ def _chosen(index: dict[str, Any], reference: str, platform: str) -> Digest:
     raise ResolveError(f"the base image is not for {platform}, only for: {known}",
                        where=f"image.base = {reference}",
                        fix="name another base image, or another image.platform")
+
+
+def manifests_of(index: dict[str, Any], reference: str) -> list[dict[str, Any]]:
+    """The descriptors in an index."""
+    found = index.get("manifests")
+    if not isinstance(found, list) or not all(
+            isinstance(item, dict) and isinstance(item.get("platform") or {}, dict)
+            for item in found):
+        raise unusable(reference, "its index names no manifests")
+    return found
 
 
 def check_platform(config: dict[str, Any], platform: str, reference: str) -> None:
@@ -83,7 +93,7 @@ def other_platform(found: str, wanted: str, reference: str) -> ResolveError:
 
 
 def layers_of(manifest: dict[str, Any], config: dict[str, Any],
-            reference: str) -> tuple[BaseLayer, ...]:
+              reference: str) -> tuple[BaseLayer, ...]:
     layers = []
     try:
         pairs = list(zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True))
@@ -99,8 +109,19 @@ def layers_of(manifest: dict[str, Any], config: dict[str, Any],
     return tuple(layers)
 
 
-def small(home: Home, descriptor: dict[str, Any], reference: str) -> bytes:
-    size = descriptor.get("size")
+def runtime_of(config: dict[str, Any], reference: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The variables and labels that a config gives to containers."""
+    runtime = config.get("config") or {}
+    try:
+        return (tuple(str(item) for item in runtime.get("Env") or ()),
+                {str(name): str(value) for name, value in (runtime.get("Labels") or {}).items()})
+    except (AttributeError, TypeError):
+        raise unusable(reference, "its config does not say how containers run") from None
+
+
+def small(home: Home, descriptor: Any, reference: str) -> bytes:
+    """The bytes of a blob that is a document."""
+    size = descriptor.get("size") if isinstance(descriptor, dict) else None
     if not isinstance(size, int) or not 0 <= size <= LARGEST:
         raise unusable(reference, "its config has no sensible size")
     return b"".join(home.stream(digest_of(descriptor, reference), size))

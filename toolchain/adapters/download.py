@@ -20,14 +20,12 @@ from typing import NoReturn
 from toolchain.adapters.authentication import Scopes
 from toolchain.adapters.backoff import BUSY
 from toolchain.adapters.connections import shown
+from toolchain.adapters.documents import INDEXES, MANIFESTS
 from toolchain.adapters.transport import BROKEN, Answer, Transport, read_answer
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
-from toolchain.image import INDEX, MANIFEST
 
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
-DOCUMENTS = (MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX)
+_DOCUMENTS = (*MANIFESTS, *INDEXES)
 _PIECE = 1 << 20
 _DISTRUST = "do not trust this registry"
 
@@ -109,7 +107,7 @@ def _size_lie(url: str, size: int, got: int | None) -> RegistryError:
 
 def manifest(transport: Transport, url: str, reference: str, scopes: Scopes) -> Answer | None:
     """The manifest or index at `url`, whatever it is, verified if `reference` is a digest."""
-    answer = transport.ask("GET", url, scopes=scopes, headers={"Accept": ", ".join(DOCUMENTS)})
+    answer = transport.ask("GET", url, scopes=scopes, headers={"Accept": ", ".join(_DOCUMENTS)})
     if answer.status == 404:
         return None
     body = transport.expect(answer, 200).body
@@ -137,11 +135,11 @@ def _media_type(body: bytes, said: str, url: str) -> str:
     except (ValueError, AttributeError, RecursionError):
         raise RegistryError("the registry sent something that is no manifest", where=shown(url),
                             fix="check that `registry` names a registry") from None
-    if own not in DOCUMENTS:
+    if own not in _DOCUMENTS:
         raise RegistryError(f"this kind of manifest is not supported: {str(own)[:100]!r}",
                             where=shown(url),
                             fix="push the image again with a tool of this decade")
-    if both or (said in DOCUMENTS and said != own):
+    if both or (said in _DOCUMENTS and said != own):
         raise RegistryError("a manifest that can be read in two ways", where=shown(url),
                             fix="do not use this image")
     return str(own)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from toolchain.adapters.documents import LARGEST, digest_of, parsed, unusable
+from toolchain.adapters.documents import LARGEST, digest_of, manifests_of, parsed, unusable
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.image import INDEX
@@ -27,7 +27,11 @@ class ForeignLayout:
 
     def document(self, reference: str) -> tuple[str, bytes] | None:
         if reference.startswith("sha256:"):
-            data = self._blob(Digest.parse(reference)).read(LARGEST)
+            digest = digest_of({"digest": reference}, self._shown)
+            with self._blob(digest) as stream:
+                data = stream.read(LARGEST)
+            if Digest.of(data) != digest:
+                raise unusable(self._shown, f"blob {digest} is damaged")
             return str(parsed(data, self._shown).get("mediaType", "")), data
         try:
             index = parsed((self._folder / "index.json").read_bytes(), self._shown)
@@ -36,9 +40,7 @@ class ForeignLayout:
                                where=f"image.base = {self._shown}",
                                fix="write it as oci:PATH[:TAG], relative to the workspace"
                                ) from None
-        found = index.get("manifests")
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise unusable(self._shown, "its index.json names no manifests")
+        found = manifests_of(index, self._shown)
         if not reference and len(found) > 1:
             index["mediaType"] = INDEX
             return INDEX, json.dumps(index).encode()
