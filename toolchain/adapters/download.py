@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NoReturn
+from collections.abc import Iterator
 
 from toolchain.adapters.authentication import Scopes
 from toolchain.adapters.backoff import BUSY
@@ -50,25 +48,21 @@ def blob(transport: Transport, url: str, scopes: Scopes, digest: Digest,
                         held = piece
                     break
                 answer = read_answer("GET", url, exchange)
+            trouble = transport.refused(answer)
             if answer.status not in BUSY:
-                transport.expect(answer, 200)
+                raise trouble
             asked = answer.headers.get("retry-after", "")
-            trouble: Callable[[], object] = partial(transport.expect, answer, 200)
         except BROKEN as error:
-            trouble = partial(_raise, transport.unreachable(error, url))
+            trouble = transport.unreachable(error, url)
         attempt = 1 if place > before else attempt
         if not transport.backoff.again(attempt, asked):
-            trouble()
+            raise trouble
         attempt += 1
     if Digest(sha.hexdigest()) != digest:
         raise RegistryError("the registry sent other bytes than asked for", where=shown(url),
                             fix=_DISTRUST)
     if held:
         yield held
-
-
-def _raise(error: RegistryError) -> NoReturn:
-    raise error from None
 
 
 def _pieces(response: http.client.HTTPResponse, url: str, place: int,

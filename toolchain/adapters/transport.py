@@ -109,7 +109,7 @@ class Transport:
         exchange = self._connections.send(method, url, {**headers, **used}, body)
         with contextlib.closing(exchange):
             answer = read_answer(method, url, exchange)
-            if answer.status == 401 and not self._refused(exchange, url, scopes, used):
+            if answer.status == 401 and not self._has_answer_to(exchange, url, scopes, used):
                 raise self._unauthorized(answer)
             return answer
 
@@ -130,7 +130,7 @@ class Transport:
                 if response.status == 401 and refusals < _REFUSALS:
                     answer = read_answer(method, url, exchange)
                     refusals += 1
-                    if self._refused(exchange, url, scopes, used):
+                    if self._has_answer_to(exchange, url, scopes, used):
                         continue
                     raise self._unauthorized(answer)
                 location = response.getheader("Location")
@@ -160,15 +160,19 @@ class Transport:
         return target
 
     def expect(self, answer: Answer, *statuses: int) -> Answer:
-        """The answer, if it has one of those statuses; else the error that it stands for."""
+        """The answer, if it has one of those statuses."""
         if answer.status in statuses:
             return answer
+        raise self.refused(answer)
+
+    def refused(self, answer: Answer) -> RegistryError:
+        """The error that an answer stands for."""
         if answer.status == 401:
-            raise self._unauthorized(answer)
-        raise RegistryError(f"the registry answered {answer.words}",
-                            where=f"{answer.method} {shown(answer.url)}",
-                            fix=_FIXES.get(answer.code) or _FIXES.get(
-                                str(answer.status), "see the registry's log, try again later"))
+            return self._unauthorized(answer)
+        return RegistryError(f"the registry answered {answer.words}",
+                             where=f"{answer.method} {shown(answer.url)}",
+                             fix=_FIXES.get(answer.code) or _FIXES.get(
+                                 str(answer.status), "see the registry's log, try again later"))
 
     def unreachable(self, error: Exception, url: str = "") -> RegistryError:
         where = origin(url or self.root)
@@ -217,8 +221,8 @@ class Transport:
         header = self._authentication.header(scopes)
         return {"Authorization": header} if header else {}
 
-    def _refused(self, exchange: Exchange, url: str, scopes: Scopes,
-                 used: Mapping[str, str]) -> bool:
+    def _has_answer_to(self, exchange: Exchange, url: str, scopes: Scopes,
+                       used: Mapping[str, str]) -> bool:
         if origin(url) != origin(self.root):
             return False
         challenges = exchange.response.headers.get_all("WWW-Authenticate") or []
