@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,28 @@ def test_what_was_pinned_needs_no_repository_any_more(
     upstream.folder.rename(upstream.folder.with_name("gone"))
     assert repositories.files(upstream.url, repositories.pin(upstream.url, "v1")) == folder
     assert (folder / "file").read_text() == "one"
+
+
+def test_locks_that_a_killed_git_left_hold_nobody_up(
+    repositories: Repositories, upstream: Upstream
+) -> None:
+    repositories.files(upstream.url, upstream.first)
+    (bare,) = upstream.folder.parent.glob("cache/git/*/git")
+    for name in ("shallow.lock", "config.lock", "packed-refs.lock", "refs/heads/main.lock"):
+        (bare / name).parent.mkdir(parents=True, exist_ok=True)
+        (bare / name).write_text("")
+    assert (repositories.files(upstream.url, upstream.second) / "file").read_text() == "two"
+    assert repositories.pin(upstream.url, upstream.first[:9]) == upstream.first
+
+
+def test_commits_of_one_repository_are_brought_at_once(
+    repositories: Repositories, upstream: Upstream
+) -> None:
+    commits = [upstream.commit(f"number {number}") for number in range(8)]
+    with ThreadPoolExecutor(len(commits)) as pool:
+        folders = list(pool.map(lambda commit: repositories.files(upstream.url, commit), commits))
+    assert [(folder / "file").read_text() for folder in folders] == [
+        f"number {number}" for number in range(8)]
 
 
 def test_a_checkout_says_where_it_is_from(repositories: Repositories, upstream: Upstream) -> None:

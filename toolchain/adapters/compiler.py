@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import BinaryIO, cast
 
 from toolchain.adapters import compiler_process
+from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer import bytecode
@@ -118,8 +119,8 @@ def interpreter(pins: BasePins, python: str, folder: Path, store: Store,
     fetch(needed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as name:
-            new, broken = Path(name, "root"), Path(name, "broken")
+        with work_folder(folder.parent / "work") as scratch:
+            new, broken = scratch / "root", scratch / "broken"
             for package in needed.packages:
                 with store.open(package.sha256) as stream:
                     for entry in unpack(package.name, cast("BinaryIO", stream)).entries:

@@ -15,7 +15,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ResolveError, StoreError, without_credentials
 from toolchain.layer.conda import distributions
@@ -165,9 +165,9 @@ class Rattler:
         """Bring files into the store, whatever they are; digest and size of each."""
         urls = [_url(*place) for place in places]
         self._make_folder()
-        with tempfile.TemporaryDirectory(prefix="new-", dir=self._folder) as name:
+        with work_folder(self._folder / "tmp") as scratch:
             paths = [Path(unquote(urlsplit(url).path)) if url.startswith("file:")
-                     else Path(name, str(number)) for number, url in enumerate(urls)]
+                     else scratch / str(number) for number, url in enumerate(urls)]
             files = [[url, str(path)] for url, path in zip(urls, paths, strict=True)
                      if not url.startswith("file:")]
             if files:
@@ -185,7 +185,7 @@ class Rattler:
                     raise ResolveError(f"cannot be read: {error.strerror}", where=str(path),
                                        fix="index the channel again") from None
                 found.append((blob.digest, blob.size))
-                if path.is_relative_to(name):
+                if path.is_relative_to(scratch):
                     path.unlink()
         return found
 

@@ -7,15 +7,16 @@ its own helpers, from ssh, or from `${NAME}` in a URL, which is handed to git by
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.trace import Trace
@@ -97,9 +98,8 @@ class Repositories:
             if target.is_dir():
                 return target
             bare = self._fetched(url, commit)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="new-", dir=target.parent) as name:
-                made = Path(name) / "files"
+            with work_folder(target.parent / "tmp") as folder:
+                made = folder / "files"
                 self._must(url, "init", "--quiet", "--template=", str(made))
                 own = made / ".git"
                 (own / "info").mkdir(exist_ok=True)
@@ -127,9 +127,10 @@ class Repositories:
             if name in refs:
                 return refs[name]
         if _SHORT.match(revision):
-            bare = self._all(url)
-            done = self._git("--git-dir", str(bare), "rev-parse", "--verify", "--quiet",
-                             "--end-of-options", f"{revision}^{{commit}}")
+            with self._clone(url) as bare:
+                self._fetch_all(url, bare)
+                done = self._git("--git-dir", str(bare), "rev-parse", "--verify", "--quiet",
+                                 "--end-of-options", f"{revision}^{{commit}}")
             if done.returncode == 0:
                 return done.stdout.strip()
         from toolchain.errors import nearest
@@ -140,36 +141,40 @@ class Repositories:
             else "the repository has no commit", where=without_credentials(url),
             fix="name one that is there; `git ls-remote` lists them")
 
-    def _bare(self, url: str) -> Path:
+    @contextlib.contextmanager
+    def _clone(self, url: str) -> Iterator[Path]:
+        """The bare clone; nobody else fetches into it meanwhile."""
         bare = self._place(url) / "git"
-        if not (bare / "HEAD").exists():
+        with self._trace.holding("clone", Digest.of(without_credentials(url).encode())):
+            for left in bare.rglob("*.lock"):  # by a git that was killed
+                left.unlink()
             bare.parent.mkdir(parents=True, exist_ok=True)
             self._must(url, "init", "--quiet", "--bare", "--template=", str(bare))
-        return bare
+            yield bare
 
     def _fetched(self, url: str, commit: str) -> Path:
         """The bare clone, with that commit in it."""
-        bare = self._bare(url)
-        if self._has(bare, commit):
+        with self._clone(url) as bare:
+            if self._has(bare, commit):
+                return bare
+            # Not every server gives out a commit by its name.
+            self._git("--git-dir", str(bare), "fetch", "--quiet", "--depth=1", "--no-tags",
+                      "--no-recurse-submodules", "--", *self._remote(url), commit,
+                      **self._login(url))
+            if not self._has(bare, commit):
+                self._fetch_all(url, bare)
+            if not self._has(bare, commit):
+                raise ResolveError(f"the repository has no commit {commit}",
+                                   where=without_credentials(url),
+                                   fix="it was taken away there; name another, or pin with "
+                                       "upgrade=1")
             return bare
-        # Not every server gives out a commit by its name.
-        self._git("--git-dir", str(bare), "fetch", "--quiet", "--depth=1", "--no-tags",
-                  "--no-recurse-submodules", "--", *self._remote(url), commit, **self._login(url))
-        if not self._has(bare, commit):
-            self._all(url)
-        if not self._has(bare, commit):
-            raise ResolveError(f"the repository has no commit {commit}",
-                               where=without_credentials(url),
-                               fix="it was taken away there; name another, or pin with upgrade=1")
-        return bare
 
-    def _all(self, url: str) -> Path:
-        bare = self._bare(url)
+    def _fetch_all(self, url: str, bare: Path) -> None:
         shallow = ["--unshallow"] if (bare / "shallow").exists() else []
         self._must(url, "--git-dir", str(bare), "fetch", "--quiet", "--force", "--tags", *shallow,
                    "--no-recurse-submodules", "--", *self._remote(url),
                    "+refs/heads/*:refs/heads/*")
-        return bare
 
     def _has(self, bare: Path, commit: str) -> bool:
         return self._git("--git-dir", str(bare), "cat-file", "-e",

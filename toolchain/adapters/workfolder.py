@@ -1,4 +1,5 @@
-"""A folder for one job under cache/work, gone afterwards, whatever the job left in it."""
+"""A folder for one job in the cache, gone afterwards, whatever the job left in it; what a killed
+process left is removed by the next."""
 
 from __future__ import annotations
 
