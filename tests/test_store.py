@@ -150,3 +150,13 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_a_remedy(
 def _writable(path: Path) -> Path:
     path.chmod(0o644)
     return path
+
+
+def test_a_file_is_stored_as_its_bytes_are(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content" * 999_999)
+    digest = store.put_file(path)
+    assert digest == Digest.of(path.read_bytes())
+    assert store.read(digest) == path.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        store.put_file(tmp_path / "none")

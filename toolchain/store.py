@@ -113,6 +113,13 @@ class Store:
                 blob.write(data)
         return digest
 
+    def put_file(self, path: Path) -> Digest:
+        """Store a file's content, however large. Raises OSError where it cannot be read."""
+        with open(path, "rb") as source, self.writer() as blob:
+            while chunk := source.read(_CHUNK):
+                blob.write(chunk)
+        return blob.digest
+
     def has(self, digest: Digest) -> bool:
         """Whether the blob is here and right. One that is not right is put into quarantine."""
         path = self.path(digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,24 @@ def test_a_small_file_too_is_asked_for_again(
     answers = iter([trouble])
     double = serve(lambda _: next(answers, Answer(body=b"text")))
     assert fetcher.get(f"{double.url}/file", "text") == b"text"
+
+
+def test_what_nobody_has_pinned_yet_is_stored_whole_and_piece_by_piece(
+    serve: Serve, fetcher: Fetcher, store: Store, progress: Progress
+) -> None:
+    data = bytes(48 << 20)
+    answers = iter([Answer(body=data[:999], length=len(data), cut=True)])
+    double = serve(lambda _: next(answers, Answer(body=data)))
+    tracemalloc.start()
+    try:
+        digest = fetcher.fetch_any(f"{double.url}/file", "thing")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert digest == Digest.of(data)
+    assert store.has(digest)
+    assert (progress.done, progress.expected) == (len(data), len(data))
+    assert most < len(data) / 2
 
 
 def test_progress_counts_a_file_once_however_often_it_was_begun(

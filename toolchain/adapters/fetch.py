@@ -25,6 +25,9 @@ _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
 class _CutShort(ConnectionError):
     """Fewer bytes came than were announced."""
 
+    def __str__(self) -> str:
+        return "it was cut short"
+
 
 class NotThere(ResolveError):
     """The server was reached, and has no such file."""
@@ -60,6 +63,10 @@ class Fetcher:
             self._copy(Path(unquote(urlsplit(url).path)), expect, what)
             return
         self._download(url, expect, what)
+
+    def fetch_any(self, url: str, what: str) -> Digest:
+        """Store the bytes that are at `url` now, whatever they are. Raises ResolveError."""
+        return self._download(url, None, what)
 
     def get(self, url: str, what: str) -> bytes:
         """A small file's bytes, unchecked; the caller verifies a signature or hash."""
@@ -101,14 +108,15 @@ class Fetcher:
             raise ResolveError(f"{what} cannot be read: {error.strerror}",
                                where=str(path), fix=_GONE) from None
 
-    def _download(self, url: str, expect: Digest, what: str) -> None:
+    def _download(self, url: str, expect: Digest | None, what: str) -> Digest:
         import requests
 
         for attempt in range(1, _TRIES + 1):
             counted = [0, 0]
             try:
-                if self._try(url, expect, what, counted, last=attempt == _TRIES):
-                    return
+                found = self._try(url, expect, what, counted, last=attempt == _TRIES)
+                if found is not None:
+                    return found
             except _passing() as error:
                 if attempt == _TRIES:
                     raise _unreachable(url, what, error) from None
@@ -118,14 +126,15 @@ class Fetcher:
             self._progress.expect(-counted[0])
             self._progress.advance(-counted[1])
             _wait(attempt)
+        raise AssertionError("not reached")
 
-    def _try(self, url: str, expect: Digest, what: str, counted: list[int], *,
-             last: bool) -> bool:
-        """One try; False if it is worth another."""
+    def _try(self, url: str, expect: Digest | None, what: str, counted: list[int], *,
+             last: bool) -> Digest | None:
+        """One try; None if it is worth another."""
         with self._session().get(url, stream=True, timeout=_TIMEOUT,
                                  auth=self._auth(url)) as response:
             if response.status_code in _BUSY and not last:
-                return False
+                return None
             if response.status_code != 200:
                 raise _refused(url, what, response.status_code)
             length = int(response.headers.get("Content-Length") or 0)
@@ -137,10 +146,12 @@ class Fetcher:
                     counted[1] += len(chunk)
                     self._progress.advance(len(chunk))
                 if blob.digest == expect:
-                    return True
-                if length and blob.size < length and not last:
+                    return expect
+                if length and blob.size < length and (expect is None or not last):
                     raise _CutShort
-                raise _mismatch(what, url, expect, blob.digest)
+                if expect is not None:
+                    raise _mismatch(what, url, expect, blob.digest)
+            return blob.digest
 
     def _auth(self, url: str) -> tuple[str, str] | None:
         return self._credentials.get(urlsplit(url).hostname or "") if self._credentials else None

@@ -5,6 +5,7 @@ The bytes are fetched here and not by uv, since uv keeps them only unpacked.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -55,20 +56,15 @@ class IndexWheels:
             hashes=tuple((p.name, (p.sha256.hex,)) for p in missing),
             options=tuple(line for line in options if "binary" not in line),
         )
-        if self._compile_quietly(request, offline=True) is not None:
-            return
+        with contextlib.suppress(ResolveError):  # uv's cache alone may know too little
+            if self._resolver.compile(request, (), offline=True, deep=False) is not None:
+                return
         try:
             self._resolver.compile(request, (), offline=False, deep=False)
         except ResolveError:
             # Another tool's lock says where its files are.
             if not all(self._places.find(p.sha256) for p in missing):
                 raise
-
-    def _compile_quietly(self, request: Request, *, offline: bool) -> object | None:
-        try:
-            return self._resolver.compile(request, (), offline=offline, deep=False)
-        except ResolveError:
-            return None
 
     def wheel(self, package: Package, python: str, platform: str,
               options: tuple[str, ...] = ()) -> Wheel:
@@ -154,7 +150,7 @@ class IndexWheels:
             sdist = Path(name) / filename
             self._store.link(package.sha256, sdist)
             wheel = self._uv.build(sdist, python, options, f"{package.name} {package.version}")
-            return {"sha256": self._store.put(wheel.read_bytes()).hex, "filename": wheel.name}
+            return {"sha256": self._store.put_file(wheel).hex, "filename": wheel.name}
 
 
 def _build_plan(package: Package, python: str, platform: str) -> dict[str, str]:

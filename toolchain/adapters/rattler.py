@@ -178,13 +178,10 @@ class Rattler:
             found = []
             for path in paths:
                 try:
-                    with open(path, "rb") as source, self._store.writer() as blob:
-                        while piece := source.read(1 << 20):
-                            blob.write(piece)
+                    found.append((self._store.put_file(path), path.stat().st_size))
                 except OSError as error:
                     raise ResolveError(f"cannot be read: {error.strerror}", where=str(path),
                                        fix="index the channel again") from None
-                found.append((blob.digest, blob.size))
                 if path.is_relative_to(scratch):
                     path.unlink()
         return found

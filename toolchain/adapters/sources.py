@@ -10,18 +10,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
-import zipfile
-from collections.abc import Callable, Mapping
-from email.parser import Parser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.repository import Repositories
+from toolchain.adapters.wheel_builds import WheelBuilds, names
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError, without_credentials
 from toolchain.journal import Journal
@@ -34,9 +31,7 @@ from toolchain.store import Store
 from toolchain.trace import Trace
 from toolchain.tree import Tree
 
-_BUILT = "source"  # trace stage: files, Python and platform -> a wheel and what it holds
 _LEFT_OVER = re.compile(r"(build|dist|[^/]+\.egg-info)/|(.*/)?[^/]+\.egg-info/")
-_OF_METADATA = ("Name", "Version", "Requires-Dist", "Requires-Python", "Provides-Extra")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
@@ -57,7 +52,7 @@ class WheelsOfSources:
                  repositories: Repositories, environ: Mapping[str, str], builder: Builder,
                  places: FilePlaces) -> None:
         self._store = store
-        self._trace = trace
+        self._builds = WheelBuilds(store, trace)
         self._journal = journal
         self._fetcher = fetcher
         self._repositories = repositories
@@ -102,11 +97,7 @@ class WheelsOfSources:
 
     def here(self, package: Package, python: str, platform: str) -> Wheel | None:
         """The wheel that was built of a folder or a repository, if it is in the store."""
-        key = Digest.of_json(_wheel_plan(package.sha256, python, platform))
-        known = self._trace.get(_BUILT, key)
-        if known is None or not self._store.has(Digest(known["wheel"])):
-            return None
-        return Wheel(digest=Digest(known["wheel"]), filename=known["filename"])
+        return self._builds.here(package.sha256, python, platform)
 
     # Folders
 
@@ -115,12 +106,12 @@ class WheelsOfSources:
         path = _within(place, source.location)
         tree, files = self._files(path, place)
         key = {"files": self.look(source, place), "subdirectory": source.subdirectory}
-        built = self._once(key, request.python, request.platform, source.location,
+        built = self._builds.once(key, request.python, request.platform, source.location,
                            lambda scratch: self._build_tree(tree, files, source.subdirectory,
                                                             scratch, request, source))
         package = Package(name=built["name"], version=built["version"],
                           sha256=Digest(built["content"]), source=_pinned(source, ""))
-        self._keep(package, request.python, request.platform, built)
+        self._builds.keep(package.sha256, request.python, request.platform, built)
         return _settled(source, package, built)
 
     def _files(self, path: Path, place: Place) -> tuple[Tree, list[str]]:
@@ -159,7 +150,7 @@ class WheelsOfSources:
                                      request.python, request.platform, request.options)
         package = Package(name=built["name"], version=built["version"], sha256=digest,
                           source=_pinned(source, commit))
-        self._keep(package, request.python, request.platform, built)
+        self._builds.keep(package.sha256, request.python, request.platform, built)
         return _settled(source, package, built)
 
     def _kept(self, source: Source, preferred: tuple[Package, ...]) -> str:
@@ -181,7 +172,7 @@ class WheelsOfSources:
         request = Request(python=python, platform=platform, requirements=(), constraints=(),
                           hashes=(), options=options)
         source = Source(kind=GIT, location=without_credentials(url), subdirectory=subdirectory)
-        built = self._once({"commit files": digest.hex}, python, platform, source.location,
+        built = self._builds.once({"commit files": digest.hex}, python, platform, source.location,
                            lambda scratch: self._build_tree(tree, files, subdirectory, scratch,
                                                             request, source))
         return digest, built
@@ -196,7 +187,7 @@ class WheelsOfSources:
                 f"the files of {package.name} at {commit} are others: {digest}, expected "
                 f"{package.sha256}", where="requirements.lock",
                 fix="somebody changed the repository or the lock; pin again with upgrade=1")
-        self._keep(package, python, platform, built)
+        self._builds.keep(package.sha256, python, platform, built)
         return Wheel(digest=Digest(built["wheel"]), filename=built["filename"])
 
     # Files
@@ -215,17 +206,17 @@ class WheelsOfSources:
                                fix="the hash given with it is " + " or ".join(source.hashes))
         self._places.note(digest, where, filename)
         if filename.endswith(".whl"):
-            name, version = _names(filename)
+            name, version = names(filename)
             built = {"name": name, "version": version, "wheel": digest.hex, "filename": filename}
         else:
-            built = self._once({"archive": digest.hex, "subdirectory": source.subdirectory},
+            built = self._builds.once({"archive": digest.hex, "subdirectory": source.subdirectory},
                                request.python, request.platform, filename,
                                lambda scratch: self._build_archive(digest, filename, source,
                                                                    scratch, request))
         package = Package(name=built["name"], version=built["version"], sha256=digest,
                           source=_pinned(source, ""))
         if not filename.endswith(".whl"):
-            self._keep(package, request.python, request.platform, built)
+            self._builds.keep(package.sha256, request.python, request.platform, built)
         return _settled(source, package, built)
 
     def _file(self, path: Path) -> Digest:
@@ -244,7 +235,7 @@ class WheelsOfSources:
             digest = Digest(source.hashes[0])
             self._fetcher.fetch(url, digest, source.name or _filename(url))
             return digest
-        return self._store.put(self._fetcher.get(url, source.name or _filename(url)))
+        return self._fetcher.fetch_any(url, source.name or _filename(url))
 
     def _public(self, url: str) -> str:
         """The URL without user and password, which the fetcher is told."""
@@ -268,37 +259,6 @@ class WheelsOfSources:
         archive = scratch / filename
         self._store.link(digest, archive)
         return self._builder.build(archive, request.python, request.options, filename)
-
-    # Common
-
-    def _once(self, what: dict[str, str], python: str, platform: str, title: str,
-              build: Callable[[Path], Path]) -> dict[str, str]:
-        plan = {**what, "python": ".".join(python.split(".")[:2]), "platform": platform}
-        key = Digest.of_json(plan)
-        with self._trace.holding(_BUILT, key):
-            known: dict[str, str] | None = self._trace.get(_BUILT, key)
-            if known is not None and self._store.has(Digest(known["wheel"])):
-                return known
-            with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
-                path = build(Path(name))
-                _check_fits(path.name, platform, title)
-                package, version = _names(path.name)
-                content, metadata = _content(path)
-                built = {"name": package, "version": version, "filename": path.name,
-                         "content": content.hex, "metadata": metadata.hex,
-                         "wheel": self._store.put(path.read_bytes()).hex}
-            self._trace.record(_BUILT, key, plan, built)
-        return built
-
-    def _keep(self, package: Package, python: str, platform: str, built: dict[str, str]) -> None:
-        key = Digest.of_json(_wheel_plan(package.sha256, python, platform))
-        if self._trace.get(_BUILT, key) != built:
-            self._trace.note(_BUILT, key, built)
-
-
-def _wheel_plan(digest: Digest, python: str, platform: str) -> dict[str, str]:
-    return {"of": digest.hex, "python": ".".join(python.split(".")[:2]), "platform": platform}
-
 
 def _settled(source: Source, package: Package, built: dict[str, str]) -> Settled:
     if source.name and source.name != package.name:
@@ -344,47 +304,3 @@ def _within(place: Place, location: str) -> Path:
 
 def _filename(url: str) -> str:
     return unquote(urlsplit(url.partition("#")[0]).path.rsplit("/", 1)[-1])
-
-
-def _names(filename: str) -> tuple[str, str]:
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
-    try:
-        name, version, _, _ = parse_wheel_filename(filename)
-    except InvalidWheelFilename:
-        raise ResolveError(f"not a wheel's name: {filename}", where=filename,
-                           fix="name it as its build does: name-version-py3-none-any.whl") from None
-    return str(name), str(version)
-
-
-def _check_fits(filename: str, platform: str, title: str) -> None:
-    """A wheel that was built here is for this machine, unless it is for all."""
-    from packaging.utils import parse_wheel_filename
-
-    if platform != host_platform() and any(
-            tag.platform != "any" for tag in parse_wheel_filename(filename)[3]):
-        raise ResolveError(f"{title} holds compiled code, and is for {platform}", where=filename,
-                           fix="build on that platform")
-
-
-def _content(path: Path) -> tuple[Digest, Digest]:
-    """What a wheel holds, whatever version of a backend wrote it: its files, and of its metadata
-    what an installer acts on. The second digest is of the latter alone."""
-    metadata: list[Any] = []
-    with zipfile.ZipFile(path) as archive:
-        found: list[list[Any]] = []
-        for item in sorted(archive.infolist(), key=lambda item: item.filename):
-            folder, _, name = item.filename.partition("/")
-            if item.is_dir():
-                continue
-            data = archive.read(item)
-            if folder.endswith(".dist-info"):
-                if name == "METADATA":
-                    headers = Parser().parsestr(data.decode("utf-8", "replace"))
-                    metadata = [[key, headers.get_all(key) or []] for key in _OF_METADATA]
-                    continue
-                if name != "entry_points.txt":
-                    continue
-            executable = bool((item.external_attr >> 16) & 0o111)
-            found.append([item.filename, executable, Digest.of(data).hex])
-    return Digest.of_json([found, metadata]), Digest.of_json(metadata)
