@@ -13,14 +13,13 @@ Two forms are known: Docker's own (`<id>/layer.tar`, `<config>.json`) and the OC
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import posixpath
 import tarfile
-import zlib
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from toolchain.adapters.docker_layer import LayerStream, is_layer
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
 
@@ -29,7 +28,6 @@ _LARGEST_DOCUMENT = 8 << 20
 _ALL_DOCUMENTS = 32 << 20
 _MOST_HEADERS = 1 << 20  # bytes between two members; more than any name needs
 _CHUNK = 1 << 20
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BLOBS = "blobs/sha256/"
 
 
@@ -74,12 +72,12 @@ class SavedImage:
                         yield stream
                         stream.finish()
         except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
-            raise self._bad(f"is not an archive of an image: {error}") from None
+            raise self.bad(f"is not an archive of an image: {error}") from None
         finally:
             self._source.close()
         missing = set(self._diff_ids) - self._seen
         if missing:
-            raise self._bad(f"lacks {len(missing)} layers, the first of them {min(missing)}")
+            raise self.bad(f"lacks {len(missing)} layers, the first of them {min(missing)}")
         self._config = self._find_config()
 
     def _next(self, outer: tarfile.TarFile) -> tarfile.TarInfo | None:
@@ -98,11 +96,11 @@ class SavedImage:
             names.append(member.linkname)
         for name in names:
             if name.startswith("/") or posixpath.normpath(name).split("/")[0] == "..":
-                raise self._bad(f"has a member that leaves it: {member.name!r}")
+                raise self.bad(f"has a member that leaves it: {member.name!r}")
         if ".." in member.name.split("/"):
-            raise self._bad(f"has a member that leaves it: {member.name!r}")
+            raise self.bad(f"has a member that leaves it: {member.name!r}")
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            raise self._bad(f"has a member that is no file: {member.name!r}")
+            raise self.bad(f"has a member that is no file: {member.name!r}")
 
     def _layer(self, outer: tarfile.TarFile, member: tarfile.TarInfo) -> LayerStream | None:
         """The stream of a member that is a layer; other members are dealt with here."""
@@ -118,19 +116,19 @@ class SavedImage:
             self._read_document(file, member)  # manifest.json and such: nothing rests on it
             return None
         start = file.read(512)
-        if claimed in self._diff_ids or _is_layer(start):
+        if claimed in self._diff_ids or is_layer(start):
             return LayerStream(self, file, start, claimed)
         data = start + self._read_document(file, member, len(start))
         if Digest.of(data) != claimed:
-            raise self._bad(f"has a file that is not what its name says: {member.name}")
+            raise self.bad(f"has a file that is not what its name says: {member.name}")
         if sum(map(len, self._documents.values())) + len(data) > _ALL_DOCUMENTS:
-            raise self._bad("has too many documents")
+            raise self.bad("has too many documents")
         self._documents[claimed] = data
         return None
 
     def _read_document(self, file: IO[bytes], member: tarfile.TarInfo, before: int = 0) -> bytes:
         if member.size > _LARGEST_DOCUMENT:
-            raise self._bad(f"has a document that is too large: {member.name!r}")
+            raise self.bad(f"has a document that is too large: {member.name!r}")
         return file.read(member.size - before)
 
     def _find_config(self) -> bytes:
@@ -147,93 +145,23 @@ class SavedImage:
             below = [parsed.get("config"), *(parsed.get("manifests") or [])]
             ids += [found for found in map(_digest_of, below)
                     if found is not None and found not in ids]
-        raise self._bad("has no config that fits its ID and its layers")
+        raise self.bad("has no config that fits its ID and its layers")
 
-    def _count(self, size: int) -> None:
+    # What a layer has to say while it is read; implements docker_layer.Whole.
+
+    def count(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise self._bad("is larger than an image may be")
+            raise self.bad("is larger than an image may be")
 
-    def _done(self, diff_id: Digest) -> None:
+    def done(self, diff_id: Digest) -> None:
         if diff_id not in self._diff_ids:
-            raise self._bad(f"has a layer that is not the image's: {diff_id}")
+            raise self.bad(f"has a layer that is not the image's: {diff_id}")
         self._seen.add(diff_id)
 
-    def _bad(self, reason: str) -> EngineError:
+    def bad(self, reason: str) -> EngineError:
         return EngineError(f"what the Docker engine sent {reason}", where=self._where,
                            fix="do not trust this image; pull or build it again")
-
-
-class LayerStream:
-    """One layer's uncompressed tar, to be read once. `diff_id` is known at its end, verified."""
-
-    def __init__(self, image: SavedImage, file: IO[bytes], start: bytes,
-                 claimed: Digest | None) -> None:
-        self._image = image
-        self._sha = hashlib.sha256()
-        self._stored = hashlib.sha256()
-        self._claimed = claimed
-        self._pieces = self._uncompressed(file, start)
-        self._rest = b""
-        self._ended = False
-
-    @property
-    def diff_id(self) -> Digest:
-        """The digest of the whole tar; there once all of it was read."""
-        if not self._ended:
-            raise ValueError("the layer was not read to its end yet")
-        return Digest(self._sha.hexdigest())
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, at most `size`, all that is left if it is negative; b"" at the end."""
-        parts = []
-        while size and not self._ended:
-            if not self._rest:
-                self._rest = next(self._pieces, b"")
-                if not self._rest:
-                    self._end()
-                    break
-            part = self._rest if size < 0 else self._rest[:size]
-            self._rest = self._rest[len(part):]
-            parts.append(part)
-            size -= len(part) if size > 0 else 0
-        return b"".join(parts)
-
-    def finish(self) -> None:
-        """Read and check whatever is left."""
-        while self.read(_CHUNK):
-            pass
-
-    def _end(self) -> None:
-        stored = Digest(self._stored.hexdigest())
-        if self._claimed is not None and stored != self._claimed:
-            raise self._image._bad(f"has a file that is not what its name says: {self._claimed}")
-        self._ended = True
-        self._image._done(self.diff_id)
-
-    def _uncompressed(self, file: IO[bytes], start: bytes) -> Iterator[bytes]:
-        start = start or self._read(file, 512)
-        if start.startswith(_ZSTD):
-            raise self._image._bad("has layers compressed with zstd, which are not read from an "
-                                   "engine")
-        source = self._counted(file, start)
-        for piece in _gunzip(source, self._image._bad) if start.startswith(_GZIP) else source:
-            self._image._count(len(piece))
-            self._sha.update(piece)
-            yield piece
-
-    def _counted(self, file: IO[bytes], start: bytes) -> Iterator[bytes]:
-        piece = start
-        while piece:
-            self._stored.update(piece)
-            yield piece
-            piece = self._read(file, _CHUNK)
-
-    def _read(self, file: IO[bytes], size: int) -> bytes:
-        try:
-            return file.read(size)
-        except tarfile.TarError as error:  # here, as the reader is not within `layers`
-            raise self._image._bad(f"is not an archive of an image: {error}") from None
 
 
 class _Source:
@@ -278,24 +206,6 @@ class _Source:
             close()
 
 
-def _gunzip(source: Iterator[bytes], bad: Any) -> Iterator[bytes]:
-    """Members of gzip one after another (RFC 1952, 2.2), in pieces of bounded size."""
-    engine = zlib.decompressobj(31)
-    try:
-        for piece in source:
-            while piece:
-                if engine.eof:
-                    engine = zlib.decompressobj(31)
-                found = engine.decompress(piece, _CHUNK)
-                if found:
-                    yield found
-                piece = engine.unused_data if engine.eof else engine.unconsumed_tail
-    except zlib.error as error:
-        raise bad(f"has a damaged layer: {error}") from None
-    if not engine.eof:
-        raise bad("has a layer that is cut short")
-
-
 def _claimed(name: str) -> Digest | None:
     """The digest that a member's name claims, if it is named by one."""
     text = name.removeprefix(_BLOBS) if name.startswith(_BLOBS) else name.removesuffix(".json")
@@ -303,11 +213,6 @@ def _claimed(name: str) -> Digest | None:
         return Digest(text)
     except ValueError:
         return None
-
-
-def _is_layer(start: bytes) -> bool:
-    """Whether a blob begins as a layer does; what else there is are documents, in JSON."""
-    return start.startswith((_GZIP, _ZSTD)) or start[257:262] == b"ustar"
 
 
 def _parsed(data: bytes | None) -> dict[str, Any] | None:
