@@ -6,9 +6,7 @@ the store. It is not needed where the lock is current and its packages are in th
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -16,15 +14,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
+from toolchain.adapters.conda_channels import Channel, Channels, require
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
-from toolchain.errors import ConfigError, ResolveError, StoreError, without_credentials
+from toolchain.errors import ResolveError, StoreError, without_credentials
 from toolchain.layer.conda import distributions
 from toolchain.lock.conda import CondaPackage, CondaRequest, Unreachable
 from toolchain.progress import Progress
@@ -33,54 +31,36 @@ from toolchain.trace import Trace
 
 _PACKAGE = Path(__file__).parents[1]
 _START = "from toolchain.adapters.rattler_process import main; main()"
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _AWAY = re.compile(r"error sending request|tcp connect|dns error|timed out|Connection refused|"
                    r"client error \(Connect\)|Request failed after|status server error",
                    re.IGNORECASE)
 _DENIED = re.compile(r"\((401|403) [A-Za-z ]+\)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Channel:
-    """Where a channel is. `url` holds no secret; `secrets` must be shown nowhere.
-
-    header: what Authorization has to be there. real: its URL with a token in its path, if any.
-    """
-
-    text: str
-    url: str
-    header: str = ""
-    real: str = ""
-    secrets: tuple[str, ...] = ()
-
-
 class Rattler:
     """Implements CondaSolver and CondaSource.
 
-    `root` is what the paths of channels are relative to; `folder` keeps what channels answered;
-    `alias` is the URL before a channel's name, conda's own if it is empty.
+    `folder` keeps what channels answered; for `root`, `alias` and `environ` see Channels.
     """
 
     def __init__(self, *, root: Path, folder: Path, alias: str, environ: Mapping[str, str],
                  fetcher: Fetcher, store: Store, trace: Trace, progress: Progress) -> None:
-        self._root = root
         self._folder = folder
-        self._alias = alias
         self._environ = environ
         self._fetcher = fetcher
         self._store = store
         self._trace = trace
         self._progress = progress
-        self._channels: dict[str, _Channel] = {}
+        self._channels = Channels(root=root, alias=alias, environ=environ)
 
     # CondaSolver
 
     def solve(self, request: CondaRequest,
               preferred: tuple[CondaPackage, ...]) -> tuple[CondaPackage, ...]:
         require()
-        channels = [self._channel(text) for text in request.channels]
+        channels = [self._channels.find(text) for text in request.channels]
         for channel in channels:
-            self._check_folder(channel)
+            self._channels.check(channel)
         specs = [self._spec(text) for text in request.packages]
         if not any(re.match(r"(.*::)?python(?![a-z0-9_.-])", text) for text in request.packages):
             specs.append("python")  # the runner needs one
@@ -101,10 +81,10 @@ class Rattler:
     def _spec(self, text: str) -> str:
         """A specification in rattler's words: its channel is a URL."""
         channel, separator, rest = text.rpartition("::")
-        return f"{self._channel(channel).url}::{rest}" if separator else text
+        return f"{self._channels.find(channel).url}::{rest}" if separator else text
 
     def _packages(self, records: list[dict[str, Any]],
-                  channels: list[_Channel]) -> list[CondaPackage]:
+                  channels: list[Channel]) -> list[CondaPackage]:
         by_url = {channel.url: channel for channel in channels}
         unknown = [record for record in records if not record["sha256"] or not record["size"]]
         taken = {}
@@ -140,36 +120,38 @@ class Rattler:
         missing = [item for item in packages if not self._store.has(item.sha256)]
         remote = []
         for item in missing:
-            channel = self._channel(item.channel)
-            if channel.url.startswith("file:"):
-                self._check_folder(channel)
-                self._fetcher.fetch(_url(channel, item.subdir, item.file), item.sha256,
+            channel = self._channels.find(item.channel)
+            if channel.folder is not None:
+                self._channels.check(channel)
+                self._fetcher.fetch(channel.file(item.subdir, item.file), item.sha256,
                                     f"{item.name} {item.version}")
             else:
                 remote.append(item)
         if not remote:
             return
         self._progress.expect(sum(item.size for item in remote))
-        taken = self._take([(self._channel(item.channel), item.subdir, item.file)
+        taken = self._take([(self._channels.find(item.channel), item.subdir, item.file)
                             for item in remote])
         for item, (digest, size) in zip(remote, taken, strict=True):
             if digest != item.sha256:
                 raise ResolveError(
                     f"hash mismatch: {item.name} {item.version} should be {item.sha256}, the "
-                    f"bytes are {digest}", where=_url(self._channel(item.channel), item.subdir,
-                                                      item.file),
+                    f"bytes are {digest}",
+                    where=self._channels.find(item.channel).file(item.subdir, item.file),
                     fix="do not use these bytes; if the lock is wrong, pin again with upgrade=1")
             self._progress.advance(size)
 
-    def _take(self, places: list[tuple[_Channel, str, str]]) -> list[tuple[Digest, int]]:
+    def _take(self, places: list[tuple[Channel, str, str]]) -> list[tuple[Digest, int]]:
         """Bring files into the store, whatever they are; digest and size of each."""
-        urls = [_url(*place) for place in places]
         self._make_folder()
         with work_folder(self._folder / "tmp") as scratch:
-            paths = [Path(unquote(urlsplit(url).path)) if url.startswith("file:")
-                     else scratch / str(number) for number, url in enumerate(urls)]
-            files = [[url, str(path)] for url, path in zip(urls, paths, strict=True)
-                     if not url.startswith("file:")]
+            paths, files = [], []
+            for number, (channel, subdir, name) in enumerate(places):
+                if channel.folder is not None:
+                    paths.append(channel.folder / subdir / name)
+                    continue
+                paths.append(scratch / str(number))
+                files.append([channel.file(subdir, name), str(paths[-1])])
             if files:
                 require()
                 channels = list(dict.fromkeys(channel for channel, _, _ in places))
@@ -188,55 +170,6 @@ class Rattler:
 
     # Common
 
-    def _channel(self, text: str) -> _Channel:
-        if text not in self._channels:
-            self._channels[text] = self._located(text)
-        return self._channels[text]
-
-    def _located(self, text: str) -> _Channel:
-        if text.startswith("./"):
-            return _Channel(text=text, url=(self._root / text).resolve().as_uri())
-        if "://" not in text:
-            return _Channel(text=text, url=self._named(text))
-        secrets: list[str] = []
-
-        def value(match: re.Match[str]) -> str:
-            found = self._environ.get(match[1], "")
-            if not found:
-                raise ResolveError(f"the variable {match[1]} is not set", where=f"channel {text}",
-                                   fix="set it to what the channel asks for")
-            secrets.append(found)
-            return quote(found, safe="")
-
-        parts = urlsplit(_VARIABLE.sub(value, text))
-        user, at, host = parts.netloc.rpartition("@")
-        header = ""
-        if at:
-            pair = ":".join(unquote(part) for part in user.split(":", 1))
-            header = f"Basic {base64.b64encode(pair.encode()).decode()}"
-            secrets.append(header.removeprefix("Basic "))
-        path = re.sub(r"\A/t/[^/]+", "", parts.path) if "/t/" in text else parts.path
-        clean = f"{parts.scheme}://{host}{path}".rstrip("/")
-        real = f"{parts.scheme}://{host}{parts.path}".rstrip("/")
-        return _Channel(text=text, url=clean, header=header, real=real if real != clean else "",
-                        secrets=tuple(secrets))
-
-    def _named(self, name: str) -> str:
-        if self._alias:
-            return f"{self._alias.rstrip('/')}/{name}"
-        require()
-        from rattler import Channel  # asks nobody and starts no thread
-
-        return Channel(name).base_url.rstrip("/")
-
-    def _check_folder(self, channel: _Channel) -> None:
-        if not channel.url.startswith("file:"):
-            return
-        folder = Path(unquote(urlsplit(channel.url).path))
-        if not (folder / "noarch" / "repodata.json").exists():
-            raise Unreachable("there is no conda channel", where=f"channel {channel.text}",
-                              fix="check its path; a channel has noarch/repodata.json")
-
     def _make_folder(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -244,7 +177,7 @@ class Rattler:
             raise StoreError(f"cannot be written: {error.strerror}", where=str(self._folder),
                              fix="make the cache folder writable, or free some space") from None
 
-    def _ask(self, channels: list[_Channel], request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _ask(self, channels: list[Channel], request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The answers of a process of rattler's. Its errors are raised as ours, without secrets."""
         self._make_folder()
         known = [{"url": item.url, "header": item.header, "real": item.real} for item in channels]
@@ -276,9 +209,10 @@ class Rattler:
                 child.stdout.close()
 
 
-def _explained(answer: dict[str, str], channels: list[_Channel]) -> ResolveError:
+def _explained(answer: dict[str, str], channels: list[Channel]) -> ResolveError:
     text = answer["text"]
-    for secret in [secret for channel in channels for secret in channel.secrets]:
+    secrets = [secret for channel in channels for secret in channel.secrets]
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
         text = text.replace(secret, "…").replace(quote(secret, safe=""), "…")
     text = _line(text)
     where = f"channels {', '.join(channel.text for channel in channels)}"
@@ -296,22 +230,6 @@ def _explained(answer: dict[str, str], channels: list[_Channel]) -> ResolveError
     return kind(f"a conda channel cannot be used: {text}", where=where,
                 fix="check the channel's name and the network; a committed conda.lock needs no "
                     "channel to be resolved")
-
-
-def require() -> None:
-    """Raise ConfigError unless rattler is installed; it is not loaded here."""
-    try:
-        found = importlib.util.find_spec("rattler")
-    except ValueError:  # something else says that it is no module
-        found = None
-    if found is None:
-        raise ConfigError(
-            "conda packages need the package `py-rattler`, which is not installed",
-            where="conda.yaml", fix="pip install 'mlproject-toolchain[conda]'")
-
-
-def _url(channel: _Channel, subdir: str, file: str) -> str:
-    return f"{channel.url}/{subdir}/{quote(file)}"
 
 
 def _line(text: str) -> str:

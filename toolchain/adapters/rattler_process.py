@@ -26,11 +26,6 @@ _DOWNLOADS = 8
 def main() -> None:
     request = json.load(sys.stdin)
     try:
-        import rattler  # noqa: F401
-    except ModuleNotFoundError:
-        _say({"error": "absent", "text": ""})
-        os._exit(0)
-    try:
         asyncio.run(solve(request) if request["do"] == "solve" else download(request))
     # Whatever rattler raises is told to whoever asked; it has a class for each of its parts.
     except Exception as error:
