@@ -1,9 +1,10 @@
-"""MLflow as tracker and model registry."""
+"""MLflow as tracker: runs, and whose they are while they run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from toolchain.adapters.claims import (
     Claims,
 )
 from toolchain.adapters.heartbeat import Heartbeat
+from toolchain.adapters.mlflow_models import MlflowModels
 from toolchain.adapters.mlflow_store import TrackingStore, file_of, within
 from toolchain.adapters.owner import Owner
 from toolchain.digest import Digest
@@ -36,7 +38,7 @@ _BEAT = 15.0  # seconds from one sign of life to the next
 _PATIENCE = 60.0  # seconds without one, of a process that cannot be seen
 
 
-class Mlflow:
+class Mlflow(MlflowModels):
     """Tracker and Models of one tracking store.
 
     `uri` may be relative to `root` (`sqlite:///mlflow.db`); the experiments made here keep their
@@ -45,7 +47,7 @@ class Mlflow:
 
     def __init__(self, uri: str, root: Path, trace: Trace, environ: Mapping[str, str], *,
                  beat: float = _BEAT, patience: float = _PATIENCE) -> None:
-        self._store = TrackingStore(uri, root, trace, environ)
+        super().__init__(TrackingStore(uri, root, trace, environ))
         self._root = root
         self._environ = environ
         self._heartbeat = Heartbeat(self._beat, beat)
@@ -169,53 +171,14 @@ class Mlflow:
             return {}
         import mlflow
 
-        with self._store.explained(), self._store.as_default():
-            folder = Path(mlflow.artifacts.download_artifacts(run.model_uri))
-        return model_files.digests(folder, (run.run_id, run.model_uri.partition("models:/")[2]))
+        with self._store.explained(), self._store.as_default(), \
+                tempfile.TemporaryDirectory(prefix="toolchain-") as name:
+            folder = Path(mlflow.artifacts.download_artifacts(run.model_uri, dst_path=name))
+            return model_files.digests(folder, (run.run_id, run.model_uri.partition("models:/")[2]))
 
     def tag(self, run_id: str, name: str, value: str) -> None:
         with self._store.explained() as client:
             client.set_tag(run_id, name, value)
-
-    # Models
-
-    def version_of(self, name: str, run_id: str) -> str | None:
-        with self._store.explained() as client:
-            found = client.search_model_versions(f"run_id = '{run_id}'")
-        numbers = [int(item.version) for item in found if item.name == name]
-        return str(max(numbers)) if numbers else None
-
-    def create_version(self, name: str, run: Run, tags: Mapping[str, str]) -> str:
-        from mlflow.exceptions import MlflowException
-
-        with self._store.explained() as client:
-            try:
-                client.create_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            with self._store.as_default():
-                version = client.create_model_version(
-                    name, run.model_uri, run_id=run.run_id, tags=dict(tags),
-                )
-        return str(version.version)
-
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        with self._store.explained() as client:
-            client.set_registered_model_alias(name, alias, version)
-
-    def has_version(self, name: str, version: str, alias: str) -> bool:
-        if self._store.is_sqlite:
-            return bool(self._store.ask_sqlite(
-                "select 1 from registered_model_aliases where name=? and alias=? and version=?",
-                (name, alias, int(version))))
-        if self._store.is_server:
-            answer = self._store.ask_server(
-                f"registered-models/alias?name={quote(name)}&alias={quote(alias)}")
-            return bool(within(answer, "model_version").get("version") == version)
-        with self._store.explained() as client:
-            aliases = client.get_registered_model(name).aliases
-        return bool(str(aliases.get(alias)) == version)
 
     # Common
 
