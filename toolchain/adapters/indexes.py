@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import configparser
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-from toolchain.errors import ResolveError
+from toolchain.adapters.variables import filled
 from toolchain.spec.options import Options
 
 _UV_OWN = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS",
@@ -73,28 +72,18 @@ def with_options(environ: Mapping[str, str], lines: tuple[str, ...],
     if options.no_index:
         result["UV_NO_INDEX"] = "1"
     if options.index:
-        result["UV_DEFAULT_INDEX"] = _expanded(options.index, environ)
+        result["UV_DEFAULT_INDEX"] = filled(options.index, environ)
     if options.extra_indexes:
-        own = [_expanded(url, environ) for url in options.extra_indexes]
+        own = [filled(url, environ) for url in options.extra_indexes]
         result["UV_INDEX"] = " ".join([*result.get("UV_INDEX", "").split(), *own])
         result.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
     if options.find_links:
-        places = [_expanded(place, environ) if "://" in place else str((folder or Path()) / place)
+        places = [filled(place, environ) if "://" in place else str((folder or Path()) / place)
                   for place in options.find_links]
         result["UV_FIND_LINKS"] = ",".join(filter(None, [result.get("UV_FIND_LINKS"), *places]))
     if options.pre:
         result["UV_PRERELEASE"] = "allow"
     return result
-
-
-def _expanded(url: str, environ: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            raise ResolveError(f"the variable {match[1]} is not set", where=url,
-                               fix="set it to what the package index wants")
-        return quote(environ[match[1]], safe="")
-
-    return re.sub(r"\$\{([A-Z0-9_]+)\}", value, url)
 
 
 def credentials(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -14,8 +14,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
+from toolchain.adapters.variables import filled
 from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
@@ -189,14 +190,7 @@ class Repositories:
         if "${" not in url:
             return {}
 
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in self._environ:
-                raise ResolveError(f"the variable {match[1]} is not set",
-                                   where=without_credentials(url),
-                                   fix="set it to what the repository wants")
-            return quote(self._environ[match[1]], safe="")
-
-        parts = urlsplit(_VARIABLE.sub(value, url))
+        parts = urlsplit(filled(url, self._environ))
         host = parts.netloc.rpartition("@")[2]
         known = self._environ.get("GIT_CONFIG_COUNT", "")
         number = int(known) if known.isdigit() else 0

@@ -13,11 +13,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.repository import Repositories
+from toolchain.adapters.variables import filled
 from toolchain.adapters.wheel_builds import WheelBuilds, names
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError, without_credentials
@@ -32,7 +33,6 @@ from toolchain.trace import Trace
 from toolchain.tree import Tree
 
 _LEFT_OVER = re.compile(r"(build|dist|[^/]+\.egg-info)/|(.*/)?[^/]+\.egg-info/")
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
 class Builder(Protocol):
@@ -239,13 +239,7 @@ class WheelsOfSources:
 
     def _public(self, url: str) -> str:
         """The URL without user and password, which the fetcher is told."""
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in self._environ:
-                raise ResolveError(f"the variable {match[1]} is not set",
-                                   where=without_credentials(url), fix="set it")
-            return quote(self._environ[match[1]], safe="")
-
-        parts = urlsplit(_VARIABLE.sub(value, url))
+        parts = urlsplit(filled(url, self._environ))
         if parts.username and parts.hostname:
             self._fetcher.know(parts.hostname, unquote(parts.username),
                                unquote(parts.password or ""))
