@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from toolchain.adapters.backoff import BUSY, Backoff
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.progress import Progress
@@ -16,9 +17,8 @@ from toolchain.store import Store
 if TYPE_CHECKING:
     import requests
 
-_TRIES = 4
+_BACKOFF = Backoff(tries=4, first=1)
 _GONE = "it is gone from there; pin again with upgrade=1, or set another mirror or index"
-_BUSY = (429, 500, 502, 503, 504)
 _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
 
 
@@ -81,20 +81,20 @@ class Fetcher:
                                    fix="check the mirror's or index's address") from None
         import requests
 
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, _BACKOFF.tries + 1):
             try:
                 response = self._session().get(url, timeout=_TIMEOUT, auth=self._auth(url))
             except _passing() as error:
-                if attempt == _TRIES:
+                if attempt == _BACKOFF.tries:
                     raise _unreachable(url, what, error) from None
             except (requests.RequestException, ValueError) as error:
                 raise _unreachable(url, what, error) from None
             else:
                 if response.status_code == 200:
                     return response.content
-                if response.status_code not in _BUSY or attempt == _TRIES:
+                if response.status_code not in BUSY or attempt == _BACKOFF.tries:
                     raise _refused(url, what, response.status_code)
-            _wait(attempt)
+            _BACKOFF.again(attempt)
         raise AssertionError("not reached")
 
     def _copy(self, path: Path, expect: Digest, what: str) -> None:
@@ -111,21 +111,21 @@ class Fetcher:
     def _download(self, url: str, expect: Digest | None, what: str) -> Digest:
         import requests
 
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, _BACKOFF.tries + 1):
             counted = [0, 0]
             try:
-                found = self._try(url, expect, what, counted, last=attempt == _TRIES)
+                found = self._try(url, expect, what, counted, last=attempt == _BACKOFF.tries)
                 if found is not None:
                     return found
             except _passing() as error:
-                if attempt == _TRIES:
+                if attempt == _BACKOFF.tries:
                     raise _unreachable(url, what, error) from None
             except (requests.RequestException, ValueError) as error:
                 raise _unreachable(url, what, error) from None
             # What is begun again is counted again.
             self._progress.expect(-counted[0])
             self._progress.advance(-counted[1])
-            _wait(attempt)
+            _BACKOFF.again(attempt)
         raise AssertionError("not reached")
 
     def _try(self, url: str, expect: Digest | None, what: str, counted: list[int], *,
@@ -133,7 +133,7 @@ class Fetcher:
         """One try; None if it is worth another."""
         with self._session().get(url, stream=True, timeout=_TIMEOUT,
                                  auth=self._auth(url)) as response:
-            if response.status_code in _BUSY and not last:
+            if response.status_code in BUSY and not last:
                 return None
             if response.status_code != 200:
                 raise _refused(url, what, response.status_code)
@@ -175,12 +175,6 @@ def _passing() -> tuple[type[Exception], ...]:
 
     return (requests.ConnectionError, requests.Timeout,
             requests.exceptions.ChunkedEncodingError, _CutShort)
-
-
-def _wait(attempt: int) -> None:
-    import time
-
-    time.sleep(0.5 * 2**attempt)
 
 
 def _mismatch(what: str, where: str, expect: Digest, got: Digest) -> ResolveError:
