@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import tarfile
 import threading
@@ -24,6 +22,7 @@ from toolchain.adapters.documents import (
     unusable,
 )
 from toolchain.adapters.foreign_layout import ForeignLayout
+from toolchain.adapters.hashed import Hashed
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ResolveError, StoreError
 from toolchain.layer.archive import LayerWriter, plain
@@ -166,7 +165,7 @@ class BaseImages:
             with self._store.open(layer.digest) as blob:
                 most = _SLACK + _HIGHEST_RATIO * layer.size
                 try:
-                    unpacked = _Hashed(plain(blob, layer.media_type, most))
+                    unpacked = Hashed(plain(blob, layer.media_type, most))
                     survey.layer(cast("IO[bytes]", unpacked))
                     unpacked.drain()
                 except (tarfile.TarError, ValueError, StoreError) as error:
@@ -194,31 +193,6 @@ class _Stored:
         with self._store.open(digest) as stream:
             while piece := stream.read(1 << 20):
                 yield piece
-
-
-class _Hashed(io.RawIOBase):
-    """A layer's tar, hashed while it is read."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._sha = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._stream.read(size if size >= 0 else 1 << 20)
-        self._sha.update(data)
-        return data
-
-    def drain(self) -> None:
-        """Read what follows the archive's end."""
-        while self.read(1 << 20):
-            pass
-
-    @property
-    def digest(self) -> Digest:
-        return Digest(self._sha.hexdigest())
 
 
 def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],

@@ -278,5 +278,3 @@ def _tried(program: str, work: Path, *overlay: str) -> str:
         return ""
     lines = done.stdout.strip().splitlines()
     return lines[0] if lines else f"bubblewrap exited with status {done.returncode}"
-
-

@@ -12,7 +12,6 @@ mode, as that is what the job may change, in its own overlay. Owners are mapped 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from toolchain.adapters.hashed import Hashed
 from toolchain.adapters.tar_stream import Member, TarStream, Unusual
 from toolchain.adapters.workfolder import remove, sweep
 from toolchain.bundle import Fetch
@@ -86,21 +86,20 @@ class UnpackedLayers:
             folder.mkdir()
             tree, stream = _Tree(folder, tree.where), self._plain(layer)
             _write_with_tarfile(stream, tree)
-        while stream.read(_CHUNK):
-            pass
-        if stream.sha.hexdigest() != layer.diff_id.hex:
+        stream.drain()
+        if stream.digest != layer.diff_id:
             raise EngineError("a layer is not the one that the image's config names",
                               where=tree.where, fix="push the image again; its source is damaged")
         return tree.implied
 
-    def _plain(self, layer: Layer) -> _Hashed:
+    def _plain(self, layer: Layer) -> Hashed:
         blob = cast(BinaryIO, _Pieces(self._fetch(layer.digest, layer.size)))
         if layer.media_type == GZIP:
-            return _Hashed(plain(cast(BinaryIO, Gunzip(blob)), GZIP.removesuffix("+gzip")))
-        return _Hashed(plain(blob, layer.media_type))
+            return Hashed(plain(cast(BinaryIO, Gunzip(blob)), GZIP.removesuffix("+gzip")))
+        return Hashed(plain(blob, layer.media_type))
 
 
-def _write_with_tarfile(stream: _Hashed, tree: _Tree) -> None:
+def _write_with_tarfile(stream: Hashed, tree: _Tree) -> None:
     try:
         with tarfile.open(fileobj=cast(BinaryIO, _Filled(stream)), mode="r|",
                           bufsize=_BUFFER) as archive:
@@ -249,23 +248,10 @@ class _Pieces(io.RawIOBase):
         return data
 
 
-class _Hashed:
-    """A stream that hashes what is read of it."""
-
-    def __init__(self, stream: io.RawIOBase) -> None:
-        self._stream = stream
-        self.sha = hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size) or b""
-        self.sha.update(data)
-        return data
-
-
 class _Filled:
     """A stream that gives as much as is asked for, as tarfile expects."""
 
-    def __init__(self, stream: _Hashed) -> None:
+    def __init__(self, stream: Hashed) -> None:
         self._stream = stream
 
     def read(self, size: int) -> bytes:
