@@ -100,3 +100,9 @@ def test_secrets_are_blotted_out() -> None:
     assert secret.shown("postgresql://u:p@h/db?password=p") == "postgresql://h/db"
     assert secret.without_password("sftp://u:p@h/x") == "sftp://u@h/x"
     assert secret.without_password("wasbs://c@a.blob/x") == "wasbs://c@a.blob/x"
+
+
+def test_a_secret_that_begins_another_leaves_nothing_of_it() -> None:
+    for environ in ({"A_TOKEN": "hunter", "B_TOKEN": "hunter22"},
+                    {"A_TOKEN": "hunter22", "B_TOKEN": "hunter"}):
+        assert secret.hidden("hunter22 and hunter", environ) == "*** and ***"

@@ -14,8 +14,9 @@ _SHORTEST = 4  # a shorter value would blot out half of the text
 
 def hidden(text: str, environ: Mapping[str, str]) -> str:
     """`text` without credentials in URLs and without the values of secret variables."""
-    for name, value in environ.items():
-        if _SECRET.search(name) and len(value) >= _SHORTEST:
+    values = {value for name, value in environ.items() if _SECRET.search(name)}
+    for value in sorted(values, key=len, reverse=True):  # one may be the beginning of another
+        if len(value) >= _SHORTEST:
             text = text.replace(value, "***")
     return without_credentials(text)
 
