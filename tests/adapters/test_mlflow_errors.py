@@ -11,6 +11,7 @@ import pytest
 
 from tests.adapters.double import Answer, Double, Request
 from tests.support.services import free_port
+from tests.support.tls import make_ca, make_server
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError
@@ -168,3 +169,17 @@ def test_a_redirect_takes_credentials_along_only_on_the_same_server(
     first, second = (request.headers.get("authorization") for request in double.requests)
     assert first == f"Bearer {_SECRET}"
     assert second == (first if sent_on else None)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_ca_is_trusted_where_mlflow_is_told_of_it(
+    opened: Callable[..., Mlflow], tmp_path: Path, name: str
+) -> None:
+    ca = make_ca(tmp_path)
+    made = make_server(tmp_path, ca)
+    double = Double(lambda _: _json(_FINISHED))
+    double.speak_tls(made.certificate, made.key)
+    with double:
+        assert opened(double.url, **{name: str(ca.certificate)}).is_finished("run")
+        with pytest.raises(TrackingError, match="cannot be reached"):
+            opened(double.url).is_finished("run")

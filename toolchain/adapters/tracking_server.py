@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from toolchain.adapters import certificates
 from toolchain.errors import TrackingError, without_credentials
 
 _TIMEOUT = 20  # seconds to connect, and without a byte
@@ -22,15 +23,19 @@ _TIMEOUT = 20  # seconds to connect, and without a byte
 def ask(uri: str, path: str, environ: Mapping[str, str]) -> dict[str, Any] | None:
     """What the server at `uri` answers to `path`; None if there is no such thing.
 
-    Raises TrackingError.
+    Raises TrackingError, and ConfigError for a file of certificates that is none.
     """
     shown = without_credentials(uri)
     request = urllib.request.Request(f"{shown.rstrip('/')}/api/2.0/mlflow/{path}")
     authorization = _authorization(uri, environ)
     if authorization:
         request.add_header("Authorization", authorization)
+    handlers: list[Any] = [_Redirects]
+    if uri.startswith("https:"):
+        context = certificates.context(urlsplit(shown).netloc, environ)
+        handlers.append(urllib.request.HTTPSHandler(context=context))
     try:
-        with urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT) as response:
+        with urllib.request.build_opener(*handlers).open(request, timeout=_TIMEOUT) as response:
             answer = json.load(response)
             if not isinstance(answer, dict):
                 raise ValueError("not an object")
