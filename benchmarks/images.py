@@ -10,7 +10,6 @@ an hour; after Ctrl-C the table has what was measured until then.
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import signal
@@ -22,12 +21,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import comparison, table, timing, variants
+from benchmarks import comparison, options, timing, variants
 from benchmarks.builders import Buildah, Builder, Docker, NotMeasured, Surroundings, Toolchain
 from benchmarks.comparison import Scenario
-from benchmarks.timing import Command, Times, doit, expect, say
+from benchmarks.timing import GRAIN, Command, Times, doit, expect, say
 from benchmarks.wheelhouse import wheelhouse
-from benchmarks.workspace import Cache, copy_example, registry, wheels
+from benchmarks.workspace import PINS, Cache, copy_example, registry, wheels
 from toolchain.digest import Digest
 
 PROJECT = "elasticnet"
@@ -36,8 +35,6 @@ ADDED = {"tabulate": "tabulate", "humanize": "humanize", "sortedcontainers": "so
 UPGRADED = ("idna", "certifi")
 TEN = (PROJECT, "digits", "boosting", *ADDED, *(f"other-{name}" for name in UPGRADED))
 _BASE = "pip"
-_GRAIN = 2.5  # seconds until times of files are believed (toolchain.tree, rule 2)
-_PINS = ("requirements.txt", "requirements.lock")
 
 COLD = Scenario.COLD
 NULL_RUNS, EDIT_RUNS, DEPENDENCY_RUNS = 7, 5, 2
@@ -135,7 +132,7 @@ class Images:
 
     def _edits(self, builder: Builder, around: Surroundings) -> None:
         """Nothing changed, then edits of one line that were never seen before."""
-        time.sleep(_GRAIN)
+        time.sleep(GRAIN)
         builder.push(PROJECT).run()
         for _ in range(NULL_RUNS):
             self.take(builder, Scenario.NULL, builder.push(PROJECT),
@@ -152,8 +149,8 @@ class Images:
     def _pins(self, around: Surroundings, name: str) -> Iterator[None]:
         """The project with a variant's requirements and lock, as after a `git pull`."""
         project = around.project(PROJECT)
-        before = {file: (project / file).read_text() for file in _PINS}
-        for file in _PINS:
+        before = {file: (project / file).read_text() for file in PINS}
+        for file in PINS:
             shutil.copyfile(self.project(name) / file, project / file)
         yield
         for file, text in before.items():
@@ -197,26 +194,21 @@ def _bytes(folder: Path) -> int:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--keep", type=Path, help="folder for what takes long to prepare")
-    options.add_argument("--docker", default="docker", help="program that talks to the engine")
-    options.add_argument("--only", default="", help="others to compare with, by name")
-    options.add_argument("--ten", default="docker build",
-                         help="which of them build ten projects, too (a quarter of an hour each)")
-    options.add_argument("--prune", action="store_true",
-                         help="allow emptying the engine's build cache")
-    options.add_argument("--write", action="store_true", help="put the table into the document")
-    given = options.parse_args()
+    parser = options.parser(__doc__, keeps=True)
+    parser.add_argument("--docker", default="docker", help="program that talks to the engine")
+    parser.add_argument("--only", default="", help="others to compare with, by name")
+    parser.add_argument("--ten", default="docker build",
+                        help="which of them build ten projects, too (a quarter of an hour each)")
+    parser.add_argument("--prune", action="store_true",
+                        help="allow emptying the engine's build cache")
+    given = parser.parse_args()
     others: list[Builder] = [
         Docker(given.docker, buildkit=False, may_prune=given.prune),
         Docker(given.docker, buildkit=True, may_prune=given.prune), Buildah(),
     ]
     for number in (signal.SIGINT, signal.SIGTERM):  # either must leave nothing mounted or tagged
         signal.signal(number, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
-        folder = Path(name)
-        kept = (given.keep or folder / "kept").resolve()
-        kept.mkdir(parents=True, exist_ok=True)
+    with options.folders(given) as (folder, kept):
         images = Images(folder=folder, kept=kept)
         present = []
         for other in others:
@@ -233,9 +225,7 @@ def main() -> None:
         except KeyboardInterrupt:
             images.reasons["the rest"] = "the benchmark was interrupted"
         text = comparison.markdown(images.times, images.stored, images.reasons, timing.machine())
-    print(text)
-    if given.write:
-        table.write("images", text)
+    options.finish(given, "images", text)
 
 
 if __name__ == "__main__":

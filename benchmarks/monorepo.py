@@ -11,20 +11,17 @@ chain of seven tasks from a source file, each with the target before it as its i
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import table, timing
-from benchmarks.timing import Command, doit, expect, say
-from benchmarks.workspace import REPOSITORY, python_with_doit_alone
+from benchmarks import options, table, timing
+from benchmarks.timing import GRAIN, Command, doit, expect, say
+from benchmarks.workspace import copy_settings, python_with_doit_alone
 
 STAGES = ("parse", "resolve", "base", "layer", "push", "train", "register")
 RUNS = 9
-_GRAIN = 2.5  # seconds until times of files are believed (toolchain.tree, rule 2)
 
 _MLPROJECT = """\
 name: {name}
@@ -72,9 +69,7 @@ def write_monorepo(folder: Path, projects: Sequence[str]) -> None:
             (project / "MLproject").write_text(_MLPROJECT.format(name=name))
             (project / "requirements.txt").write_text("")
             (project / "train.sh").write_text(f"# {name}\n{_TRAIN}")
-    if not (folder / "dodo.py").exists():
-        for file in ("dodo.py", "pyproject.toml", "base.lock"):
-            shutil.copyfile(REPOSITORY / file, folder / file)
+    copy_settings(folder)
 
 
 def write_plain(folder: Path, projects: Sequence[str]) -> None:
@@ -100,7 +95,7 @@ def write_plain(folder: Path, projects: Sequence[str]) -> None:
 def settle(command: Command, lines: Mapping[str, int]) -> None:
     """Bring everything up to date, then see that nothing is left to do."""
     command.run()
-    time.sleep(_GRAIN)
+    time.sleep(GRAIN)
     command.run()
     _, output = command.run()
     for text, count in lines.items():
@@ -154,19 +149,14 @@ def _all(bare: Command, ours: Command, plain: Path, size: str) -> list[table.Row
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--projects", type=int, default=1000, help="how many (default 1000)")
-    options.add_argument("--keep", type=Path, help="folder for what takes long to prepare")
-    options.add_argument("--write", action="store_true", help="put the table into the document")
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
-        kept = (given.keep or Path(name)).resolve()
+    parser = options.parser(__doc__, keeps=True)
+    parser.add_argument("--projects", type=int, default=1000, help="how many (default 1000)")
+    given = parser.parse_args()
+    with options.folders(given) as (_, kept):
         folder = kept / f"monorepo-{given.projects}"
         folder.mkdir(parents=True, exist_ok=True)
         text = table.markdown(measure(folder, given.projects), "its baseline", timing.machine())
-    print(text)
-    if given.write:
-        table.write("monorepo", text)
+    options.finish(given, "monorepo", text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ layer looked up, private copy, output, supervision.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -23,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import table, timing
+from benchmarks import options, table, timing
 from benchmarks.timing import Times, say
 from tests.support.engines import Bench
 from tests.support.ray_cluster import Nodes, running_cluster
@@ -96,17 +95,14 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--write", action="store_true", help="put the table into the document")
-    asked = parser.parse_args()
+    parser = options.parser(__doc__)
+    parser.add_argument("--trials", type=int, default=40, help="in each round (default 40)")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running_cluster(_AT_ONCE) as cluster:
-        rows = measure(Path(name), cluster, asked.trials)
+        rows = measure(Path(name), cluster, given.trials)
     facts = f"{timing.machine()}, ray {version('ray')}"
     text = table.markdown(rows, "its baseline", facts)
-    print(text)
-    if asked.write:
-        table.write("ray", text)
+    options.finish(given, "ray", text)
 
 
 if __name__ == "__main__":

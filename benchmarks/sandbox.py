@@ -8,17 +8,15 @@ does for a job that does nothing; the baseline is bubblewrap by itself on this m
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import table, timing
+from benchmarks import options, table, timing
 from benchmarks.timing import Times, doit, say
 from benchmarks.workspace import Cache, copy_example
 from tests.adapters.machine import locked
@@ -110,17 +108,11 @@ def measure(folder: Path, kept: Path) -> list[table.Row]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--keep", type=Path, help="folder for what takes long to prepare")
-    options.add_argument("--write", action="store_true", help="put the table into the document")
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
-        folder = Path(name)
-        rows = measure(folder, (given.keep or folder / "kept").resolve())
+    given = options.parser(__doc__, keeps=True).parse_args()
+    with options.folders(given) as (folder, kept):
+        rows = measure(folder, kept)
     text = table.markdown(rows, "bubblewrap", timing.machine())
-    print(text)
-    if given.write:
-        table.write("sandbox", text)
+    options.finish(given, "sandbox", text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ prepare (downloads and a training) for the next time.
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import tempfile
@@ -18,9 +17,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import table, timing
-from benchmarks.timing import Command, Times, doit, expect, say
+from benchmarks import options, table, timing, variants
+from benchmarks.timing import GRAIN, Command, Times, doit, expect, say
 from benchmarks.workspace import (
+    PINS,
     Cache,
     copy_example,
     debs,
@@ -35,8 +35,6 @@ NULL_RUNS, EDIT_RUNS, COLD_RUNS = 21, 11, 7
 FETCHED = ("tabulate", "humanize", "sortedcontainers", "toolz", "inflection", "termcolor",
            "xmltodict")
 UNKNOWN = ("deepmerge", "ordered-set", "funcy", "more-itertools", "colorlog", "boltons", "parse")
-_GRAIN = 2.5  # seconds until times of files are believed (toolchain.tree, rule 2)
-_PINS = ("requirements.txt", "requirements.lock")
 
 
 class Measured:
@@ -78,19 +76,11 @@ class Spine:
     def prepare(self) -> None:
         """Train once, which fetches every wheel; pin each small package in a copy of its own."""
         say("preparing: downloads and a training")
-        example = copy_example(self.warm, PROJECT)
+        copy_example(self.warm, PROJECT)
         doit(self.warm, "train", f"project={PROJECT}").run()
-        copy_example(self.kept / "variants", PROJECT)
-        for name in (*FETCHED, *UNKNOWN):
-            if not self.variant(name).exists():
-                _add_requirement(example, self.variant(name), name)
-        cache = f"cache={self.warm / 'cache'}"
-        doit(self.kept / "variants", "resolve", cache).run()
-        doit(self.kept / "variants", "base", cache, f"project={','.join(FETCHED)}").run()
-        for name in (*FETCHED, *UNKNOWN):
-            added = len(wheels(self.variant(name)) - wheels(example))
-            if added != 1:
-                raise SystemExit(f"{name} adds {added} packages to the lock, not one")
+        workspace, cache = self.kept / "variants", self.warm / "cache"
+        variants.prepare(workspace, PROJECT, {name: name for name in (*FETCHED, *UNKNOWN)}, cache)
+        variants.fetch(workspace, FETCHED, cache)
 
     def measure(self) -> list[table.Row]:
         null, cold, edited, fetched, unknown = (Measured(self.bare) for _ in range(5))
@@ -123,7 +113,7 @@ class Spine:
         ]
 
     def null(self, measured: Measured) -> None:
-        time.sleep(_GRAIN)
+        time.sleep(GRAIN)
         command = doit(self.warm, "train", f"project={PROJECT}")
         command.run()
         for _ in range(NULL_RUNS):
@@ -159,7 +149,7 @@ class Spine:
                      measured: Measured) -> None:
         """Each package added to the example's own requirements and lock, then taken out again."""
         project = workspace / "projects" / PROJECT
-        before = {name: (project / name).read_text() for name in _PINS}
+        before = {name: (project / name).read_text() for name in PINS}
         cache, warm = Cache(workspace / "cache"), Cache(self.warm / "cache")
         for name in names:
             say(f"dependency {name}")
@@ -168,7 +158,7 @@ class Spine:
                 cache.take(new, warm)
             elif any(cache.store.has(digest) for digest in new):
                 raise SystemExit(f"the wheel of {name} is there already")
-            for file in _PINS:
+            for file in PINS:
                 shutil.copyfile(self.variant(name) / file, project / file)
             with tempfile.TemporaryDirectory() as empty:  # what uv remembers is no help either
                 output = measured.add(_push(workspace, host, uv_cache=empty))
@@ -182,14 +172,6 @@ class Spine:
 def _push(workspace: Path, host: str, uv_cache: str = "") -> Command:
     return doit(workspace, "push", f"project={PROJECT}", f"registry={host}",
                 environment={"UV_CACHE_DIR": uv_cache} if uv_cache else {})
-
-
-def _add_requirement(example: Path, target: Path, name: str) -> None:
-    shutil.copytree(example, target)
-    mlproject = target / "MLproject"
-    mlproject.write_text(re.sub(r"(?m)^name: .*$", f"name: {name}", mlproject.read_text()))
-    with (target / "requirements.txt").open("a") as requirements:
-        requirements.write(f"{name}\n")
 
 
 def _bare(folder: Path, environment: Path) -> Command:
@@ -207,20 +189,12 @@ def _bare(folder: Path, environment: Path) -> Command:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--keep", type=Path, help="folder for what takes long to prepare")
-    options.add_argument("--write", action="store_true", help="put the table into the document")
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
-        folder = Path(name)
-        kept = (given.keep or folder / "kept").resolve()
-        kept.mkdir(parents=True, exist_ok=True)
+    given = options.parser(__doc__, keeps=True).parse_args()
+    with options.folders(given) as (folder, kept):
         spine = Spine(folder=folder, kept=kept, bare=_bare(folder / "bare", kept / "doit"))
         spine.prepare()
         text = table.markdown(spine.measure(), "the baseline", timing.machine())
-    print(text)
-    if given.write:
-        table.write("spine", text)
+    options.finish(given, "spine", text)
 
 
 if __name__ == "__main__":

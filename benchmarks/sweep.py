@@ -9,7 +9,6 @@ measured. Its own time is taken around it in the same trial, by the shell of the
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -18,9 +17,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import table, timing
+from benchmarks import options, table, timing
 from benchmarks.timing import Times, doit, expect, say
-from benchmarks.workspace import REPOSITORY
+from benchmarks.workspace import copy_settings
 
 PROJECT = "trials"
 _MLPROJECT = """\
@@ -61,8 +60,7 @@ def workspace(folder: Path) -> Path:
     """A workspace with one project, whose image is pushed."""
     project = folder / "projects" / PROJECT
     project.mkdir(parents=True)
-    for name in ("dodo.py", "pyproject.toml", "base.lock"):
-        (folder / name).write_bytes((REPOSITORY / name).read_bytes())
+    copy_settings(folder)
     (project / "MLproject").write_text(_MLPROJECT)
     (project / "python_env.yaml").write_text('python: "3.11"\ndependencies: []\n')
     (project / "train.py").write_text(_TRAIN)
@@ -125,19 +123,16 @@ def _row(what: str, done: Trials, part: slice) -> table.Row:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--trials", type=int, default=100, help="of each sweep (default 100)")
-    options.add_argument("--long", type=int, default=1000, help="of the long one (default 1000)")
-    options.add_argument("--write", action="store_true", help="put the table into the document")
-    given = options.parse_args()
+    parser = options.parser(__doc__)
+    parser.add_argument("--trials", type=int, default=100, help="of each sweep (default 100)")
+    parser.add_argument("--long", type=int, default=1000, help="of the long one (default 1000)")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         rows, memory = measure(Path(name), given.trials, given.long)
     text = table.markdown(rows, "the script", timing.machine())
     head, _, facts = text.rpartition("\n\n")
     text = f"{head}\n\n{memory}{facts}"
-    print(text)
-    if given.write:
-        table.write("sweep", text)
+    options.finish(given, "sweep", text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+GRAIN = 2.5  # seconds until times of files are believed (toolchain.tree, rule 2)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:

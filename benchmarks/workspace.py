@@ -26,6 +26,15 @@ from toolchain.store import Store
 from toolchain.trace import Trace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PINS = ("requirements.txt", "requirements.lock")
+
+
+def copy_settings(folder: Path) -> None:
+    """Make a workspace with the settings and pins of this repository; what is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("dodo.py", "pyproject.toml", "base.lock"):
+        if not (folder / name).exists():
+            shutil.copyfile(REPOSITORY / name, folder / name)
 
 
 def copy_example(folder: Path, project: str) -> Path:
@@ -33,10 +42,7 @@ def copy_example(folder: Path, project: str) -> Path:
 
     Returns the project's folder. What is there already stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("dodo.py", "pyproject.toml", "base.lock"):
-        if not (folder / name).exists():
-            shutil.copyfile(REPOSITORY / name, folder / name)
+    copy_settings(folder)
     target = folder / "projects" / project
     if not target.exists():
         shutil.copytree(REPOSITORY / "projects" / project, target)
