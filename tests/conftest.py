@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.debs import Mirror
+from tests.support.files import Server
 from tests.support.monorepo import Monorepo, default_wheels
 from toolchain.journal import Journal
 from toolchain.store import Store
@@ -36,15 +38,40 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def monorepo(tmp_path: Path, mirror: Mirror, wheels: Path) -> Monorepo:
-    return Monorepo(tmp_path / "workspace", mirror, wheels)
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of an empty tracking store; making one takes seconds, copying it does not."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
 
 
 @pytest.fixture
-def another_monorepo(tmp_path: Path, mirror: Mirror, wheels: Path) -> Callable[[str], Monorepo]:
-    """Makes further workspaces at other paths."""
-    return lambda name: Monorepo(tmp_path / name, mirror, wheels)
+def another_monorepo(tmp_path: Path, mirror: Mirror, wheels: Path, empty_store: Path
+                     ) -> Callable[[str], Monorepo]:
+    """Makes workspaces, each with an empty tracking store."""
+    def make(name: str) -> Monorepo:
+        repo = Monorepo(tmp_path / name, mirror, wheels)
+        shutil.copy(empty_store, repo.database)
+        return repo
+
+    return make
+
+
+@pytest.fixture
+def monorepo(another_monorepo: Callable[[str], Monorepo]) -> Monorepo:
+    return another_monorepo("workspace")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Server]:
+    """A web server of an empty folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with Server(folder) as running:
+        yield running
 
 
 @pytest.fixture

@@ -233,30 +233,20 @@ def test_every_decision_has_a_number_of_its_own() -> None:
 # What is shown is run
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty tracking store; making one takes seconds, copying it does not."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
-    return path
-
-
 class Workspaces:
     """Workspaces by name, made when a page first needs them."""
 
-    def __init__(self, folder: Path, mirror: Mirror, wheels: Path, database: Path) -> None:
+    def __init__(self, folder: Path, mirror: Mirror, wheels: Path, empty_store: Path) -> None:
         self._folder = folder
         self._mirror = mirror
         self._wheels = wheels
-        self._database = database
+        self._empty_store = empty_store
         self._made: dict[str, Monorepo] = {}
 
     def __getitem__(self, name: str) -> Monorepo:
         if name not in self._made:
             repo = Monorepo(self._folder / name.replace(" ", "-"), self._mirror, self._wheels)
-            shutil.copy(self._database, repo.folder / "mlflow.db")
+            shutil.copy(self._empty_store, repo.database)
             if name == "own":
                 self._write_own(repo)
             else:
@@ -305,8 +295,8 @@ class Workspaces:
 
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory: pytest.TempPathFactory, mirror: Mirror, wheels: Path,
-               database: Path) -> Workspaces:
-    return Workspaces(tmp_path_factory.mktemp("docs"), mirror, wheels, database)
+               empty_store: Path) -> Workspaces:
+    return Workspaces(tmp_path_factory.mktemp("docs"), mirror, wheels, empty_store)
 
 
 @pytest.fixture(scope="module")

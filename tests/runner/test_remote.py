@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,32 +24,15 @@ def project() -> Spec:
                 entry_points={"main": EntryPoint(command=_SHOW, parameters=parameters)})
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty tracking store; making one takes seconds, copying it does not."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments(max_results=1)
-    return path
-
-
-@pytest.fixture
-def uri(tmp_path: Path, empty: Path) -> str:
-    shutil.copy(empty, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
 @pytest.fixture
 def rootfs(tmp_path: Path) -> Rootfs:
     return Rootfs(tmp_path / "root", project())
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "served"
-    folder.mkdir()
-    (folder / "a b.csv").write_text("of the web")
-    with Server(folder) as running:
-        yield running
+def server(web: Server) -> Server:
+    (web.folder / "a b.csv").write_text("of the web")
+    return web
 
 
 def test_a_file_of_the_web_is_fetched_and_its_signature_is_no_record(

@@ -34,6 +34,7 @@ class Monorepo:
 
     def __init__(self, folder: Path, mirror: Mirror, wheels: Path) -> None:
         self.folder = folder
+        self.database = folder / "mlflow.db"  # of the default tracking store
         self.wheels = wheels
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "projects").mkdir()

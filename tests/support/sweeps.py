@@ -70,7 +70,7 @@ def lines(repo: Monorepo, name: str) -> list[str]:
 
 
 def rows(repo: Monorepo, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(repo.folder / "mlflow.db", timeout=60)
+    connection = sqlite3.connect(repo.database, timeout=60)
     try:
         return connection.execute(sql, values).fetchall()
     finally:

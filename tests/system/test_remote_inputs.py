@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,9 @@ entry_points:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "served"
-    folder.mkdir()
-    (folder / "a.csv").write_text("first content\n")
-    with Server(folder) as running:
-        yield running
+def server(web: Server) -> Server:
+    (web.folder / "a.csv").write_text("first content\n")
+    return web
 
 
 def test_a_remote_input_is_part_of_the_key_by_content(monorepo: Monorepo, server: Server) -> None:
@@ -49,7 +45,7 @@ def test_a_remote_input_is_part_of_the_key_by_content(monorepo: Monorepo, server
     held = [path for path in (monorepo.folder / "cache").rglob("*")
             if path.is_file() and b"SECRET" in path.read_bytes()]
     assert held == []
-    assert b"SECRET" not in (monorepo.folder / "mlflow.db").read_bytes()
+    assert b"SECRET" not in monorepo.database.read_bytes()
 
 
 def test_a_damaged_copy_is_fetched_anew(monorepo: Monorepo, server: Server) -> None:

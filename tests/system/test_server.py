@@ -41,6 +41,7 @@ def test_a_server_is_used_like_a_database(monorepo: Monorepo, server: str) -> No
     folder = monorepo.add("one")
     (folder / "train.py").write_text(TRAIN)
     monorepo.environment["MLFLOW_TRACKING_URI"] = server
+    monorepo.database.unlink()
     stages = ran(monorepo.doit("register"), "one")
     assert stages["train"] == stages["register"] == "made"
     run = monorepo.receipt("one", "train")
@@ -48,7 +49,7 @@ def test_a_server_is_used_like_a_database(monorepo: Monorepo, server: str) -> No
     assert run["metrics"] == {"loss": 0.25}
     assert run["model_uri"] == f"runs:/{run['run_id']}/model"
     assert monorepo.receipt("one", "register")["version"] == "1"
-    assert not (monorepo.folder / "mlflow.db").exists()
+    assert not monorepo.database.exists()
     # A second call asks the server and finds both; so does another machine with the same server.
     assert set(ran(monorepo.doit("register"), "one").values()) == {"fresh"}
 

@@ -20,7 +20,7 @@ _TRIALS = 24
 
 def finished(repo: Monorepo) -> dict[str, str]:
     """run id -> training key of every finished trial."""
-    if not (repo.folder / "mlflow.db").exists():
+    if not repo.database.exists():
         return {}
     return dict(sweeps.rows(
         repo, "select r.run_uuid, t.value from runs r join tags t on t.run_uuid = r.run_uuid "

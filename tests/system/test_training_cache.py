@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -75,10 +76,11 @@ def told(tmp_path: Path) -> Told:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, told: Told, another_monorepo: Callable[[str], Monorepo]
-            ) -> Callable[[str], Monorepo]:
+def machine(tmp_path: Path, told: Told, another_monorepo: Callable[[str], Monorepo],
+            empty_store: Path) -> Callable[[str], Monorepo]:
     """Clones with caches of their own and one tracking store."""
     (tmp_path / "store").mkdir()
+    shutil.copy(empty_store, tmp_path / "store")
 
     def make(name: str) -> Monorepo:
         repo = another_monorepo(name)
@@ -108,6 +110,7 @@ def test_two_machines_at_once_train_once(
     tmp_path: Path, told: Told, machine: Callable[[str], Monorepo]
 ) -> None:
     told.say("seconds", "4")
+    (tmp_path / "store/mlflow.db").unlink()  # they make it at the same moment, too
     clones = [machine("a"), machine("b")]
     calls = [clone.start("train") for clone in clones]
     outputs = [call.communicate(timeout=200)[0] for call in calls]

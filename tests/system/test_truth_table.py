@@ -45,7 +45,7 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory, mirror: Mirror, wheels: Path) -> Monorepo:
-    """Project `one`, every stage done."""
+    """Project `one`, every stage done; the first of them makes the tracking store."""
     repo = Monorepo(tmp_path_factory.mktemp("table") / "workspace", mirror, wheels)
     repo.add("one", files={"data/rows.csv": "1,2\n", ".dockerignore": "ignored*\n"})
     repo.doit("register", "project=one")
@@ -127,7 +127,7 @@ def _delete_layout(repo: Monorepo, folder: Path) -> None:
 
 
 def _delete_run(repo: Monorepo, folder: Path) -> None:
-    connection = sqlite3.connect(repo.folder / "mlflow.db")
+    connection = sqlite3.connect(repo.database)
     connection.execute("update runs set lifecycle_stage='deleted'")
     connection.commit()
     connection.close()
