@@ -26,6 +26,7 @@ import yaml
 from tests.support.debs import Mirror
 from tests.support.monorepo import STAGES, TRAIN, Monorepo
 from tests.support.registry import RegistryServer
+from tests.support.services import may_lack
 from toolchain.config import CALL, PROJECT, WORKSPACE, Config, read_settings, reference
 from toolchain.spec.mlproject import parse
 
@@ -304,6 +305,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry, or nothing where there is none on this machine."""
     if shutil.which("docker-registry") is None:
         yield ""
+        may_lack("no docker-registry on this machine")
         return
     with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
         yield server.host
@@ -359,7 +361,8 @@ def _load(repo: Monorepo, arguments: list[str]) -> str:
     name = f"toolchain-test/{uuid.uuid4().hex[:12]}"
     try:
         client = docker.from_env()
-    except docker.errors.DockerException:
+    except docker.errors.DockerException as error:
+        may_lack(f"no Docker engine: {error}")
         return ""
     try:
         return repo.doit(*arguments, f"repository={name}").replace(name, "mlflow/trainer")

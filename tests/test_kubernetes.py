@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.machine import locked
+from tests.support.services import need_module
 from toolchain.config import CALL, Config
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, SpecError
@@ -297,7 +299,8 @@ def test_the_key_is_found_by_a_label_and_known_by_an_annotation() -> None:
 
 def test_a_current_api_takes_the_manifest_whole() -> None:
     """Old clusters drop newer fields in silence; the newest client's models do not."""
-    client = pytest.importorskip("kubernetes").client
+    need_module("kubernetes")
+    client: Any = importlib.import_module("kubernetes").client
     if not hasattr(client.V1Job, "model_validate"):
         pytest.skip("this client has no models that check")
     everything = Settings(

@@ -15,13 +15,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.support.loopback import Handler, Loopback
+from tests.support.services import need_module
 from toolchain.adapters.cluster import Cluster
 from toolchain.adapters.cluster_log import PodLog
 from toolchain.adapters.cluster_watch import Observed
 from toolchain.adapters.log import Log
 from toolchain.errors import EngineError
 
-pytest.importorskip("kubernetes")
+need_module("kubernetes")
 _ITEM = dict[str, Any]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
-from tests.support.services import docker_client, lacking, need
+from tests.support.services import docker_client, lacking, need, need_root
 from toolchain import bundle, load
 from toolchain.adapters.docker_engine import DockerEngine, EngineImage
 from toolchain.adapters.docker_save import SavedImage
@@ -139,10 +139,10 @@ def test_what_the_engine_says_against_an_archive_is_told(
     assert caught.value.fix
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start an engine on a small disk")
 def test_a_full_disk_of_the_engine_is_explained(
     tmp_path: Path, make_image: Callable[..., Image], fetch: bundle.Fetch, name: str,
 ) -> None:
+    need_root("start an engine on a small disk")
     with SmallEngine(tmp_path) as address:
         engine = DockerEngine({"DOCKER_HOST": address})
         image = make_image(os.urandom(6_000_000).hex())
@@ -195,11 +195,11 @@ class SmallEngine:
         subprocess.run(["umount", "-l", self.folder], check=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start containerd")
 def test_containerd_takes_the_whole_file_and_not_a_part_of_it(
     tmp_path: Path, made: Image, store: Store, fetch: bundle.Fetch,
 ) -> None:
     """What decides in an engine that keeps its images in containerd's store."""
+    need_root("start containerd")
     name = "mlflow/trainer:one"
     attached = _note(made, store)
     for kind, without in (("part", frozenset({made.layers[0].digest})), ("whole", frozenset())):
@@ -369,8 +369,8 @@ def test_a_context_that_is_not_there_is_named(tmp_path: Path, monkeypatch: Any) 
     assert "docker context ls" in caught.value.fix
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")
 def test_without_permission_it_says_how_to_get_it(tmp_path: Path) -> None:
+    need_root("become someone else")
     path = str(tmp_path / "d.sock")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)

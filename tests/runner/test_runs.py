@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.runner import Rootfs, spec
+from tests.support.services import lacking, need_root
 from toolchain.runner.tracker import model_url
 
 # A model is what log_model makes of it; a classic artifact is a file of the run.
@@ -305,9 +306,9 @@ def test_a_path_must_be_there(tmp_path: Path, uri: str) -> None:
     assert rootfs.run("data=rows.csv", MLFLOW_TRACKING_URI=uri).stdout == "1,2\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="process 1 is had with root's rights alone")
 def test_process_one_reaps_orphans(rootfs: Rootfs, tmp_path: Path, uri: str) -> None:
     """In a process namespace of its own, as in a container."""
+    need_root("have a process namespace")
     what = spec(main="for i in 1 2 3 4 5; do (sh -c 'sleep 0.1 & exit' &); done; sleep 1; "
                      "cat /proc/[0-9]*/stat | cut -d' ' -f2,3,4 | grep -c ') Z' ; echo $PPID")
     one = Rootfs(tmp_path / "one", what)
@@ -316,5 +317,5 @@ def test_process_one_reaps_orphans(rootfs: Rootfs, tmp_path: Path, uri: str) -> 
         env={**os.environ, "MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=60)
     if "unshare failed" in done.stderr:
-        pytest.skip(f"no namespaces here: {done.stderr}")
+        lacking(f"no namespaces here: {done.stderr}")
     assert done.stdout == "0\n1\n", done.stderr

@@ -6,6 +6,7 @@ Where one is missing the test skips with a reason, or fails if TOOLCHAIN_REQUIRE
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -20,16 +21,33 @@ from typing import Any, NoReturn
 import pytest
 
 
-def lacking(what: str) -> NoReturn:
-    """End the test: something that it needs is not on this machine."""
+def may_lack(what: str) -> None:
+    """Something is not on this machine without which a test shows less; in CI it fails."""
     if os.environ.get("TOOLCHAIN_REQUIRE_SERVICES") == "1":
         pytest.fail(what)
-    pytest.skip(what)
+
+
+def lacking(what: str) -> NoReturn:
+    """End the test: something that it needs is not on this machine."""
+    may_lack(what)
+    pytest.skip(what, allow_module_level=True)
 
 
 def need(program: str) -> str:
     """The program's path; skips (or fails in CI) where there is none."""
     return shutil.which(program) or lacking(f"no {program} on this machine")
+
+
+def need_module(name: str) -> None:
+    """An optional package; skips (or fails in CI) where it is not installed."""
+    if importlib.util.find_spec(name) is None:
+        lacking(f"{name} is not installed")
+
+
+def need_root(why: str) -> None:
+    """Skips (or fails in CI) for other users."""
+    if os.geteuid():
+        lacking(f"only root can {why}")
 
 
 def docker_client() -> Any:
@@ -53,7 +71,7 @@ def cluster_config() -> str:
     path = os.environ.get("TOOLCHAIN_TEST_KUBECONFIG", "")
     if not path:
         pytest.skip("no Kubernetes: TOOLCHAIN_TEST_KUBECONFIG names no kubeconfig")
-    pytest.importorskip("kubernetes")
+    need_module("kubernetes")
     return path
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.debs import Mirror
 from tests.support.monorepo import Monorepo, ran
+from tests.support.services import lacking, need_root
 
 
 def test_an_unknown_project_names_the_near_one(monorepo: Monorepo) -> None:
@@ -206,16 +207,16 @@ def test_an_unwritable_cache(monorepo: Monorepo) -> None:
     assert "make the cache folder writable" in output
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk(monorepo: Monorepo) -> None:
     """A cache on a disk of 2 MiB: the layer does not fit; on a larger one the same call works."""
+    need_root("mount a small disk")
     folder = monorepo.add("one", files={"big.bin": os.urandom(3 << 20).hex()})
     cache = monorepo.folder / "cache"
     cache.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", cache],
                              capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"no mount here: {mounted.stderr.strip()}")
+        lacking(f"no mount here: {mounted.stderr.strip()}")
     try:
         output = monorepo.doit("push", expect=1)
         assert "No space left on device" in output

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.monorepo import Monorepo, ran
 from tests.support.registry import RegistryServer
-from tests.support.services import docker_client, need
+from tests.support.services import docker_client, lacking, need, need_root
 from toolchain.adapters.layout import Layout
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import MANIFEST
@@ -333,15 +333,15 @@ def test_an_archive_is_not_written_into_the_project(monorepo: Monorepo) -> None:
     assert not (folder / "image.tar").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
 def test_a_full_disk_leaves_the_old_file(monorepo: Monorepo, tmp_path: Path) -> None:
+    need_root("mount a small disk")
     monorepo.add("one", files={"big.bin": os.urandom(300_000).hex()})
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", small],
                              capture_output=True)
     if mounted.returncode:
-        pytest.skip("no mounting here")
+        lacking("no mounting here")
     try:
         (small / "one.tar").write_text("old")
         output = monorepo.doit("export", "project=one", f"to={small}/one.tar", expect=1)
