@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,14 @@ def serve() -> Iterator[Callable[..., Double]]:
             return stack.enter_context(Double(answer, read_body=read_body))
 
         yield start
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """`127.0.0.1:port`, where nobody listens, and nobody can begin to while the test runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.fixture

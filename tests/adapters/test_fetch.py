@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
-from tests.support.services import free_port
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -164,10 +163,10 @@ def test_a_missing_or_unreadable_file_is_explained(fetcher: Fetcher, tmp_path: P
 
 
 def test_a_server_that_is_not_there_is_explained(
-    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+    fetcher: Fetcher, nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    url = f"http://user:{_SECRET}@127.0.0.1:{free_port()}/simple/thing.whl"
+    url = f"http://user:{_SECRET}@{nobody}/simple/thing.whl"
     for ask in (lambda: fetcher.fetch(url, _DIGEST, "thing 1.0"),
                 lambda: fetcher.get(url, "thing 1.0")):
         with pytest.raises(ResolveError, match=r"thing 1\.0 cannot be fetched") as caught:

@@ -10,7 +10,6 @@ import pytest
 
 from tests.adapters.double import Answer, Double, Request
 from tests.adapters.machine import PYTHON, Machine, package, simple_index
-from tests.support.services import free_port
 from tests.support.wheels import sdist, wheel
 from toolchain.adapters.indexes import uv_environment
 from toolchain.digest import Digest
@@ -123,8 +122,8 @@ def test_a_release_for_other_machines_alone_is_refused(machine: Machine) -> None
         machine.resolve("native")
 
 
-def test_an_index_that_is_not_there_is_said_to_be_unreachable(tmp_path: Path) -> None:
-    url = f"http://me:hunter2@127.0.0.1:{free_port()}"
+def test_an_index_that_is_not_there_is_said_to_be_unreachable(tmp_path: Path, nobody: str) -> None:
+    url = f"http://me:hunter2@{nobody}"
     machine = Machine(tmp_path / "machine", tmp_path / "index", url)
     with pytest.raises(ResolveError, match="index cannot be reached") as caught:
         machine.resolve("alpha")

@@ -86,32 +86,35 @@ def free_port() -> int:
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """An MLflow tracking server with its own database; its URL."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with open(folder / "server.log", "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-             "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-             "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"],
-            stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )
-    try:
-        _wait_for(f"{url}/health", server, folder / "server.log", 90)
-        yield url
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
-        server.wait(30)
+    for _ in range(3):  # another program may take the port before the server does
+        port = free_port()
+        url, log = f"http://127.0.0.1:{port}", folder / "server.log"
+        with open(log, "w") as sink:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
+                 str(port), "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
+                 "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"],
+                stdout=sink, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+        try:
+            if _answers(f"{url}/health", server, 180):
+                yield url
+                return
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 15)
+            server.wait(30)
+    raise AssertionError(log.read_text())
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
+def _answers(url: str, server: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it does before it ends, or its time is over."""
     deadline = time.monotonic() + seconds
-    while True:
+    while server.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(url, timeout=5):
-                return
+                return True
         except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(log.read_text()) from None
             time.sleep(0.1)
+    return False
