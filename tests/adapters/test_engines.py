@@ -237,15 +237,15 @@ def test_nothing_is_left(run: Run, bench: Bench, name: str) -> None:
     mark = f"34{os.getpid()}"
     # What leaves its session has left a job without namespaces.
     leave = "" if name in ON_NODES else "setsid"
-    run(f"mkdir -p a/b; chmod 0 a; ({leave} sleep {mark} &); touch /tmp/left-by-the-job-$$")
+    run(f"mkdir -p a/b; chmod 0 a; ({leave} sleep {mark} &); touch /tmp/left-by-the-job-{mark}")
     assert list((_cache(bench.folder, name) / "work").glob("*")) == []
     assert _gone(f"sleep\0{mark}")
-    left = list(Path("/tmp").glob("left-by-the-job-*"))
-    for path in left:
-        path.unlink()
-    assert bool(left) == (name in ON_NODES)
+    left = Path(f"/tmp/left-by-the-job-{mark}")
+    was_left = left.exists()
+    left.unlink(missing_ok=True)
+    assert was_left == (name in ON_NODES)
     if name == "docker":
-        assert docker_client().containers.list(all=True, filters={"label": "toolchain.owner"}) == []
+        assert _containers(os.getpid()) == []
 
 
 # What only engines do that run the image.
@@ -370,6 +370,7 @@ class Parent:
         self.folder = folder
         self.name = name
         self.process: subprocess.Popen[str] | None = None
+        self.pids: list[int] = []  # of all that were started
 
     def start(self, command: str, user: int | None = None,
               changes: dict[str, Any] | None = None) -> subprocess.Popen[str]:
@@ -383,6 +384,7 @@ class Parent:
              command, json.dumps(changes or {})], cwd="/", text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(_ROOT), "HOME": str(self.folder)})
+        self.pids.append(self.process.pid)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line == "prepared\n":
@@ -418,8 +420,7 @@ def parent(name: str, bench: Bench, tmp_path: Path,
         os.killpg(made.process.pid, signal.SIGKILL)
         made.process.wait()
     if name == "docker":
-        for container in docker_client().containers.list(
-                all=True, filters={"label": "toolchain.owner"}):
+        for container in _containers(*made.pids):
             container.remove(force=True)
 
 
@@ -471,7 +472,7 @@ def test_the_job_dies_with_a_parent_that_is_killed(parent: Parent, name: str) ->
     if name != "docker":
         assert list((_cache(parent.folder, name) / "work").iterdir()) == []
     else:
-        assert docker_client().containers.list(all=True, filters={"label": "toolchain.owner"}) == []
+        assert _containers(*parent.pids) == []
 
 
 def test_only_containers_whose_process_is_known_to_be_gone_are_swept(bench: Bench) -> None:
@@ -532,6 +533,13 @@ def _as_user(user: int) -> list[str]:
 
 def _cache(folder: Path, name: str) -> Path:
     return shared_cluster().nodes[0].cache if name == "ray" else folder / "cache"
+
+
+def _containers(*pids: int) -> list[Any]:
+    """Of jobs that those processes began: others may use the same Docker engine."""
+    label = "toolchain.owner"
+    return [one for one in docker_client().containers.list(all=True, filters={"label": label})
+            if int(one.labels[label].split()[2]) in pids]
 
 
 def _command_lines() -> list[bytes]:

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.support.services import need
 from toolchain.adapters.debian import SEEDS
 
 
@@ -105,8 +106,10 @@ class Mirror:
         self._gpg("--clearsign", "--output", str(dist / "InRelease"), str(dist / "Release"))
 
     def _gpg(self, *arguments: str) -> None:
-        subprocess.run(["gpg", "--homedir", str(self._home), "--batch", "--quiet", "--yes",
+        subprocess.run([need("gpg"), "--homedir", str(self._home), "--batch", "--quiet", "--yes",
                         *arguments], check=True, capture_output=True)
+        # Its agent would outlive the tests, for as long as the folder is kept.
+        subprocess.run(["gpgconf", "--homedir", str(self._home), "--kill", "gpg-agent"], check=True)
 
 
 def _control(data: bytes) -> str:
