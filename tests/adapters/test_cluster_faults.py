@@ -136,7 +136,7 @@ def cluster(url: str, folder: Path, token: str = "t") -> Cluster:
     return Cluster("", {"KUBECONFIG": str(folder / "kubeconfig")}, patience=3)
 
 
-def until(condition: Any, seconds: float = 10) -> None:
+def until(condition: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
