@@ -62,6 +62,7 @@ class Bench:
         self.folder = folder
         self.registry = ""
         self._kept = contextlib.ExitStack()
+        self._ray: RayEngine | None = None
         self.cache = folder / "cache"
         self.machine = Machine(folder, folder / "index")
         self.store: Store = self.machine.store
@@ -174,7 +175,11 @@ class Bench:
         if name == "docker":
             return self.docker(**environ)
         if name == "ray":
-            return self.ray("", None, **environ)
+            # A call of doit has one engine for all its jobs; a new one starts processes of Ray.
+            if environ:
+                return self.ray("", None, **environ)
+            self._ray = self._ray or self.ray("", None)
+            return self._ray
         if name == "kubernetes":
             return self.kubernetes(**dict[str, Any](environ))
         made = self.sandbox(**environ)
