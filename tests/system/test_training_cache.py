@@ -167,7 +167,11 @@ def test_a_training_that_can_be_repeated_is_proved_so(
     tmp_path: Path, told: Told, machine: Callable[[str], Monorepo]
 ) -> None:
     repo = machine("a")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    repo.environment["TMPDIR"] = str(scratch)
     output = repo.doit("train", "check=1")
+    assert list(scratch.iterdir()) == []
     first, second = told.began
     assert f"run {second} gave the same: 1 metrics, model (2 files)" in output
     assert repo.receipt("one", "train")["run_id"] == first
