@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -539,7 +540,7 @@ def _containers(*pids: int) -> list[Any]:
     """Of jobs that those processes began: others may use the same Docker engine."""
     label = "toolchain.owner"
     return [one for one in docker_client().containers.list(all=True, filters={"label": label})
-            if int(one.labels[label].split()[2]) in pids]
+            if any(re.search(rf"\b{pid}\b", one.labels[label]) for pid in pids)]
 
 
 def _command_lines() -> list[bytes]:
