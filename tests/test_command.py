@@ -166,11 +166,11 @@ def test_a_line_that_is_continued_nowhere_ends(text: str, expected: str) -> None
 
 @pytest.mark.parametrize("text", [":", ".a", "[", "[]", "!r", "a.", "{a:", "{a."])
 def test_braces_are_judged_in_no_time(text: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     refuse_formatting("{a" + text * 3000, {"a": None}, "here")
     with pytest.raises(SpecError):
         refuse_formatting("{a" + text * 3000 + "{a:x}", {"a": None}, "here")
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_equal_numbers_are_one_identity() -> None:

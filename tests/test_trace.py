@@ -64,7 +64,7 @@ def _record_and_die(cache: Path) -> None:
 def test_a_killed_process_does_not_lose_what_it_recorded(tmp_path: Path) -> None:
     process = CLEAN.Process(target=_record_and_die, args=(tmp_path,), daemon=True)
     process.start()
-    process.join(30)
+    process.join()
     assert process.exitcode == -signal.SIGKILL
     assert open_trace(tmp_path).get("base", KEY) == {"from": "elsewhere"}
 
@@ -100,7 +100,8 @@ def test_a_key_is_held_by_one_process(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join()
+        assert process.exitcode == 0
     assert open_trace(tmp_path).get("base", KEY) == 80
 
 
@@ -116,9 +117,9 @@ def test_a_key_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
     process.start()
     while not held.exists():
         time.sleep(0.01)
-    threading.Timer(1.5, process.kill).start()
     waited: list[bool] = []
     started = time.monotonic()
+    threading.Timer(1.5, process.kill).start()
     with open_trace(tmp_path).holding("base", KEY, lambda: waited.append(True)):
         assert time.monotonic() - started > 1.4
     assert waited == [True]
