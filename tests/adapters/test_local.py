@@ -1,4 +1,7 @@
-"""A job runs in its locked environment and a private copy of its files, and leaves nothing."""
+"""A job runs in its locked environment and a private copy of its files, and leaves nothing.
+
+What holds for every engine, such as output and stdin, is in test_engines.
+"""
 
 from __future__ import annotations
 
@@ -86,22 +89,9 @@ def run(machine: Machine, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.mark.parametrize(("command", "status"), [
-    ("true", 0), ("exit 3", 3), ("false; true", 0), ("no-such-program", 127),
     ("kill -9 $$", -9), ("python -c 'raise SystemExit(7)'", 7)])
 def test_the_exit_status_is_the_jobs(run: Run, command: str, status: int) -> None:
     assert run(command)[0] == status
-
-
-def test_output_of_both_kinds_goes_to_stdout_in_order(run: Run) -> None:
-    assert run("echo one; echo two >&2; printf three") == (0, ["one", "two", "three"])
-
-
-def test_output_that_is_no_text_is_shown_as_well_as_can_be(run: Run) -> None:
-    assert run(r"printf 'a\377b\n'; echo é") == (0, ["a\ufffdb", "é"])
-
-
-def test_there_is_nothing_to_read_on_stdin(run: Run) -> None:
-    assert run("cat; echo end") == (0, ["end"])
 
 
 def test_the_files_of_the_project_are_where_the_job_begins(run: Run) -> None:
