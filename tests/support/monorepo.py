@@ -83,7 +83,11 @@ class Monorepo:
     def doit(self, *arguments: str, expect: int = 0) -> str:
         """Run doit to its end; its whole output."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=300)
+        try:
+            output, _ = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"it did not end\n{process.communicate()[0]}") from None
         assert process.returncode == expect, f"exit {process.returncode}\n{output}"
         assert "Traceback" not in output, output
         return output
