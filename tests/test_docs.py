@@ -43,6 +43,7 @@ RUN = {
     "README.md": "examples", "docs/configuration.md": "examples",
     "docs/guides/run-the-image.md": "examples", "docs/guides/from-mlflow-run.md": "examples",
     "docs/guides/from-fuseml.md": "examples", "docs/guides/from-dvc.md": "examples",
+    "docs/guides/ci.md": "examples",
     "docs/quickstart.md": "examples again",
 }
 
@@ -304,8 +305,8 @@ def workspaces(tmp_path_factory: pytest.TempPathFactory, mirror: Mirror, wheels:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry, or nothing where there is none on this machine."""
     if shutil.which("docker-registry") is None:
-        yield ""
         may_lack("no docker-registry on this machine")
+        yield ""
         return
     with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
         yield server.host
