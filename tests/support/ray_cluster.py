@@ -67,14 +67,19 @@ class Nodes:
         self.folder.chmod(0o755)
         self.index = self.folder / "index"
         self.index.mkdir()
-        port = free_port()
-        self.address = f"127.0.0.2:{port}"
         self.nodes: list[Node] = []
         atexit.register(self.stop)
-        self._start(["--head", f"--port={port}", "--include-dashboard=false",
-                     f"--temp-dir={self.folder / 's'}"], cpus, environ)
-        if not self._runs(self.nodes[0]):
-            raise AssertionError(f"Ray did not start: {self.nodes[0].log.read_text()}")
+        for _ in range(3):  # see `add`; another program may take the port, too
+            port = free_port()
+            self.address = f"127.0.0.2:{port}"
+            head = self._start(["--head", f"--port={port}", "--include-dashboard=false",
+                                f"--temp-dir={self.folder / 's'}"], cpus, environ)
+            if self._runs(head):
+                return
+            head.kill()
+            self.nodes.clear()
+            shutil.rmtree(self.folder / "s", ignore_errors=True)
+        raise AssertionError(f"Ray did not start: {head.log.read_text()}")
 
     def add(self, cpus: int, **environ: str) -> Node:
         """One more node, once it has joined; on a busy machine Ray gives up after half a minute."""
