@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.services import need
 from toolchain.digest import Digest
 from toolchain.layer import GZIP, Layer
 from toolchain.store import Store
@@ -23,7 +24,8 @@ def plain(blob: bytes, media_type: str) -> bytes:
         import gzip
 
         return gzip.decompress(blob)
-    done = subprocess.run(["zstd", "--decompress", "--stdout"], input=blob, capture_output=True)
+    done = subprocess.run([need("zstd"), "--decompress", "--stdout"], input=blob,
+                          capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout
 
