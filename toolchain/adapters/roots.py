@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,7 +39,8 @@ class Roots:
         """The image's root. Raises EngineError, and what fetching a layer raises."""
         target = self._folder / image.config_digest.hex
         with contextlib.suppress(FileNotFoundError):
-            os.utime(target)  # used now (toolchain.prune)
+            # Used now (toolchain.prune); only a job could have changed it.
+            os.utime(target, ns=(time.time_ns(), os.stat(target).st_mtime_ns))
             return target
         with self._trace.holding("root", image.config_digest):
             if target.exists():
