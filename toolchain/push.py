@@ -163,10 +163,12 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
 
 
 def _blobs(registry: Registry, manifest: Digest | None) -> frozenset[str]:
-    """The digests of the layers that a manifest names, if it is there."""
+    """The digests of the layers that a manifest names, if it is there with them."""
     import json
 
-    data = None if manifest is None else registry.manifest(str(manifest))
+    if manifest is None or not registry.still_has(manifest):
+        return frozenset()
+    data = registry.manifest(str(manifest))
     return frozenset(layer["digest"] for layer in json.loads(data or b"{}").get("layers", ()))
 
 
