@@ -187,6 +187,16 @@ def test_what_is_pinned_stays_until_upgrade(repo: Monorepo, channel: Path) -> No
     assert 'name = "alpha", version = "1.2"' in (folder / "conda.lock").read_text()
 
 
+def test_the_shortcut_sees_what_cuda_the_environment_names(repo: Monorepo, channel: Path) -> None:
+    project(repo, channel, text=IN_ROOT)
+    repo.doit("resolve")
+    time.sleep(2.1)
+    for _ in range(2):
+        assert ran(repo.doit("resolve"), "one")["resolve"] == "fresh"
+    repo.environment["CONDA_OVERRIDE_CUDA"] = "12.4"
+    assert ran(repo.doit("resolve"), "one")["resolve"] == "made"
+
+
 def test_with_a_lock_and_its_packages_no_channel_is_needed(repo: Monorepo,
                                                            channel: Path) -> None:
     folder = project(repo, channel, text=IN_ROOT)

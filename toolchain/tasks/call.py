@@ -347,6 +347,7 @@ def _settings(config: Config) -> str:
     values = dataclasses.asdict(config)
     values["tracking_uri"] = wiring.tracking_identity(config)
     values["experiment"] = wiring.experiment(config)
+    values["conda_cuda"] = wiring.cuda(config)
     return settings_key(values)
 
 

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from toolchain.journal import Journal
     from toolchain.workspace import Project, Workspace
 
-__all__ = ["ended_by_sigterm", "experiment", "guest", "placed", "session", "tracking_file",
+__all__ = ["cuda", "ended_by_sigterm", "experiment", "guest", "placed", "session", "tracking_file",
            "tracking_identity"]
+
+
+def cuda(config: Config) -> str:
+    """CUDA's version where the image runs: the setting, else what conda's own variable says."""
+    return config.conda_cuda or os.environ.get("CONDA_OVERRIDE_CUDA", "")
 
 
 def placed(config: Config, root: Path) -> Config:

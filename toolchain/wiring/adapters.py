@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolchain.wiring import tracking
+from toolchain.wiring import cuda, tracking
 from toolchain.wiring.engines import Engines
 from toolchain.wiring.packages import Packages
 from toolchain.wiring.parts import Parts
@@ -60,7 +60,7 @@ class Adapters:
         return self._packages.conda
 
     def cuda(self, config: Config) -> str:
-        return config.conda_cuda or os.environ.get("CONDA_OVERRIDE_CUDA", "")
+        return cuda(config)
 
     def archive(self) -> DebianArchive:
         return self._packages.debian
