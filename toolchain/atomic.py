@@ -12,11 +12,16 @@ import threading
 from pathlib import Path
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace a file. Raises OSError; then nothing of it is left."""
+def write(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Replace a file; with `sync`, one that outlives a power cut too, which what can be written
+    again from the record need not. Raises OSError; then nothing of it is left."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        temporary.write_bytes(data)
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            if sync:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):

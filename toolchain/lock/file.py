@@ -37,7 +37,7 @@ def read(path: Path, where: str, *, fix: str = _FIX) -> str | None:
 def replace(path: Path, text: str) -> None:
     """Write a file that people commit, whole or not at all. Raises ResolveError."""
     try:
-        atomic.write(path, text.encode())
+        atomic.write(path, text.encode(), sync=True)
     except OSError as error:
         raise ResolveError(f"cannot be written: {error.strerror}", where=str(path),
                            fix="make the folder writable, or resolve elsewhere and commit "
