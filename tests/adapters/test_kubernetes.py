@@ -28,6 +28,7 @@ from toolchain.kubernetes.settings import Settings
 from toolchain.push import Pushed
 from toolchain.run import Job, Outcome, Resources
 
+pytestmark = pytest.mark.kubernetes
 PLAIN = Settings()
 _OURS = "app.kubernetes.io/managed-by=mlproject-toolchain"
 Run = Callable[..., Outcome]

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
+
 from tests.adapters.machine import PLATFORM, Machine, locked
 from tests.support.ray_cluster import shared_cluster
 from tests.support.registry import RegistryServer
@@ -43,7 +45,8 @@ from toolchain.push import Pushed
 from toolchain.run import Engine, Job
 from toolchain.store import Store
 
-ENGINES = ("local", "sandbox", "docker", "kubernetes", "ray")
+ENGINES = ("local", "sandbox", "docker",
+           pytest.param("kubernetes", marks=pytest.mark.kubernetes), "ray")
 _PROGRAMS = ("bash", "cat", "chmod", "env", "id", "ls", "ln", "mkdir", "mv", "rm", "setsid",
              "sleep", "touch", "tr", "head", "wc", "grep", "basename", "stat", "sh", "seq")
 PROJECT = (

@@ -24,6 +24,7 @@ from tests.support.registry import RegistryServer
 from tests.support.services import cluster_config, mlflow_server
 from tests.system.test_examples import Clone
 
+pytestmark = pytest.mark.kubernetes
 _MLPROJECT = """\
 name: placed
 python_env: python_env.yaml
