@@ -34,6 +34,7 @@ class Followed:
         self._say = say
         self._start_timeout = start_timeout
         self._logs: dict[str, PodLog] = {}  # by the pod's name
+        self.is_over = False  # nothing of it runs any more, as far as we know
         self._heard = 0
         self._wrong, self._wrong_since = story.Waiting(), 0.0
         self._complain_after = _SILENT
@@ -46,31 +47,38 @@ class Followed:
             self._wait()
             if cancel is not None and cancel.is_set():
                 return Outcome(code=143, reason=CANCELLED)
-            job, pod = self._now
-            ended = story.ended(job, pod, self._made.container, timeout=self._job.timeout,
-                                memory=self._job.resources.memory)
-            if ended is not None:
+            outcome = self._end() or self._never(began)
+            if outcome is not None:
+                self.is_over = True
                 self._hear_out()
-                return ended
-            if self._observed.is_deleted(self._made.name, began):
-                return Outcome(code=story.NEVER_STARTED,
-                               reason="was ended: somebody deleted its Job")
-            if not self._logs:
-                never = self._obstacle(job, pod, time.monotonic() - began)
-                if never:
-                    return Outcome(code=story.NEVER_STARTED, reason=never)
+                return outcome
+
+    def _end(self) -> Outcome | None:
+        job, pods = self._now[0], self._observed.pods.get(self._made.name, {})
+        if story.is_ahead(job, list(pods.values()), self._made.container):
+            self._observed.ask_for_pods(self._made.name)
+            self._listen()
+        job, pod = self._now
+        return story.ended(job, pod, self._made.container, timeout=self._job.timeout,
+                           memory=self._job.resources.memory)
+
+    def _never(self, began: float) -> Outcome | None:
+        if self._observed.is_deleted(self._made.name, began):
+            return Outcome(code=story.NEVER_STARTED, reason="was ended: somebody deleted its Job")
+        reason = self._obstacle(*self._now, time.monotonic() - began) if not self._logs else ""
+        return Outcome(code=story.NEVER_STARTED, reason=reason) if reason else None
 
     def until_gone(self) -> None:
         """Wait until nothing of a Job that was deleted runs any more; the cluster then removes
         what it still knows of it."""
         grace = pod_spec(self._made.job).get("terminationGracePeriodSeconds", 0)
-        end = time.monotonic() + grace + _SLACK
-        while self._is_running() and time.monotonic() < end:
+        began = time.monotonic()
+        while self._is_running(began) and time.monotonic() < began + grace + _SLACK:
             self._wait()
         self._hear_out()
 
-    def _is_running(self) -> bool:
-        if self._made.name not in self._observed.jobs:
+    def _is_running(self, deleted: float) -> bool:
+        if self._observed.is_deleted(self._made.name, deleted):
             return False
         pods = self._observed.pods.get(self._made.name, {})
         return not pods or not all(
@@ -90,9 +98,12 @@ class Followed:
     def _wait(self) -> None:
         """For news or for a while; then there may be a log to read."""
         self._heard = self._observed.wait(self._made.name, self._heard, _BEAT)
-        pod = self._now[1]
-        if pod is not None and story.has_begun(pod, self._made.container):
-            self._read(pod["metadata"]["name"])
+        self._listen()
+
+    def _listen(self) -> None:
+        for name, pod in list(self._observed.pods.get(self._made.name, {}).items()):
+            if story.has_begun(pod, self._made.container):
+                self._read(name)
 
     def _obstacle(self, job: Json | None, pod: Json | None, seconds: float) -> str:
         """Why the job will never begin; says what it waits for."""

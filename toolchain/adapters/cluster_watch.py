@@ -80,6 +80,17 @@ class Observed:
         """Whether a Job that was there at the time `made` is gone."""
         return name not in self.jobs and (name in self._deleted or self._listed > made)
 
+    def ask_for_pods(self, name: str) -> None:
+        """Have a Job's pods as they are at this moment; the watch may tell of it later."""
+        answer = self._cluster.ask(
+            f"list pods of namespace {self._namespace}",
+            lambda apis: apis.core.list_namespaced_pod(
+                self._namespace, label_selector=f"{_SELECTOR},job-name={name}",
+                _preload_content=False, _request_timeout=timeouts()))
+        with self._changed:
+            self.pods[name] = {item["metadata"]["name"]: item
+                               for item in answer.body.get("items") or ()}
+
     # What the watches tell. One that was ended meanwhile is not listened to.
 
     def replace(self, watch: _Watch, items: list[Json], asked: float) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from toolchain.adapters.cluster import Cluster, timeouts
-from toolchain.adapters.cluster_job import CANCELLED, Followed
+from toolchain.adapters.cluster_job import Followed
 from toolchain.adapters.cluster_watch import Observed
 from toolchain.adapters.handed_on import threads, variables
 from toolchain.adapters.supervised import exit_on_sigterm
@@ -81,18 +81,13 @@ class KubernetesEngine:
             try:
                 self._create_both(made)
                 outcome = followed.outcome()
+                self._clear(made, followed)
             except (KeyboardInterrupt, SystemExit):
-                # The program is told, and may clean up; its last words are still heard.
                 with contextlib.suppress(EngineError):
-                    self._delete(made, "Foreground")
-                    followed.until_gone()
+                    self._clear(made, followed)
                 raise
             finally:
                 followed.close()
-            is_over = outcome.reason != CANCELLED
-            self._delete(made, "Background" if is_over else "Foreground")
-            if not is_over:
-                followed.until_gone()
             return outcome
 
     def preview(self, job: Job) -> str:
@@ -208,10 +203,19 @@ class KubernetesEngine:
         with observed:
             yield observed
 
-    def _delete(self, made: Manifest, policy: str) -> None:
-        """Without a policy the Job's pods would stay."""
-        self._cluster.ask(
+    def _clear(self, made: Manifest, followed: Followed) -> None:
+        """Delete the Job. A program that still runs is told, and may clean up; its last words are
+        heard."""
+        if followed.is_over:
+            self._delete(made, "Background")
+        elif self._delete(made, "Foreground"):
+            followed.until_gone()
+
+    def _delete(self, made: Manifest, policy: str) -> bool:
+        """Whether there was one. Without a policy the Job's pods would stay."""
+        answer = self._cluster.ask(
             f"delete Job {made.name} in namespace {made.namespace}",
             lambda apis: apis.batch.delete_namespaced_job(
                 made.name, made.namespace, propagation_policy=policy, _preload_content=False,
                 _request_timeout=timeouts()), accept=(404,))
+        return answer.status != 404

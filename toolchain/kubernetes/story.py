@@ -94,6 +94,14 @@ def has_ended(pod: Json | None, container: str) -> bool:
             or phase in ("Succeeded", "Failed"))
 
 
+def is_ahead(job: Json | None, pods: list[Json], container: str) -> bool:
+    """Whether the Job tells of ends that its pods do not tell of yet: two watches bring them."""
+    status = (job or {}).get("status", {})
+    known = sum(has_ended(pod, container) for pod in pods)
+    return bool(_verdict(job)) and known < (status.get("succeeded") or 0) + (
+        status.get("failed") or 0)
+
+
 def ended(job: Json | None, pod: Json | None, container: str, *, timeout: float,
           memory: int) -> Outcome | None:
     """How the job ended; None if it has not. `timeout` and `memory` are what was asked for."""
