@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from toolchain.adapters.cluster import Cluster
 from toolchain.adapters.kubernetes import KubernetesEngine
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
-from toolchain.kubernetes import RUN
+from toolchain.kubernetes import RUN, story
 from toolchain.kubernetes.settings import Settings
 from toolchain.push import Pushed
-from toolchain.run import Job, Outcome, Resources
+from toolchain.run import Outcome, Resources
 
 pytestmark = pytest.mark.kubernetes
 PLAIN = Settings()
+LOUD = "trap 'echo cleaned up; exit 9' TERM; echo begun; sleep 100 & wait"
 _OURS = "app.kubernetes.io/managed-by=mlproject-toolchain"
 Run = Callable[..., Outcome]
 
@@ -78,6 +79,37 @@ class Objects:
             name, "default", propagation_policy="Background", _preload_content=False),
             accept=(404,))
 
+    def evict(self, job: str) -> None:
+        """As `kubectl drain` does."""
+        (pod,) = [pod["metadata"]["name"] for pod in self.pods()
+                  if pod["metadata"]["labels"]["job-name"] == job]
+        for version in ("v1", "v1beta1"):  # the latter for clusters before 1.22
+            answer = self._cluster.ask(
+                "evict", lambda apis, version=version: apis.core.create_namespaced_pod_eviction(
+                    pod, "default", {"apiVersion": f"policy/{version}", "kind": "Eviction",
+                                     "metadata": {"name": pod, "namespace": "default"}},
+                    _preload_content=False), accept=(400, 404, 422))
+            if answer.status < 300:
+                return
+        pytest.fail(str(answer.body))
+
+    def cpus(self) -> float:
+        """What the only node has."""
+        (node,) = self._cluster.ask("list", lambda apis: apis.core.list_node(
+            _preload_content=False)).body["items"]
+        return float(node["status"]["allocatable"]["cpu"])
+
+    @contextlib.contextmanager
+    def priority_class(self, name: str, value: int) -> Iterator[str]:
+        from kubernetes.client import SchedulingV1Api
+
+        self._cluster.ask("make", lambda apis: SchedulingV1Api(apis.core.api_client)
+                          .create_priority_class({"metadata": {"name": name}, "value": value},
+                                                 _preload_content=False), accept=(409,))
+        yield name
+        self._cluster.ask("delete", lambda apis: SchedulingV1Api(apis.core.api_client)
+                          .delete_priority_class(name, _preload_content=False), accept=(404,))
+
     def gone(self, seconds: float = 60) -> bool:
         end = time.monotonic() + seconds
         while self.jobs() or self.pods() or self.secrets():
@@ -108,13 +140,6 @@ def run(bench: Bench) -> Run:
         return engine.execute(job)
 
     return execute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancellable(Job):
-    """A job as a sweep makes them."""
-
-    cancel: threading.Event | None = None
 
 
 def template(**pod: Any) -> dict[str, Any]:
@@ -156,6 +181,41 @@ def test_a_failed_pod_is_tried_again_where_that_is_asked_for(
 ) -> None:
     assert run("echo tried; exit 4", Settings(backoff_limit=1)).code == 4
     assert capsys.readouterr().out.splitlines() == ["tried", "tried"]
+
+
+def test_an_evicted_job_ends_and_is_not_begun_again(
+    bench: Bench, objects: Objects, tmp_path: Path
+) -> None:
+    """A cluster would make another pod, which would log into the same run."""
+    log, run_id = tmp_path / "log", "9" * 32
+    engine = bench.kubernetes()
+    with ThreadPoolExecutor(1) as pool:
+        evicted = pool.submit(engine.execute, bench.job(
+            LOUD, log=str(log), environment={"MLFLOW_RUN_ID": run_id}))
+        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        objects.evict(f"one-{run_id[:12]}")
+        outcome = evicted.result(60)
+    assert outcome.code
+    assert outcome.reason.startswith((story.REMOVED, "was evicted"))
+    assert log.read_text() == "begun\ncleaned up\n"
+    assert objects.gone()
+
+
+def test_a_job_that_is_put_off_its_node_ends(bench: Bench, objects: Objects,
+                                             tmp_path: Path) -> None:
+    log, most = tmp_path / "log", Resources(cpus=0.6 * objects.cpus())
+    with objects.priority_class("toolchain-test-urgent", 1000) as urgent, \
+            ThreadPoolExecutor(1) as pool:
+        preempted = pool.submit(bench.kubernetes().execute,
+                                bench.job(LOUD, log=str(log), resources=most))
+        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        engine = bench.kubernetes(settings=Settings(priority_class=urgent))
+        assert engine.execute(bench.job("exit 5", resources=most)) == Outcome(code=5)
+        outcome = preempted.result(60)
+    assert outcome.code
+    assert outcome.reason.startswith("was put off its node for a pod of higher priority")
+    assert log.read_text() == "begun\ncleaned up\n"
+    assert objects.gone()
 
 
 # Why it does not begin
@@ -261,10 +321,9 @@ def test_named_secrets_stand_alone(bench: Bench, objects: Objects) -> None:
 
 def test_a_cancelled_job_is_over(bench: Bench, objects: Objects) -> None:
     cancel, engine = threading.Event(), bench.kubernetes()
-    job = bench.job("sleep 100", environment={"MLFLOW_RUN_ID": "c" * 32})
+    job = bench.job("sleep 100", environment={"MLFLOW_RUN_ID": "c" * 32}, cancel=cancel)
     with ThreadPoolExecutor(1) as pool:
-        outcome = pool.submit(engine.execute, Cancellable(
-            **{slot.name: getattr(job, slot.name) for slot in fields(Job)} | {"cancel": cancel}))
+        outcome = pool.submit(engine.execute, job)
         wait_for(lambda: objects.is_active(f"one-{'c' * 12}"))
         cancel.set()
         assert outcome.result(60).reason == "was cancelled"

@@ -89,12 +89,12 @@ class Cluster:
             if pause(after or min(0.2 * 2 ** attempt, _LONGEST_PAUSE)):
                 raise self.refusal(what, status, body)
 
-    def events(self, namespace: str, name: str) -> str:
-        """The last warning about a Job or its pods; empty if there is none, or none may be read."""
+    def events(self, namespace: str, name: str, which: str = "type=Warning") -> str:
+        """The last event about a Job or its pods; empty if there is none, or none may be read."""
         answer = self.ask(
             f"list events of namespace {namespace}",
             lambda apis: apis.core.list_namespaced_event(
-                namespace, field_selector="type=Warning", _preload_content=False,
+                namespace, field_selector=which, _preload_content=False,
                 _request_timeout=timeouts()), accept=(401, 403))
         about = [item for item in answer.body.get("items") or ()
                  if item.get("involvedObject", {}).get("name", "").startswith(name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from toolchain.adapters.cluster import Cluster
@@ -52,6 +53,9 @@ class Followed:
                 self.is_over = True
                 self._hear_out()
                 return outcome
+            outcome = self._loss()
+            if outcome is not None:
+                return outcome
 
     def _end(self) -> Outcome | None:
         job, pods = self._now[0], self._observed.pods.get(self._made.name, {})
@@ -62,9 +66,24 @@ class Followed:
         return story.ended(job, pod, self._made.container, timeout=self._job.timeout,
                            memory=self._job.resources.memory)
 
+    def _loss(self) -> Outcome | None:
+        """Its pod is taken away, and there must not be another one."""
+        job, pod = self._now[0], self._observed.removed(self._made.name)
+        reason = story.removed(job, pod) if job is not None and pod is not None else ""
+        if reason and self._observed.is_still_wanted(self._made.name):
+            return Outcome(code=143, reason=reason)
+        return Outcome(code=143, reason=story.DELETED) if reason else None
+
+    def explained(self, outcome: Outcome) -> Outcome:
+        """With what the cluster told of a pod that it took away; that may come after the deed."""
+        if outcome.reason != story.REMOVED:
+            return outcome
+        said = self._cluster.events(self._made.namespace, self._made.name, "reason=Preempted")
+        return replace(outcome, reason=f"{story.PREEMPTED}: {said}") if said else outcome
+
     def _never(self, began: float) -> Outcome | None:
         if self._observed.is_deleted(self._made.name, began):
-            return Outcome(code=story.NEVER_STARTED, reason="was ended: somebody deleted its Job")
+            return Outcome(code=story.NEVER_STARTED, reason=story.DELETED)
         reason = self._obstacle(*self._now, time.monotonic() - began) if not self._logs else ""
         return Outcome(code=story.NEVER_STARTED, reason=reason) if reason else None
 

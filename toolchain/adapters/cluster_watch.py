@@ -33,6 +33,7 @@ class Observed:
         self._error: EngineError | None = None
         self._news: dict[str, int] = {}  # of a Job's name: how often something was heard of it
         self._deleted: set[str] = set()
+        self._removed: dict[str, Json] = {}  # of a Job's name: a pod that is gone, as it was
         self._listed = 0.0  # when Jobs were last asked for, all of them
         self.jobs: dict[str, Json] = {}
         self.pods: dict[str, dict[str, Json]] = {}  # of a Job's name: by their own
@@ -54,7 +55,8 @@ class Observed:
             if self._followers:
                 return
             ended, self._watches = self._watches, []
-            self.jobs, self.pods, self._news, self._deleted = {}, {}, {}, set()
+            self.jobs, self.pods, self._news = {}, {}, {}
+            self._deleted, self._removed = set(), {}
         for watch in ended:
             watch.end()
 
@@ -76,9 +78,23 @@ class Observed:
         return max(found, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "",
                                            pod["metadata"]["name"]), default=None)
 
+    def removed(self, name: str) -> Json | None:
+        """A pod of a Job that is being taken away, or is gone."""
+        return next((pod for pod in list(self.pods.get(name, {}).values())
+                     if "deletionTimestamp" in pod["metadata"]), self._removed.get(name))
+
     def is_deleted(self, name: str, made: float) -> bool:
         """Whether a Job that was there at the time `made` is gone."""
         return name not in self.jobs and (name in self._deleted or self._listed > made)
+
+    def is_still_wanted(self, name: str) -> bool:
+        """Whether a Job is there at this moment and nobody has deleted it."""
+        answer = self._cluster.ask(
+            f"read Job {name} in namespace {self._namespace}",
+            lambda apis: apis.batch.read_namespaced_job(
+                name, self._namespace, _preload_content=False, _request_timeout=timeouts()),
+            accept=(404,))
+        return answer.status != 404 and not answer.body["metadata"].get("deletionTimestamp")
 
     def ask_for_pods(self, name: str) -> None:
         """Have a Job's pods as they are at this moment; the watch may tell of it later."""
@@ -118,6 +134,8 @@ class Observed:
             else:
                 name = _owner(item)
                 self.pods.get(name, {}).pop(item["metadata"]["name"], None)
+                item["metadata"].setdefault("deletionTimestamp", "")  # by force: without
+                self._removed[name] = item
                 self._tell({name})
 
     def fail(self, watch: _Watch, error: EngineError) -> None:

@@ -88,7 +88,7 @@ class KubernetesEngine:
                 raise
             finally:
                 followed.close()
-            return outcome
+            return followed.explained(outcome)
 
     def preview(self, job: Job) -> str:
         """The manifest and the digests, as YAML; nothing is asked of the cluster."""

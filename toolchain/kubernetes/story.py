@@ -37,6 +37,10 @@ _DISRUPTED = {
     "DeletionByPodGC": "was lost with its node",
     "TerminationByKubelet": "was ended by its node",
 }
+DELETED = "was ended: somebody deleted its Job"
+# Clusters before 1.26 say no more of a pod than that it is deleted.
+REMOVED = "was ended: its pod was deleted, as when a node is drained"
+PREEMPTED = _DISRUPTED["PreemptionByScheduler"]
 _FAILED = {
     "Evicted": "was evicted by its node",
     "NodeLost": "was lost with its node",
@@ -133,28 +137,56 @@ def _of_pod(pod: Json, container: str, *, timeout: float, memory: int) -> Outcom
         return Outcome(code=NEVER_STARTED, reason=(
             "could not be started: the image has no bash" if '"bash"' in message
             and "not found" in message else f"could not be started: {message}"))
-    for condition in _conditions(pod):
-        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            words = _DISRUPTED.get(condition.get("reason", ""), "was ended by the cluster")
-            return Outcome(code=code or 143, reason=_with(words, condition.get("message")))
+    if _disruption(pod):
+        return Outcome(code=code or 143, reason=_disruption(pod))
     if status.get("reason"):
         words = _FAILED.get(status["reason"], f"failed: {status['reason']}")
         return Outcome(code=code or 143, reason=_with(words, status.get("message")))
+    if _is_removed(pod) and code:
+        return Outcome(code=code, reason=REMOVED)
     if not state:
         return Outcome(code=NEVER_STARTED, reason="ended, and the cluster does not say how")
     return Outcome(code=code)
 
 
+def removed(job: Json, pod: Json) -> str:
+    """Why a pod that is the only one its Job may have is taken away; empty if it is not.
+
+    The Job would make another one, which would log into the same run. Its own deadline is another
+    matter, and ends the Job a moment later.
+    """
+    spec = job.get("spec", {})
+    if not _is_removed(pod) or not _is_the_only_one(job, pod) or spec.get("backoffLimit") != 0:
+        return ""
+    if spec.get("suspend"):
+        return "was put back into its queue"
+    return "" if spec.get("activeDeadlineSeconds") else _disruption(pod) or REMOVED
+
+
+def _is_removed(pod: Json) -> bool:
+    return "deletionTimestamp" in pod.get("metadata", {})
+
+
+def _disruption(pod: Json) -> str:
+    for condition in _conditions(pod):
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            words = _DISRUPTED.get(condition.get("reason", ""), "was ended by the cluster")
+            return _with(words, condition.get("message"))
+    return ""
+
+
 def _is_last(job: Json | None, pod: Json | None, container: str) -> bool:
     """Whether a pod's end is the Job's: so the Job's own word, which comes later, is not needed."""
-    if pod is None or not has_ended(pod, container):
+    if pod is None or not has_ended(pod, container) or not _is_the_only_one(job or {}, pod):
         return False
-    if pod.get("spec", {}).get("restartPolicy") != "Never":
-        return False
-    spec = (job or {}).get("spec", {})
-    if (spec.get("completions") or 1) != 1 or len(pod["spec"].get("containers", ())) != 1:
-        return False
-    return _code(pod, container) == 0 or spec.get("backoffLimit") == 0
+    return _code(pod, container) == 0 or (job or {}).get("spec", {}).get("backoffLimit") == 0
+
+
+def _is_the_only_one(job: Json, pod: Json) -> bool:
+    """Whether what becomes of this pod becomes of its Job, unless another is tried."""
+    return (pod.get("spec", {}).get("restartPolicy") == "Never"
+            and (job.get("spec", {}).get("completions") or 1) == 1
+            and len(pod["spec"].get("containers", ())) == 1)
 
 
 def _verdict(job: Json | None) -> Json:
