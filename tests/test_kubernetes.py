@@ -398,6 +398,41 @@ def test_the_jobs_own_word_counts_where_pods_are_tried_again() -> None:
     assert ended(late, None) == Outcome(code=143, reason="ran longer than its deadline of 9 s")
 
 
+@pytest.mark.parametrize(("counts", "pods", "is_ahead"), [
+    ({"failed": 1}, [], True), ({"failed": 1}, [in_state(running={})], True),
+    ({"failed": 1}, [terminated()], False), ({"failed": 2}, [terminated()], True),
+    ({"failed": 1, "succeeded": 1}, [terminated(), pod(phase="Succeeded")], False)])
+def test_a_job_may_tell_of_ends_before_its_pods_do(counts: Any, pods: Any, is_ahead: bool) -> None:
+    conditions = [{"type": "Failed", "status": "True"}]
+    assert story.is_ahead({"status": {**counts, "conditions": conditions}}, pods, "one") == is_ahead
+    assert not story.is_ahead({"status": counts}, pods, "one")
+
+
+def deleted(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "metadata": {"name": "p", "deletionTimestamp": "now"}}
+
+
+@pytest.mark.parametrize(("spec", "found", "words"), [
+    ({"backoffLimit": 0}, deleted(in_state(running={})), story.REMOVED),
+    ({"backoffLimit": 0}, in_state(running={}), ""),
+    ({"backoffLimit": 1}, deleted(in_state(running={})), ""),
+    ({"backoffLimit": 0, "completions": 2}, deleted(in_state(running={})), ""),
+    ({"backoffLimit": 0, "activeDeadlineSeconds": 5}, deleted(in_state(running={})), ""),
+    ({"backoffLimit": 0, "suspend": True}, deleted(in_state(running={})),
+     "was put back into its queue"),
+    ({"backoffLimit": 0}, deleted(pod(conditions=[{
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "by the API"}])),
+     "was evicted, as a node that is drained does: by the API")])
+def test_a_pod_that_is_taken_away_is_explained(spec: Any, found: Any, words: str) -> None:
+    assert story.removed({"spec": spec}, found) == words
+
+
+def test_a_pod_that_ended_while_it_was_taken_away() -> None:
+    assert ended(ONCE, deleted(terminated(exitCode=9))) == Outcome(code=9, reason=story.REMOVED)
+    assert ended(ONCE, deleted(terminated(exitCode=0))) == Outcome(code=0)
+
+
 def test_the_first_process_says_nothing_of_its_own() -> None:
     """bash tells of a job's end, if it has not been told otherwise before the job began."""
     found = made(command="echo out; echo err >&2; exit 4")

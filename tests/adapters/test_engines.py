@@ -172,29 +172,29 @@ def test_a_timeout_ends_the_job_and_says_so(run: Run) -> None:
                          "while true; do sleep 0.05; done", timeout=1)
     assert outcome == Outcome(code=5, reason="ran longer than its timeout of 1 s")
     assert [line for line in lines if line != "Terminated"] == ["begun", "cleaning"]
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
 
 
 def test_a_job_is_cancelled_from_another_thread_and_may_clean_up(
         engine: Engine, bench: Bench, tmp_path: Path) -> None:
     """Two jobs on threads of their own; the one that is cancelled leaves the other alone."""
     cancel, log = threading.Event(), tmp_path / "output.log"
-    loud = bench.job("trap 'echo cleaned up; exit 9' TERM; echo begun; sleep 30 & wait",
+    loud = bench.job("trap 'echo cleaned up; exit 9' TERM; echo begun; sleep 90 & wait",
                      trial="one", cancel=cancel, log=str(log))
     quiet = bench.job("sleep 2; exit 4", trial="two", cancel=threading.Event())
     engine.prepare(loud)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(engine.execute, loud), pool.submit(engine.execute, quiet)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not (log.exists() and "begun" in log.read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
         began = time.monotonic()
         cancel.set()
-        ended = first.result(30)
+        ended = first.result(120)
         assert ended.reason == "was cancelled"
         assert ended.code in (9, 143)  # the job's own, where the engine waits to hear it
-        assert time.monotonic() - began < 8
-        assert second.result(30).code == 4
+        assert time.monotonic() - began < 60
+        assert second.result(120).code == 4
     assert log.read_text() == "begun\ncleaned up\n"
 
 
@@ -439,7 +439,7 @@ def test_a_signal_reaches_the_job_which_may_clean_up(
                            "echo ready; while true; do read -t 1 -u 9; done")
     assert parent.line() == "ready"
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert output.replace("Terminated\n", "") == "cleaned-up\n"
     assert process.returncode == status
     assert _gone(f"sleep\0{mark}")
@@ -450,7 +450,7 @@ def test_a_job_that_does_not_want_to_end_is_killed(parent: Parent) -> None:
     process = parent.start(f"trap '' TERM INT; echo ready; while true; do sleep {mark}; done")
     assert parent.line() == "ready"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 143
     assert _gone(f"sleep\0{mark}")
 

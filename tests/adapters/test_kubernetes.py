@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import yaml
 
 from tests.adapters.test_engines import Parent
 from tests.support.engines import Bench
+from tests.support.gate import Gate
 from tests.support.services import cluster_config
-from toolchain.adapters.cluster import Cluster
+from toolchain.adapters.cluster import Apis, Cluster
 from toolchain.adapters.kubernetes import KubernetesEngine
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
@@ -84,11 +86,9 @@ class Objects:
         (pod,) = [pod["metadata"]["name"] for pod in self.pods()
                   if pod["metadata"]["labels"]["job-name"] == job]
         for version in ("v1", "v1beta1"):  # the latter for clusters before 1.22
-            answer = self._cluster.ask(
-                "evict", lambda apis, version=version: apis.core.create_namespaced_pod_eviction(
-                    pod, "default", {"apiVersion": f"policy/{version}", "kind": "Eviction",
-                                     "metadata": {"name": pod, "namespace": "default"}},
-                    _preload_content=False), accept=(400, 404, 422))
+            body = {"apiVersion": f"policy/{version}", "kind": "Eviction",
+                    "metadata": {"name": pod, "namespace": "default"}}
+            answer = self._cluster.ask("evict", partial(_evict, pod, body), accept=(400, 404, 422))
             if answer.status < 300:
                 return
         pytest.fail(str(answer.body))
@@ -101,22 +101,28 @@ class Objects:
 
     @contextlib.contextmanager
     def priority_class(self, name: str, value: int) -> Iterator[str]:
-        from kubernetes.client import SchedulingV1Api
+        import kubernetes
 
-        self._cluster.ask("make", lambda apis: SchedulingV1Api(apis.core.api_client)
-                          .create_priority_class({"metadata": {"name": name}, "value": value},
-                                                 _preload_content=False), accept=(409,))
-        yield name
-        self._cluster.ask("delete", lambda apis: SchedulingV1Api(apis.core.api_client)
-                          .delete_priority_class(name, _preload_content=False), accept=(404,))
+        api: Any = kubernetes.client.SchedulingV1Api
+        self._cluster.ask("make", lambda apis: api(apis.core.api_client).create_priority_class(
+            {"metadata": {"name": name}, "value": value}, _preload_content=False), accept=(409,))
+        try:
+            yield name
+        finally:
+            self._cluster.ask("delete", lambda apis: api(
+                apis.core.api_client).delete_priority_class(name, _preload_content=False))
 
-    def gone(self, seconds: float = 60) -> bool:
+    def gone(self, seconds: float = 120) -> bool:
         end = time.monotonic() + seconds
         while self.jobs() or self.pods() or self.secrets():
             if time.monotonic() > end:
                 return False
             time.sleep(0.3)
         return True
+
+
+def _evict(pod: str, body: Any, apis: Apis) -> Any:
+    return apis.core.create_namespaced_pod_eviction(pod, "default", body, _preload_content=False)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +179,7 @@ def test_a_job_that_somebody_deletes_ends(run: Run, objects: Objects) -> None:
         outcome = pool.submit(run, "sleep 60", environment={"MLFLOW_RUN_ID": "d" * 32})
         wait_for(lambda: objects.is_active(f"one-{'d' * 12}"))
         objects.delete_job(f"one-{'d' * 12}")
-        assert "deleted" in outcome.result(40).reason
+        assert "deleted" in outcome.result(120).reason
 
 
 def test_a_failed_pod_is_tried_again_where_that_is_asked_for(
@@ -192,9 +198,9 @@ def test_an_evicted_job_ends_and_is_not_begun_again(
     with ThreadPoolExecutor(1) as pool:
         evicted = pool.submit(engine.execute, bench.job(
             LOUD, log=str(log), environment={"MLFLOW_RUN_ID": run_id}))
-        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        wait_for(lambda: has_begun(log))
         objects.evict(f"one-{run_id[:12]}")
-        outcome = evicted.result(60)
+        outcome = evicted.result(120)
     assert outcome.code
     assert outcome.reason.startswith((story.REMOVED, "was evicted"))
     assert log.read_text() == "begun\ncleaned up\n"
@@ -208,10 +214,10 @@ def test_a_job_that_is_put_off_its_node_ends(bench: Bench, objects: Objects,
             ThreadPoolExecutor(1) as pool:
         preempted = pool.submit(bench.kubernetes().execute,
                                 bench.job(LOUD, log=str(log), resources=most))
-        wait_for(lambda: log.exists() and "begun" in log.read_text())
+        wait_for(lambda: has_begun(log))
         engine = bench.kubernetes(settings=Settings(priority_class=urgent))
         assert engine.execute(bench.job("exit 5", resources=most)) == Outcome(code=5)
-        outcome = preempted.result(60)
+        outcome = preempted.result(120)
     assert outcome.code
     assert outcome.reason.startswith("was put off its node for a pod of higher priority")
     assert log.read_text() == "begun\ncleaned up\n"
@@ -256,8 +262,8 @@ def test_what_no_node_has_is_waited_for_with_words(
 
 
 def test_a_secret_that_is_not_there_is_explained(run: Run) -> None:
-    outcome = run("true", Settings(secrets=("no-such",)))
-    assert outcome.reason == ('could not be started: the container cannot be set up: secret '
+    outcome = run("true", Settings(secrets=("no-such",), start_timeout=3))
+    assert outcome.reason == ('did not begin within 3 s: the container cannot be set up: secret '
                               '"no-such" not found')
 
 
@@ -291,16 +297,17 @@ def test_kubernetes_expands_nothing(run: Run, capsys: pytest.CaptureFixture[str]
 def test_what_is_secret_is_in_a_secret_of_the_job(bench: Bench, objects: Objects) -> None:
     engine = bench.kubernetes(MLFLOW_TRACKING_PASSWORD="pass word", AWS_ACCESS_KEY_ID="AKIA",
                               MLFLOW_S3_ENDPOINT_URL="http://s3")
-    job = bench.job('[ ${#MLFLOW_TRACKING_PASSWORD}${#AWS_ACCESS_KEY_ID}${#URI} = 9415 ] && '
-                    '[ "$MLFLOW_S3_ENDPOINT_URL" = "http://s3" ] && sleep 3',
-                    environment={"URI": "http://u:p@host", "MLFLOW_RUN_ID": "5" * 32})
-    with ThreadPoolExecutor(1) as pool:
-        outcome = pool.submit(engine.execute, job)
+    with Gate() as gate, ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(engine.execute, bench.job(
+            gate.wait + '; [ "$MLFLOW_S3_ENDPOINT_URL" = "http://s3" ] && '
+            "[ ${#MLFLOW_TRACKING_PASSWORD}${#AWS_ACCESS_KEY_ID}${#URI} = 9415 ]",
+            environment={"URI": "http://u:p@host", "MLFLOW_RUN_ID": "5" * 32}))
         wait_for(lambda: objects.is_active(f"one-{'5' * 12}") and bool(objects.secrets()))
         found = [item for item in objects.jobs() if item["metadata"]["name"].endswith("5" * 12)]
         text = json.dumps(found)
         (secret,) = objects.secrets()
-        assert outcome.result(30) == Outcome(code=0)
+        gate.open()
+        assert outcome.result(120) == Outcome(code=0)
     for value in ("pass word", "AKIA", "u:p"):
         assert value not in text
     assert base64.b64decode(secret["data"]["MLFLOW_TRACKING_PASSWORD"]) == b"pass word"
@@ -326,7 +333,7 @@ def test_a_cancelled_job_is_over(bench: Bench, objects: Objects) -> None:
         outcome = pool.submit(engine.execute, job)
         wait_for(lambda: objects.is_active(f"one-{'c' * 12}"))
         cancel.set()
-        assert outcome.result(60).reason == "was cancelled"
+        assert outcome.result(120).reason == "was cancelled"
     assert objects.gone()
 
 
@@ -335,17 +342,21 @@ def test_a_client_that_was_killed_finds_its_job_again(
 ) -> None:
     key, run_id = f"sha256:{'ab' * 32}", "e" * 32
     parent = Parent(tmp_path / "bench", "kubernetes")
-    parent.start("echo begun; sleep 6; echo done; exit 5",
-                 changes={"key": key, "environment": {"MLFLOW_RUN_ID": run_id}})
-    assert parent.line() == "begun"
-    parent.kill()
-    engine = bench.kubernetes()
-    assert engine.find(f"sha256:{'ab' * 31}ac") == ""  # the label is too short to tell them apart
-    assert engine.find(key) == run_id
-    capsys.readouterr()
-    outcome = engine.execute(bench.job("echo another", key=key,
-                                       environment={"MLFLOW_RUN_ID": run_id}))
-    assert outcome == Outcome(code=5)
+    engine, log = bench.kubernetes(), tmp_path / "log"
+    with Gate() as gate, ThreadPoolExecutor(1) as pool:
+        parent.start(f"echo begun; {gate.wait}; echo done; exit 5",
+                     changes={"key": key, "environment": {"MLFLOW_RUN_ID": run_id}})
+        assert parent.line() == "begun"
+        parent.kill()
+        # The label is too short to tell these two apart.
+        assert engine.find(f"sha256:{'ab' * 31}ac") == ""
+        assert engine.find(key) == run_id
+        capsys.readouterr()
+        outcome = pool.submit(engine.execute, bench.job(
+            "echo another", key=key, environment={"MLFLOW_RUN_ID": run_id}, log=str(log)))
+        wait_for(lambda: has_begun(log))
+        gate.open()
+        assert outcome.result(120) == Outcome(code=5)
     assert capsys.readouterr().out == "begun\ndone\n"
     assert engine.find(key) == ""
     assert objects.gone()
@@ -392,7 +403,7 @@ def test_a_hundred_jobs_at_once(bench: Bench, objects: Objects,
     said = [line for line in capsys.readouterr().out.splitlines() if line]
     assert sorted(said) == sorted(f"t{number} | {number}" for number in range(100))
     assert most == 2
-    assert objects.gone(120)
+    assert objects.gone()
 
 
 # Who may, and where
@@ -445,16 +456,21 @@ def test_nothing_is_made_before_a_job_is_executed(bench: Bench, objects: Objects
 def test_a_run_is_on_record_with_its_job(bench: Bench, objects: Objects) -> None:
     engine = bench.kubernetes()
     name = f"my-project-1-{'7' * 12}"
-    with ThreadPoolExecutor(1) as pool:
+    with Gate() as gate, ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(engine.execute, bench.job(
-            "sleep 1", name="My Project_1", environment={"MLFLOW_RUN_ID": "7" * 32}))
+            gate.wait, name="My Project_1", environment={"MLFLOW_RUN_ID": "7" * 32}))
         wait_for(lambda: objects.is_active(name))
         (job,) = [item for item in objects.jobs() if item["metadata"]["name"] == name]
-        outcome.result(30)
+        gate.open()
+        outcome.result(120)
     assert job["metadata"]["annotations"][RUN] == "7" * 32
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def has_begun(log: Path) -> bool:
+    return log.exists() and "begun" in log.read_text()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

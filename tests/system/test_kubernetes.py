@@ -100,7 +100,7 @@ class Cloned(Clone):
 
     def said(self, *arguments: str, fails: bool = False, **environ: str) -> str:
         process = self.call(*arguments, environ=environ)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=600)[0]
         assert bool(process.returncode) == fails, output
         assert "Traceback" not in output
         return output
@@ -191,14 +191,14 @@ def test_what_was_killed_goes_on_in_the_same_run(clone: Cloned, objects: Objects
 
 
 def test_ctrl_c_ends_the_job_and_marks_the_run(clone: Cloned, objects: Objects) -> None:
-    process = clone.call("train", "params=note=stopped seconds=60")
+    process = clone.call("train", "params=note=stopped seconds=300")
     assert process.stdout is not None
     while "begun 'stopped'" not in process.stdout.readline():
         assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert time.monotonic() - began < 40
+    assert process.wait(200) == 130
+    assert time.monotonic() - began < 200
     assert "KILLED" in {run["info"]["status"] for run in clone.runs()}
     assert objects.gone()
 
