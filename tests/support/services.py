@@ -72,7 +72,7 @@ def cluster_config() -> str:
     path = os.environ.get("TOOLCHAIN_TEST_KUBECONFIG", "")
     if not path:
         pytest.skip("no Kubernetes: TOOLCHAIN_TEST_KUBECONFIG names no kubeconfig")
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         lacking(f"no Kubernetes: TOOLCHAIN_TEST_KUBECONFIG names {path}, which is not there")
     need_module("kubernetes")
     return path
