@@ -68,11 +68,15 @@ class Followed:
 
     def _loss(self) -> Outcome | None:
         """Its pod is taken away, and there must not be another one."""
+        reason = self._lost()
+        if reason and not self._observed.is_still_wanted(self._made.name):
+            reason = story.DELETED
+        return Outcome(code=143, reason=reason) if reason else None
+
+    def _lost(self) -> str:
+        """Why its pod is taken away; a pod that comes in its place is none of ours."""
         job, pod = self._now[0], self._observed.removed(self._made.name)
-        reason = story.removed(job, pod) if job is not None and pod is not None else ""
-        if reason and self._observed.is_still_wanted(self._made.name):
-            return Outcome(code=143, reason=reason)
-        return Outcome(code=143, reason=story.DELETED) if reason else None
+        return story.removed(job, pod) if job is not None and pod is not None else ""
 
     def explained(self, outcome: Outcome) -> Outcome:
         """With what the cluster told of a pod that it took away; that may come after the deed."""
@@ -120,8 +124,9 @@ class Followed:
         self._listen()
 
     def _listen(self) -> None:
+        is_lost = bool(self._logs and self._lost())
         for name, pod in list(self._observed.pods.get(self._made.name, {}).items()):
-            if story.has_begun(pod, self._made.container):
+            if story.has_begun(pod, self._made.container) and not is_lost:
                 self._read(name)
 
     def _obstacle(self, job: Json | None, pod: Json | None, seconds: float) -> str:
