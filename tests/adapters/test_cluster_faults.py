@@ -232,6 +232,25 @@ def test_a_log_that_breaks_off_is_shown_once(
     assert capsys.readouterr().out == "".join(f"t | line {number} é\n" for number in range(50))
 
 
+@pytest.mark.parametrize(("said", "shown"), [
+    ("one\nrpc error: code = Unknown desc = Error: No such container: abc1", "one\n"),
+    ("one\ntworpc error: code = NotFound desc = container \"abc1\": not found", "one\ntwo"),
+    ("rpc error: code = Unavailable desc = mine", "rpc error: code = Unavailable desc = mine"),
+    ("rpc error: code = Unknown desc = abc1\nend", "rpc error: code = Unknown desc = abc1\nend")])
+def test_a_nodes_complaint_behind_a_log_is_not_shown(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, shown: str
+) -> None:
+    """It writes one if the container is removed while its log is followed."""
+    api.log = [said.encode()]
+    ended = {"metadata": {"name": "p"}, "status": {"phase": "Failed", "containerStatuses": [
+        {"name": "one", "containerID": "docker://abc1", "state": {"terminated": {}}}]}}
+    with Loopback(api.handler) as server:
+        log = PodLog(cluster(server.url, tmp_path), "default", "p", "one", Log(), lambda: ended)
+        log.start()
+        assert log.ended.wait(20)
+    assert capsys.readouterr().out == shown
+
+
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"the cluster does not answer: .*refused") as caught:

@@ -10,18 +10,20 @@ from typing import Any
 from toolchain.adapters.cluster import Broken, Cluster, closed, timeouts
 from toolchain.adapters.log import Log
 from toolchain.errors import EngineError
-from toolchain.kubernetes.story import has_ended
+from toolchain.kubernetes.story import container_id, has_ended
 
 _SILENCE = 300.0  # seconds without a word, after which the connection is made anew
 _TRIES = 5
 _LAG = 5.0  # seconds
+_COMPLAINT = b"rpc error: code = "
 
 
 class PodLog(threading.Thread):
     """Copies a container's output to `log`. `known`: its pod as it is known now, None if gone.
 
     Once the server ends the log, the container has ended, or the server is being restarted. What a
-    pod that is gone would answer is not the container's, but a complaint.
+    pod that is gone would answer is not the container's, but a complaint. A node whose container is
+    removed while it is read writes one behind the output, with the container's id.
     """
 
     def __init__(self, cluster: Cluster, namespace: str, pod: str, container: str, log: Log,
@@ -34,6 +36,8 @@ class PodLog(threading.Thread):
         self._log = log
         self._known = known
         self._shown = 0  # bytes, which a new connection begins with again
+        self._kept = b""  # of an unfinished line, what may be such a complaint
+        self._id = b""
         self._over = threading.Event()
         self.ended = threading.Event()  # join() can be cut short by a signal, and then misleads
         self._response: Any = None
@@ -79,6 +83,7 @@ class PodLog(threading.Thread):
         import urllib3
 
         skip = self._shown
+        self._id = container_id(self._known(), self._container).encode() or self._id
         try:
             self._response = self._cluster.stream(
                 lambda apis: apis.core.read_namespaced_pod_log(
@@ -90,7 +95,7 @@ class PodLog(threading.Thread):
                 fresh, skip = data[skip:], max(0, skip - len(data))
                 if fresh:
                     self._shown += len(fresh)
-                    self._log.write(fresh)
+                    self._write(fresh)
         except Broken as error:
             if error.status == 401:
                 self._cluster.renew()
@@ -102,4 +107,19 @@ class PodLog(threading.Thread):
             return False
         finally:
             self._response = None
+            self._write_kept()
         return True
+
+    def _write(self, data: bytes) -> None:
+        data = self._kept + data
+        at = data.find(_COMPLAINT, data.rfind(b"\n") + 1)
+        at = len(data) if at < 0 else at
+        self._log.write(data[:at])
+        self._kept = data[at:]
+
+    def _write_kept(self) -> None:
+        if self._id and self._id in self._kept:
+            self._shown -= len(self._kept)
+        else:
+            self._log.write(self._kept)
+        self._kept = b""

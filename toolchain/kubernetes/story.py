@@ -98,6 +98,11 @@ def has_ended(pod: Json | None, container: str) -> bool:
             or phase in ("Succeeded", "Failed"))
 
 
+def container_id(pod: Json | None, container: str) -> str:
+    """As the node calls it; empty if there is none yet."""
+    return str(_container(pod or {}, container).get("containerID") or "").rpartition("/")[2]
+
+
 def is_ahead(job: Json | None, pods: list[Json], container: str) -> bool:
     """Whether the Job tells of ends that its pods do not tell of yet: two watches bring them."""
     status = (job or {}).get("status", {})
