@@ -34,7 +34,7 @@ OUTSIDE = {
     "zstandard": {"layer"}, "rattler": {"adapters"}, "ray": {"adapters"},
     "kubernetes": {"adapters"}, "urllib3": {"adapters"},
     "optuna": {"adapters"}, "cmaes": {"adapters"}, "plotly": {"adapters"},
-    "matplotlib": {"adapters"},
+    "matplotlib": {"adapters"}, "sqlalchemy": {"adapters"}, "psycopg": set(), "psycopg2": set(),
     "debian": {"layer", "adapters"}, "packaging": {"spec", "adapters"},
 }
 # Pure: they look at no cache. (`spec.reader` is where a project's files are read.)

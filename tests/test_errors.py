@@ -62,6 +62,7 @@ def test_a_near_miss_names_the_nearest_word() -> None:
     ("https://user:secret@sec@ret@host/simple", "https://host/simple"),  # an @ left unquoted
     ("https://host/a@b", "https://host/a@b"),
     ("https://host?mail=a@b", "https://host?mail=a@b"),
+    ("at postgresql+psycopg://me:a/b?c#d@host/x", "at postgresql+psycopg://host/x"),
     ("someone@example.invalid", "someone@example.invalid"),
 ])
 def test_credentials_are_taken_out_of_urls_and_nothing_else_is(text: str, shown: str) -> None:

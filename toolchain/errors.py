@@ -83,4 +83,8 @@ def without_credentials(text: str) -> str:
     """`text` with the user information of every URL in it taken out."""
     import re
 
+    # What reads a database's address takes everything before the last @ for the login, also a
+    # password with an unquoted slash.
+    text = re.sub(r"\b((?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?://)\S*@", r"\1",
+                  text)
     return re.sub(r"(\w[\w+.-]*://)[^/?#\s]*@", r"\1", text)

@@ -100,15 +100,17 @@ def live(header: tuple[str, ...], rows: Callable[[], list[tuple[str, ...]]],
     if not (is_terminal() and sys.stdout.isatty()):
         yield lambda: None
         return
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
     from rich.table import Table
+    from rich.text import Text
 
-    def drawn() -> Table:
-        made = Table(*header, caption=caption(), caption_justify="left", expand=False)
+    def drawn() -> Group:
+        made = Table(*header)
         for row in rows():
-            made.add_row(*row)
-        return made
+            made.add_row(*map(Text, row))  # a value may hold what rich takes for markup
+        # Not as the table's own caption, which would be no wider than the table.
+        return Group(made, Text(caption()))
 
     with Live(console=Console(), auto_refresh=False, transient=True) as shown:
         yield lambda: shown.update(drawn(), refresh=True)

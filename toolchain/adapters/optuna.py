@@ -7,14 +7,12 @@ are put on record as running trials, one write each.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.digest import Digest
-from toolchain.errors import SweepError, without_credentials
+from toolchain.adapters.study_database import StudyDatabase
 from toolchain.sweep import Sweep
 from toolchain.sweep.space import Parameter, Value
 from toolchain.sweep.trial import COMPLETE, FAILED, PRUNED, Ended, Past, Trial
@@ -22,7 +20,6 @@ from toolchain.trace import Trace
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.storages import BaseStorage
     from optuna.study import Study
 
 _REASON = "toolchain.reason"
@@ -30,66 +27,67 @@ _STARTUP = 10  # random trials before TPE learns from them, as by its default
 
 
 class OptunaStudies:
-    """Studies of one database, which is made if it is a file of sqlite."""
+    """Studies of one database."""
 
     def __init__(self, uri: str, trace: Trace) -> None:
-        self._uri = uri
-        self._trace = trace
-        self._opened: BaseStorage | None = None
+        self._database = StudyDatabase(uri, trace)
 
     def open(self, name: str, sweep: Sweep) -> OptunaStudy:
-        with _explained(self._uri):
+        with self._database.explained():
             import optuna
 
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-            storage = self._storage()
             study = optuna.create_study(
-                storage=storage, study_name=name,
+                storage=self._database.storage, study_name=name,
                 direction="minimize" if sweep.metric.goal == "minimize" else "maximize",
                 load_if_exists=True)
             count = len(study.get_trials(deepcopy=False))
             study.sampler = _sampler(sweep, count)
             study.pruner = _pruner(sweep)
-            return OptunaStudy(study, storage, sweep, self._uri)
-
-    def _storage(self) -> BaseStorage:
-        import optuna
-
-        if self._opened is None:
-            # Its tables are made in several steps, which two processes must not do at once.
-            with self._trace.holding("studies", Digest.of(self._uri.encode())):
-                self._opened = optuna.storages.get_storage(_database(self._uri))
-        return self._opened
+            return OptunaStudy(study, self._database, sweep)
 
 
 class OptunaStudy:
     """Implements toolchain.sweep.trial.Study."""
 
-    def __init__(self, study: Study, storage: BaseStorage, sweep: Sweep, uri: str) -> None:
+    def __init__(self, study: Study, database: StudyDatabase, sweep: Sweep) -> None:
         self._study = study
-        self._storage = storage
+        self._database = database
+        self._storage = database.storage
         self._sweep = sweep
-        self._uri = uri
         self._distributions = {item.name: _distribution(item) for item in sweep.space.parameters}
         self._ids: dict[int, int] = {}  # of points that the caller gave
         self._reported: dict[int, int] = {}  # of running trials: how much of its history
 
+    @property
+    def is_shared(self) -> bool:
+        return self._database.is_shared
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._database.explained(), self._database.alone(self._study.study_name):
+            yield
+
     def past(self) -> list[Past]:
-        with _explained(self._uri):
+        with self._database.explained():
             return [Past(number=item.number, params=self._texts(item.params),
                          state=item.state.name, value=item.value)
                     for item in self._study.get_trials(deepcopy=False)]
 
     def draw(self) -> Trial:
-        with _explained(self._uri):
+        with self._database.explained():
+            if self.is_shared and self._sweep.seed is not None:
+                # Several machines that count from one seed would draw the same points.
+                self._study.sampler = _sampler(
+                    self._sweep, len(self._study.get_trials(deepcopy=False)))
             trial = self._study.ask(self._distributions)
             return self._trial(trial.number, trial.params)
 
     def resume(self, number: int) -> Trial:
         from optuna.trial import Trial as Asked
 
-        with _explained(self._uri):
+        with self._database.explained():
             asked = Asked(self._study, self._id(number))
             # It may have been cut short between two of its parameters.
             return self._trial(number, {item.name: _suggested(asked, item)
@@ -100,7 +98,7 @@ class OptunaStudy:
 
         values = {item.name: _value(item, params[item.name])
                   for item in self._sweep.space.parameters}
-        with _explained(self._uri):
+        with self._database.explained():
             template = create_trial(state=TrialState.RUNNING, params=values,
                                     distributions=self._distributions)
             made = self._storage.create_new_trial(self._study._study_id, template)
@@ -109,7 +107,7 @@ class OptunaStudy:
             return self._trial(number, values)
 
     def is_hopeless(self, number: int, history: Sequence[tuple[int, float]]) -> bool:
-        with _explained(self._uri):
+        with self._database.explained():
             if not self._report(number, history):
                 return False
             trial = self._storage.get_trial(self._id(number))
@@ -118,7 +116,7 @@ class OptunaStudy:
     def settle(self, number: int, ended: Ended) -> None:
         from optuna.trial import TrialState
 
-        with _explained(self._uri):
+        with self._database.explained():
             if self._sweep.early is not None and ended.history:
                 self._report(number, ended.history)
             self._reported.pop(number, None)
@@ -246,47 +244,3 @@ def _value(item: Parameter, text: str) -> Value:
     if item.choices:
         return item.numbers[item.choices.index(text)]
     return int(text) if item.whole else float(text)
-
-
-def _database(uri: str) -> Any:
-    """The storage at an address. A file of sqlite is put into write-ahead mode: a trial costs
-    several commits, and what a crash of the machine may lose of them is run again."""
-    import optuna
-
-    if not uri.startswith("sqlite:///"):
-        return optuna.storages.RDBStorage(uri)
-    from sqlalchemy import event
-
-    path = Path(uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-        connection.execute("pragma journal_mode=wal")
-    storage = optuna.storages.RDBStorage(uri, engine_kwargs={"connect_args": {"timeout": 60}})
-    event.listen(storage.engine, "connect", _hurry)
-    storage.engine.dispose()
-    return storage
-
-
-def _hurry(connection: sqlite3.Connection, _record: object) -> None:
-    connection.execute("pragma synchronous=normal")
-
-
-@contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    shown = without_credentials(uri)
-    try:
-        import optuna
-        from sqlalchemy.exc import SQLAlchemyError
-    except ImportError:
-        raise SweepError("optuna, which draws a sweep's points, is not installed", where="sweep",
-                         fix="pip install 'mlproject-toolchain[sweep]'") from None
-    try:
-        yield
-    except ImportError as error:
-        raise SweepError(f"a package that this sweep needs is not installed: {error.name}",
-                         where=shown, fix=f"pip install {error.name} where this tool is "
-                                          "installed") from None
-    except (optuna.exceptions.OptunaError, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        text = without_credentials(str(error)).split("\n")[0][:600]
-        raise SweepError(f"the record of trials: {text}", where=shown,
-                         fix="check sweep.storage, and that it can be written") from None

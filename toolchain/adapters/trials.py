@@ -93,6 +93,9 @@ class MlflowTrials:
         got = self._mlflow.claim(parent.experiment, parent.project, tags, parent.folder, waiting)
         return got if isinstance(got, Started) else Found(run_id=got.run_id, metrics=got.metrics)
 
+    def withdraw(self, started: Started) -> None:
+        self._mlflow.withdraw(started.run_id)
+
     def finish(self, started: Started, status: str, params: Mapping[str, str],
                tags: Mapping[str, str]) -> Found:
         from mlflow.entities import Param, RunTag

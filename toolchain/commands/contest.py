@@ -96,26 +96,45 @@ class Contest:
     def max_failures(self) -> int | None:
         return self._sweep.max_failures
 
-    # What was done before
+    # What was done before, and what others do
 
     def _look_back(self, past: Sequence[Past]) -> None:
         """Take the study up where earlier calls have left it."""
-        self._cut_short = deque(item.number for item in past if item.state == RUNNING)
-        done = [item for item in past if item.state in (COMPLETE, PRUNED)]
-        for item in done:
-            self.score.counts[item.state] += 1
-            if item.state == COMPLETE and item.value is not None:
-                self.score.see(item.number, item.value)
-        self.score.done = self.before = len(done)
-        self._begun = len(done)
-        known = {_point(item.params) for item in past if item.state != FAILED}
+        # Where other machines draw too, one that says RUNNING may be theirs: see _of_others.
+        self._cut_short = deque(() if self._study.is_shared else (
+            item.number for item in past if item.state == RUNNING))
+        self._failed = {item.number for item in past if item.state == FAILED}
+        self._mine: set[int] = set()  # begun by this call
+        self._count(past)
+        self.before = self._begun = self.score.done
+        self._known = {_point(item.params) for item in past if item.state != FAILED}
         if self._sweep.method == "grid":
-            points = (point for point in self._sweep.space.grid() if _point(point) not in known)
+            points = self._sweep.space.grid()
         else:
             # A point that failed is tried again by the next call, in place of another.
-            failed = {_point(item.params): item.params for item in past if item.state == FAILED}
-            points = (dict(params) for point, params in failed.items() if point not in known)
-        self._points = points
+            points = iter({_point(item.params): dict(item.params) for item in past
+                           if item.state == FAILED}.values())
+        self._points = (point for point in points if _point(point) not in self._known)
+
+    def _count(self, past: Sequence[Past]) -> None:
+        done = [item for item in past if item.state in (COMPLETE, PRUNED)]
+        self.score.done = len(done)
+        for state in (COMPLETE, PRUNED):
+            self.score.counts[state] = sum(item.state == state for item in done)
+        for item in done:
+            if item.state == COMPLETE and item.value is not None:
+                self.score.see(item.number, item.value)
+
+    def _see_others(self) -> Sequence[int]:
+        """What other machines have begun counts as begun; what of it they may have left behind,
+        which is taken up after all else: whoever is alive is waited for, by the training's key."""
+        past = self._study.past()
+        self._begun = sum(item.number not in self._failed for item in past)
+        self._known = {_point(item.params) for item in past if item.state != FAILED}
+        running = [item.number for item in past if item.state == RUNNING]
+        left = [number for number in running if number not in self._mine]
+        most = self._sweep.most
+        return left if most is None else left[:max(0, most - (self._begun - len(left)))]
 
     # Contestant
 
@@ -129,23 +148,27 @@ class Contest:
             self._ahead = self._drawn()
 
     def _drawn(self) -> Trial | None:
-        if self._sweep.most is not None and self._begun >= self._sweep.most:
-            return None
-        trial = self._next()
+        with self._study.alone():
+            trial = self._next()
         if trial is None:
             return None
         self._begun += 1
+        self._mine.add(trial.number)
         self.is_changed = True
         self._prepared[trial.number] = self._as_job(trial)
         return trial
 
     def _next(self) -> Trial | None:
-        if self._cut_short:
-            return self._study.resume(self._cut_short.popleft())
-        point = next(self._points, None)
-        if point is not None:
-            return self._study.add(point)
-        return None if self._sweep.method == "grid" else self._study.draw()
+        left = self._see_others() if self._study.is_shared else ()
+        if self._sweep.most is None or self._begun < self._sweep.most:
+            if self._cut_short:
+                return self._study.resume(self._cut_short.popleft())
+            point = next(self._points, None)
+            if point is not None:
+                return self._study.add(point)
+            if self._sweep.method != "grid":
+                return self._study.draw()
+        return self._study.resume(left[0]) if left else None
 
     def attempt(self, trial: Trial, cancel: threading.Event) -> Ended | None:
         prepared = self._prepared[trial.number]
@@ -181,6 +204,8 @@ class Contest:
     def close(self, status: str) -> None:
         """End the parent run, with the best trial and pictures if anything was added to it."""
         try:
+            if self._study.is_shared and status != "KILLED":
+                self._count(self._study.past())
             best = self._records.best(self.identity, self._sweep.metric)
             tags, metrics = {}, {}
             if best is not None:
@@ -220,6 +245,13 @@ class Contest:
 
     def _run(self, prepared: _Prepared, cancel: threading.Event) -> Ended | None:
         trial, chain = prepared.trial, self._chain
+        waited = False
+
+        def waiting(text: str) -> None:
+            nonlocal waited
+            waited = True
+            chain.session.say(f"sweep {chain.name}  {text}")
+
         started = self._records.start(self._parent, prepared.key, {
             **trial.tags, PARENT_TAG: self._parent.run_id, member_tag(self.identity): "1",
             "mlflow.runName": f"{chain.name}-{trial.number}", STATE_TAG: RUNNING,
@@ -227,9 +259,13 @@ class Contest:
             "mlflow.project.env": self._spec.environment,
             "mlflow.project.backend": self._engine.name,
             run.IMAGE_TAG: self._job.pushed.reference, run.LOCK_TAG: str(self._job.lock.digest),
-        }, lambda text: chain.session.say(f"sweep {chain.name}  {text}"))
+        }, waiting)
         if isinstance(started, Found):
             return self._adopted(started)
+        pruned = self._pruned(prepared.key) if waited else ""
+        if pruned:  # by who was waited for
+            self._records.withdraw(started)
+            return Ended(state=PRUNED, run_id=pruned, is_reused=True)
         self._run_ids[trial.number] = started.run_id
         status, state, reason = "FAILED", FAILED, ""
         try:
@@ -254,6 +290,11 @@ class Contest:
         if ended.state != state:  # it went well, and has no such metric
             self._records.mark(started.run_id, {STATE_TAG: ended.state})
         return self._concluded(prepared, ended)
+
+    def _pruned(self, key: Digest) -> str:
+        """The sweep's run of a key that was pruned, as it is on record now."""
+        return next((member.run_id for member in self._records.members(self.identity)
+                     if member.is_pruned and member.key == str(key)), "")
 
     def _concluded(self, prepared: _Prepared, ended: Ended) -> Ended:
         """The end of a trial that was run, with what is to be kept of it."""

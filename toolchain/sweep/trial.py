@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +59,13 @@ class Past:
 
 class Study(Protocol):
     """What draws points and learns from how they ended; on record, shared by processes."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may draw from it at the same time."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While the block runs no other process is in such a block of the same study."""
 
     def past(self) -> Sequence[Past]:
         """Every trial on record. One that says RUNNING was cut short, if nobody else runs."""
@@ -135,6 +143,9 @@ class Records(Protocol):
               waiting: Callable[[str], None]) -> Started | Found:
         """Begin a trial's run; or wait for another process that makes one of the same key, of
         which `waiting` is told."""
+
+    def withdraw(self, started: Started) -> None:
+        """Take back a run that was begun and is not wanted."""
 
     def finish(self, started: Started, status: str, params: Mapping[str, str],
                tags: Mapping[str, str]) -> Found:
