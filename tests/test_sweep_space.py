@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolchain.errors import SpecError
-from toolchain.sweep import Sweep, identity
+from toolchain.sweep import Metric, Sweep, identity
 from toolchain.sweep.budget import Budget
 from toolchain.sweep.budget import read as read_budget
 from toolchain.sweep.read import given as with_call
@@ -89,8 +89,20 @@ MISTAKES = [
     ("  a: {}", "neither values nor min and max", "parameters.a"),
     ("  a: {min: 1}", "no max is given", "parameters.a"),
     ("  a: 3", "not a mapping", "parameters.a"),
-    ("  a: {min: 0, max: 1, distribution: normal}", "unknown distribution 'normal'",
+    ("  a: {min: 0, max: 1, distribution: gauss}", "unknown distribution 'gauss'",
      "parameters.a.distribution"),
+    ("  a: {distribution: normal, mu: 1, sigma: 0.5}",
+     "write {min: -0.5, max: 2.5}, three sigma", "parameters.a.distribution"),
+    ("  a: {distribution: q_normal, q: 0.1}", "write {min: -3, max: 3}, three sigma to each side, "
+     "which is even within; with q: 0.1", "parameters.a.distribution"),
+    ("  a: {distribution: log_normal, mu: 2}",
+     "write {min: -1, max: 5, distribution: log_uniform}", "parameters.a.distribution"),
+    ("  a: {distribution: normal, sigma: wide}", "sigma is not a number: 'wide'", "a.sigma"),
+    ("  a: {distribution: q_beta, a: 2}", "q_beta cannot be drawn here", "a.distribution"),
+    ("  a: {values: [1, 2], probabilities: [0.1, 0.9]}", "choices are drawn evenly",
+     "parameters.a.probabilities"),
+    ("  a: {parameters: {b: {value: 1}}}", "parameters are flat", "parameters.a.parameters"),
+    ("  a: {min: 1, max: 1000, distribution: log_uniform}", "e to the power of 1000", "a.max"),
     ("  a: {values: [1], distribution: uniform}", "uniform takes min and max", "a.distribution"),
     ("  a: {min: 0.5, max: 2, distribution: int_uniform}", "int_uniform takes whole", "a.min"),
 ]
@@ -129,9 +141,72 @@ def test_mistakes_in_a_parameter(line: str, what: str, where: str) -> None:
      "early_terminate: {type: median, eta: 2}\n", "eta belongs to hyperband"),
     ("method: grid\nmetric: {name: a}\nparameters: {x: {value: 1}}\n"
      "early_terminate: {type: hyperband, min_iter: 9, max_iter: 3}\n", "min_iter is more than"),
+    *((f"method: grid\nmetric: {{name: a}}\nparameters: {{x: {{value: 1}}}}\n{line}\n", what)
+      for line, what in (
+          ("early_terminate: {type: hyperband, s: 2}", "s counts brackets down from max_iter"),
+          ("early_terminate: {type: hyperband, s: 2, max_iter: 27, min_iter: 3}", "say the same"),
+          ("early_terminate: {type: hyperband, s: 4, max_iter: 27}", "27 < 3^4"),
+          ("early_terminate: {type: hyperband, min_iter: 1, strict: true}", "strict is W&B's"),
+          ("early_terminate: {type: median, s: 2}", "s belongs to hyperband"),
+          ("command: [python, $args]", "command is W&B's, and not known here"),
+          ("controller: {type: local}", "controller is W&B's"),
+          ("trials: 3\nrun_cap: 3", "trials and run_cap are given"),
+          ("programme: train.py", "did you mean 'program'?"))),
+    ("method: grid\nmetric: {name: a, target: low}\nparameters: {x: {value: 1}}\n",
+     "target is not a number: 'low'"),
 ])
 def test_mistakes_of_the_whole(text: str, what: str) -> None:
     assert what in refused(text)
+
+
+def test_a_file_of_wandb_is_read_as_wandb_means_it() -> None:
+    found = read("""\
+program: train.py
+project: churn
+entity: ours
+name: a name
+description: for people
+method: bayes
+metric: {name: loss, goal: minimize, target: 1e-2}
+run_cap: 9
+early_terminate: {type: hyperband, s: 2, eta: 3, max_iter: 27, strict: false}
+parameters:
+  a: {distribution: uniform, min: 0, max: 1}
+  b: {distribution: int_uniform, min: 1, max: 9}
+  c: {distribution: q_uniform, min: 0, max: 10}
+  d: {distribution: log_uniform, min: -4.605170186, max: 0}
+  e: {distribution: inv_log_uniform, min: 0, max: 4.605170186}
+  f: {distribution: inv_log_uniform_values, min: 0.01, max: 1}
+  g: {distribution: q_log_uniform_values, min: 1, max: 100, q: 5}
+  h: {distribution: categorical, values: [x, y]}
+  i: {distribution: constant, value: 3}
+  j: {min: 1, max: 8}
+  k: {min: 1.0, max: 8}
+""", "sweep.yaml")
+    assert found.trials == 9
+    assert found.early is not None
+    assert (found.early.low, found.early.high, found.early.eta) == (3, 27, 3)
+    assert found.metric.target == 0.01
+    assert [note.partition(":")[2].partition(" is not used")[0] for note in found.notes] == [
+        "1: program", "2: project", "3: entity"]
+    a, b, c, d, e, f, g, h, i, j, k = found.space.parameters
+    assert not a.whole
+    assert b.whole
+    assert (c.step, c.count, c.whole) == (1, 11, False)
+    for item in (d, e, f):
+        assert (item.log, round(item.low, 6), round(item.high, 6)) == (True, 0.01, 1)
+    assert (g.log, g.text(42.0)) == (True, "40.0")
+    assert (h.choices, i.choices) == (("x", "y"), ("3",))
+    assert (j.whole, k.whole) == (True, False)
+
+
+@pytest.mark.parametrize(("goal", "value", "reached"), [
+    ("minimize", 0.2, False), ("minimize", 0.1, True), ("minimize", 0.05, True),
+    ("maximize", 0.05, False), ("maximize", 0.1, True), ("maximize", 0.2, True),
+    ("maximize", None, False)])
+def test_a_target_is_reached(goal: str, value: float | None, reached: bool) -> None:
+    assert Metric(name="m", goal=goal, target=0.1).is_reached(value) is reached
+    assert not Metric(name="m", goal=goal).is_reached(value)
 
 
 def test_the_call_wins_over_the_file() -> None:

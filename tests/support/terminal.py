@@ -42,16 +42,16 @@ class Terminal:
     def read_until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, self.text
+            assert time.monotonic() < end, self.text[-4000:]
             if not self._read(1) and self.process.poll() is not None:
-                assert condition(), self.text
+                assert condition(), self.text[-4000:]
                 return
 
     def read_to_the_end(self, seconds: float = 240) -> int:
         """The exit status."""
         end = time.monotonic() + seconds
         while self._read(1) or self.process.poll() is None:
-            assert time.monotonic() < end, self.text
+            assert time.monotonic() < end, self.text[-4000:]
         return self.process.wait()
 
     def _read(self, seconds: float) -> bool:

@@ -90,14 +90,14 @@ def test_plain_lines_where_nothing_should_move(tmp_path: Path, name: str, value:
 
 def test_ctrl_c_ends_a_sweep_and_leaves_the_terminal_as_it_was(monorepo: Monorepo) -> None:
     sweeps.add(monorepo, "one", "method: grid\nmetric: {name: loss}\nparameters:\n"
-                                "  x: {values: [1, 3]}\n  wait: {values: [0, 600]}\n")
+                                "  wait: {values: [0, 600]}\n  x: {value: 1}\n")
     environ = {name: value for name, value in monorepo.environment.items()
                if name not in ("NO_COLOR", "CI")} | {"TERM": "xterm", "COLUMNS": "120"}
     with on_terminal([sys.executable, "-m", "doit", "sweep"], folder=monorepo.folder,
                      environ=environ) as terminal:
         waiting = re.compile(r"│ one +│ 1 +│ running +│ wait=600 x=1 +│ +│ [1-9]\d* s +│")
         terminal.read_until(lambda: bool(waiting.search(terminal.text)))
-        assert "one 1 of 4, best loss=1 (trial 0)" in terminal.text
+        assert "one 1 of 2, best loss=1 (trial 0)" in terminal.text
         terminal.press(b"\x03")
         assert terminal.read_to_the_end(60) == 130, terminal.text
     assert "Traceback" not in terminal.text

@@ -159,6 +159,8 @@ class Contest:
         return trial
 
     def _next(self) -> Trial | None:
+        if self._sweep.metric.is_reached(self.score.best):
+            return None
         left = self._see_others() if self._study.is_shared else ()
         if self._sweep.most is None or self._begun < self._sweep.most:
             if self._cut_short:

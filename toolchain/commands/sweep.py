@@ -58,6 +58,8 @@ def check(chain: Chain) -> None:
     """What can be said before anything is built. Raises ToolchainError."""
     found = asked(chain)
     found.chain.session.tools.engine(found.chain.config)
+    for note in found.sweep.notes:
+        chain.session.say(f"warning: {note}")
     contest.check(found.chain, found.sweep)
     check_register(chain)
 

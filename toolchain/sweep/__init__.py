@@ -21,13 +21,19 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """What is compared. goal: `minimize` or `maximize`."""
+    """What is compared. goal: `minimize` or `maximize`; target: a value that is good enough."""
 
     name: str
     goal: str = "minimize"
+    target: float | None = None
 
     def is_better(self, value: float, than: float) -> bool:
         return value < than if self.goal == "minimize" else value > than
+
+    def is_reached(self, value: float | None) -> bool:
+        """Whether that is good enough for no more trials to be begun."""
+        return value is not None and self.target is not None and (
+            value == self.target or self.is_better(value, self.target))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,7 @@ class Sweep:
     max_failures: int | None = None
     entry_point: str = ""
     seed: int | None = None
+    notes: tuple[str, ...] = ()  # what a person should know of the file
 
     @property
     def most(self) -> int | None:

@@ -9,15 +9,25 @@ from toolchain.spec.yamltext import Located
 from toolchain.sweep.space import Parameter
 
 _KEYS = ("value", "values", "min", "max", "distribution", "q", "log")
+# W&B's that have no meaning here, and what to do instead.
+_FOREIGN = {
+    "probabilities": "take it out: choices are drawn evenly",
+    "parameters": "an entry point's parameters are flat: list these beside the others, by the "
+                  "names that MLproject declares",
+}
 # W&B's distributions that exist here: integers, by logarithm, in steps.
 _RANGES = {
     "uniform": (False, False, False), "int_uniform": (True, False, False),
     "q_uniform": (False, False, True), "log_uniform_values": (False, True, False),
     "q_log_uniform_values": (False, True, True), "log_uniform": (False, True, False),
     "q_log_uniform": (False, True, True),
+    # That log(1/X) is even says the same as that log(X) is.
+    "inv_log_uniform_values": (False, True, False), "inv_log_uniform": (False, True, False),
 }
 _CHOICES = ("constant", "categorical")
-_EXPONENTS = ("log_uniform", "q_log_uniform")  # whose min and max are natural logarithms
+# Whose min and max are natural logarithms.
+_EXPONENTS = ("log_uniform", "q_log_uniform", "inv_log_uniform")
+_BELLS = ("normal", "q_normal", "log_normal", "q_log_normal")  # which no sampler here draws
 _KNOWN = (*_CHOICES, *_RANGES)
 _LARGEST_GRID = 100_000
 
@@ -39,7 +49,10 @@ class _Reading:
     def parameter(self, *, grid: bool) -> Parameter:
         if not isinstance(self._at.value, dict):
             raise self._error("not a mapping", "", "write {values: [1, 2]} or {min: 0, max: 1}")
+        self._refuse_bells()
         for key, value in self._at.value.items():
+            if key in _FOREIGN:
+                raise self._error(f"{key} is W&B's, and not known here", key, _FOREIGN[key])
             if key not in _KEYS:
                 raise self._error(f"unknown key {key!r}{nearest(key, _KEYS)}", key,
                                   f"known keys: {', '.join(_KEYS)}")
@@ -52,6 +65,29 @@ class _Reading:
         if "value" in self._fields or "values" in self._fields:
             return self._choices(kind)
         return self._range(kind, grid=grid)
+
+    def _refuse_bells(self) -> None:
+        """Optuna draws evenly from a range; say which range holds what was asked for."""
+        at = self._at.value.get("distribution")
+        kind = at.text if at is not None else ""
+        if kind in ("beta", "q_beta"):
+            raise self._error(f"{kind} cannot be drawn here", "distribution",
+                              "write {min: 0.0, max: 1.0}, which is even")
+        if kind not in _BELLS:
+            return
+        self._fields = {key: value for key, value in self._at.value.items()
+                        if key in ("mu", "sigma") and value.value is not None}
+        middle = self._number("mu") if "mu" in self._fields else 0.0
+        width = 3 * (self._number("sigma") if "sigma" in self._fields else 1.0)
+        low, high = middle - width, middle + width
+        words = f"min: {low:g}, max: {high:g}"
+        if "log" in kind:
+            words = f"min: {low:g}, max: {high:g}, distribution: log_uniform"
+        step = self._at.value.get("q")
+        raise self._error(
+            f"{kind} cannot be drawn here: a range has ends", "distribution",
+            f"write {{{words}}}, three sigma to each side, which is even within"
+            + (f"; with q: {step.text}" if step is not None and kind == "q_normal" else ""))
 
     def _choices(self, kind: str) -> Parameter:
         for key in ("min", "max", "q", "log"):
@@ -89,7 +125,9 @@ class _Reading:
         log = log or self._flag("log")
         step = self._number("q") if "q" in self._fields else float(stepped)
         if kind in _EXPONENTS:
-            low, high = math.exp(low), math.exp(high)
+            if kind.startswith("inv_"):
+                low, high = -high, -low
+            low, high = self._exponential(low, "min"), self._exponential(high, "max")
         if low > high:
             raise self._error(f"min is more than max: {low:g} > {high:g}", "min",
                               "give them in order")
@@ -144,6 +182,14 @@ class _Reading:
         if not math.isfinite(number):
             raise self._error(f"{key} is not a number: {text!r}", key, f"as in {key}: 0.1")
         return number
+
+    def _exponential(self, value: float, key: str) -> float:
+        try:
+            return math.exp(value)
+        except OverflowError:
+            raise self._error(f"e to the power of {value:g} is no number", key,
+                              "min and max are natural logarithms here; log_uniform_values takes "
+                              "them as they are") from None
 
     def _flag(self, key: str) -> bool:
         if key not in self._fields:

@@ -7,6 +7,7 @@ rules that Optuna has and W&B has not (`cmaes`, `median`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -22,7 +23,20 @@ METHODS = ("grid", "random", "bayes", "cmaes")
 GOALS = ("minimize", "maximize")
 _KEYS = ("method", "metric", "parameters", "early_terminate", "trials", "run_cap", "parallel",
          "engine", "budget", "max_failures", "entry_point", "seed", "name", "description")
-_EARLY = ("type", "min_iter", "max_iter", "eta", "startup")
+# W&B's that say what is settled elsewhere: a file that has them is read, and it is said.
+_ELSEWHERE = {"program": "MLproject's entry point is what runs",
+              "project": "runs go to the experiment that `experiment` names, or the project's",
+              "entity": "the tracking server knows who you are"}
+# W&B's that would change what a trial is, if they were passed over.
+_REFUSED = {
+    "command": "write it as `command` of an entry point in MLproject, and name that with "
+               "entry_point",
+    "controller": "take it out: this call is what draws trials and runs them",
+    "launch": "take it out: `engine` says where trials run",
+    "job": "take it out: the image is built from the project", "image_uri":
+    "take it out: the image is built from the project",
+}
+_EARLY = ("type", "min_iter", "max_iter", "s", "eta", "startup", "strict")
 # What of a sweep can be given for one call.
 CALL = ("trials", "parallel", "budget", "max_failures")
 
@@ -30,19 +44,22 @@ CALL = ("trials", "parallel", "budget", "max_failures")
 def read(text: str, path: str) -> Sweep:
     """Parse and check the file. Raises SpecError with file and line."""
     top = yamltext.load(text, path)
-    fields = _mapping(top, path, "the file", _KEYS)
+    _refuse_wandb(top, path)
+    fields = _mapping(top, path, "the file", (*_KEYS, *_ELSEWHERE))
     method = _word(fields, "method", METHODS, path, top.line)
     found = Sweep(
         path=path, method=method, metric=_metric(fields, path, top.line),
         space=_space(fields, path, top.line, grid=method == "grid"),
         early=_early(fields["early_terminate"], path) if _has(fields, "early_terminate") else None,
-        trials=_count(fields, "trials", path) or _count(fields, "run_cap", path),
+        trials=_trials(fields, path),
         parallel=_count(fields, "parallel", path) or 1,
         engine=_text(fields, "engine", path),
         max_failures=_count(fields, "max_failures", path, least=0),
         entry_point=_text(fields, "entry_point", path), seed=_count(fields, "seed", path, least=0),
         budget=budget.read(_scalar(fields["budget"], path, "budget"), _at(path, fields["budget"]))
         if _has(fields, "budget") else None,
+        notes=tuple(f"{_at(path, fields[name])}: {name} is not used: {why}"
+                    for name, why in _ELSEWHERE.items() if _has(fields, name)),
     )
     if found.method == "cmaes" and any(item.choices for item in found.space.parameters):
         named = next(item.name for item in found.space.parameters if item.choices)
@@ -67,18 +84,33 @@ def given(sweep: Sweep, call: Mapping[str, str]) -> Sweep:
     return changed
 
 
+def _refuse_wandb(top: Located, path: str) -> None:
+    for name, value in top.value.items() if isinstance(top.value, dict) else ():
+        if name in _REFUSED and value.value is not None:
+            raise SpecError(f"{name} is W&B's, and not known here", where=_at(path, value),
+                            fix=_REFUSED[name])
+
+
+def _trials(fields: Mapping[str, Located], path: str) -> int | None:
+    trials, cap = _count(fields, "trials", path), _count(fields, "run_cap", path)
+    if trials is not None and cap is not None:
+        raise SpecError("trials and run_cap are given, which mean the same",
+                        where=_at(path, fields["run_cap"]), fix="keep one of them")
+    return trials if cap is None else cap
+
+
 def _metric(fields: Mapping[str, Located], path: str, line: int) -> Metric:
     if not _has(fields, "metric"):
         raise SpecError("no metric is named", where=f"{path}:{line}",
                         fix="write metric: {name: rmse, goal: minimize}, as the script logs it")
     metric = fields["metric"]
-    inner = _mapping(metric, path, "metric", ("name", "goal"))
+    inner = _mapping(metric, path, "metric", ("name", "goal", "target"))
     name = _text(inner, "name", path)
     if not name:
         raise SpecError("the metric has no name", where=_at(path, metric),
                         fix="write metric: {name: rmse, goal: minimize}, as the script logs it")
     goal = _word(inner, "goal", GOALS, path, metric.line) if _has(inner, "goal") else GOALS[0]
-    return Metric(name=name, goal=goal)
+    return Metric(name=name, goal=goal, target=_number(inner, "target", path))
 
 
 def _space(fields: Mapping[str, Located], path: str, line: int, *, grid: bool) -> Space:
@@ -96,19 +128,40 @@ def _early(early: Located, path: str) -> Early:
     high = _count(inner, "max_iter", path)
     eta = _count(inner, "eta", path, least=2)
     startup = _count(inner, "startup", path, least=0)
+    if _has(inner, "strict") and inner["strict"].value is not False:
+        raise SpecError("strict is W&B's, and not known here", where=_at(path, inner["strict"]),
+                        fix="take it out: Optuna's hyperband compares trials of one bracket alone")
     if kind == "median":
-        for name in ("max_iter", "eta"):
+        for name in ("max_iter", "eta", "s"):
             if _has(inner, name):
                 raise SpecError(f"{name} belongs to hyperband", where=_at(path, inner[name]),
                                 fix="take it out; median has startup and min_iter")
         return Early(type=kind, low=low or 0, startup=5 if startup is None else startup)
     if _has(inner, "startup"):
         raise SpecError("startup belongs to median", where=_at(path, inner["startup"]),
-                        fix="take it out; hyperband has min_iter, max_iter and eta")
+                        fix="take it out; hyperband has min_iter, max_iter, s and eta")
+    low = _first_bracket(inner, path, high, eta or 3) or low
     if high is not None and high < (low or 1):
         raise SpecError(f"min_iter is more than max_iter: {low or 1} > {high}",
                         where=_at(path, inner["max_iter"]), fix="give them in order")
     return Early(type=kind, low=low or 1, high=high or 0, eta=eta or 3)
+
+
+def _first_bracket(inner: Mapping[str, Located], path: str, high: int | None, eta: int
+                   ) -> int | None:
+    """W&B's other way to say min_iter: `s` brackets below max_iter, each an eta-th of the next."""
+    brackets = _count(inner, "s", path)
+    if brackets is None:
+        return None
+    where = _at(path, inner["s"])
+    if high is None or _has(inner, "min_iter"):
+        raise SpecError("s counts brackets down from max_iter" if high is None else
+                        "s and min_iter are given, which say the same", where=where,
+                        fix="give max_iter and s, or min_iter")
+    if eta ** brackets > high:
+        raise SpecError(f"{brackets} brackets do not go into max_iter: {high} < {eta}^{brackets}",
+                        where=where, fix="give a smaller s, or a larger max_iter")
+    return round(high / eta ** brackets)
 
 
 def _mapping(at: Located, path: str, what: str, known: Iterable[str] | None) -> dict[str, Located]:
@@ -140,6 +193,21 @@ def _word(fields: Mapping[str, Located], name: str, known: tuple[str, ...], path
 
 def _text(fields: Mapping[str, Located], name: str, path: str) -> str:
     return _scalar(fields[name], path, name) if _has(fields, name) else ""
+
+
+def _number(fields: Mapping[str, Located], name: str, path: str) -> float | None:
+    if not _has(fields, name):
+        return None
+    text = _scalar(fields[name], path, name)
+    try:
+        # YAML 1.1 takes 1e-3 for text; whoever writes it means the number.
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise SpecError(f"{name} is not a number: {text!r}", where=_at(path, fields[name]),
+                        fix=f"as in {name}: 0.1")
+    return found
 
 
 def _count(fields: Mapping[str, Located], name: str, path: str, least: int = 1) -> int | None:
