@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,10 @@ class Holder:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def end_now(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def end(self) -> None:
         self.process.communicate("", timeout=20)
 
@@ -61,6 +66,40 @@ def test_what_does_not_fit_beside_another_waits_and_says_so(
     first.end()
     assert second.says() == "has"
     second.end()
+    assert [path.name for path in tmp_path.iterdir()] == ["queue"]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_one_that_waits_can_be_cancelled_from_another_thread(tmp_path: Path, behind: bool) -> None:
+    """At the head of the queue, and behind another that waits; who comes next is not held up."""
+    first = Holder(tmp_path, cpus=4)
+    assert first.says() == "has"
+    second = Holder(tmp_path, cpus=3)
+    if behind:
+        assert second.says() == "waits"
+    cancel, got, said = threading.Event(), list[bool](), threading.Event()
+    shares = MachineShares(tmp_path, 4, 4 * _GIB, lambda _: said.set())
+
+    def wait() -> None:
+        with shares.take(Resources(cpus=2), "x", cancel) as has:
+            got.append(has)
+
+    if not behind:
+        second.end_now()
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert said.wait(20)
+    time.sleep(0.3)
+    cancel.set()
+    waiting.join(5)
+    assert got == [False]
+    first.end()
+    if behind:
+        assert second.says() == "has"
+        second.end()
+    third = Holder(tmp_path, cpus=4)
+    assert third.says() == "has"
+    third.end()
     assert [path.name for path in tmp_path.iterdir()] == ["queue"]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,6 +73,26 @@ def test_every_example_trains_and_registers(clone: Clone) -> None:
         assert clone.receipt(project, "register")["version"] == "1"
     output = clone.doit("register", "project=elasticnet,digits,boosting")
     assert output.count("up to date") == 21
+
+
+def test_an_example_is_swept_and_its_best_trial_registered(clone: Clone) -> None:
+    """projects/elasticnet has a sweep.yaml: its trials import mlflow and log models for real."""
+    output = clone.doit("sweep", "project=elasticnet", "trials=2", "register=best")
+    assert re.search(r"^elasticnet +2 +2 +0 +0 ", output, re.MULTILINE), output
+    assert re.search(r"^register elasticnet  elasticnet version \d+, alias ", output,
+                     re.MULTILINE), output
+    best = clone.doit("best", "project=elasticnet").splitlines()
+    found = re.search(r"best elasticnet  run ([0-9a-f]{32})  rmse=(5\d\.|6\d\.)", best[-2])
+    assert found, best
+    register = clone.receipt("elasticnet", "register")
+    assert register["run_id"] == found[1]
+    # What is printed trains nothing: it is the training that the sweep has done.
+    words = shlex.split(best[-1])
+    assert words[:3] == ["doit", "train", "project=elasticnet"]
+    clone.doit(*words[1:])
+    assert clone.receipt("elasticnet", "train")["run_id"] == found[1]
+    again = clone.doit("sweep", "project=elasticnet", "trials=2")
+    assert "elasticnet/" not in again, "a trial was run again"
 
 
 def test_the_examples_locks_are_current(clone: Clone) -> None:

@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -103,6 +105,58 @@ def test_a_signal_ends_all_running_trials(monorepo: Monorepo, number: signal.Sig
     project.write_text(project.read_text().replace("value: 60", "value: 0"))
     monorepo.doit("sweep")
     assert len(sweeps.lines(monorepo, "ended")) == 4
+
+
+# Has all processors of a monorepo's cache until it is killed.
+_HOLD = """\
+import os, sys, time
+from pathlib import Path
+from toolchain.adapters.machine_shares import MachineShares
+from toolchain.run import Resources
+cpus = len(os.sched_getaffinity(0))
+with MachineShares(Path(sys.argv[1]), cpus, 0, print).take(Resources(cpus=cpus), "x"):
+    print("has", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("command", "number"), [
+    ("sweep", signal.SIGINT), ("sweep", signal.SIGTERM), ("train", signal.SIGTERM)])
+def test_a_signal_ends_what_waits_for_processors(monorepo: Monorepo, command: str,
+                                                 number: signal.Signals) -> None:
+    sweeps.add(monorepo, "one", "method: grid\nmetric: {name: loss}\nparallel: 2\nparameters:\n"
+                                "  x: {values: [0, 1, 2]}\n")
+    monorepo.doit("push")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(monorepo.folder / "cache/shares")], text=True,
+        stdout=subprocess.PIPE, env=monorepo.environment
+        | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "has\n"
+        call = monorepo.start(command, "cpus=0.5")
+        said = ""
+        assert call.stdout is not None
+        while said.count("other trainings have the processors") < (2 if command == "sweep" else 1):
+            line = call.stdout.readline()
+            assert line, said
+            said += line
+        began = time.monotonic()
+        os.kill(call.pid, number)
+        output, _ = call.communicate(timeout=120)
+        assert time.monotonic() - began < 30, "it waited for what others have"
+        assert call.returncode == 128 + number, said + output
+        assert "Traceback" not in output
+    finally:
+        holder.kill()
+        holder.communicate()
+    statuses = [status for (status,) in sweeps.rows(monorepo, "select status from runs")]
+    assert statuses == ["KILLED"] * (3 if command == "sweep" else 1)
+    assert not sweeps.lines(monorepo, "begun")
+    if number == signal.SIGINT:
+        monorepo.doit("sweep", "cpus=0.5")
+        assert Counter(sweeps.lines(monorepo, "ended")) == Counter(
+            ["0.0 plain", "1.0 plain", "2.0 plain"])
 
 
 def _alive(*commands: str) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_killed_again_and_again_a_sweep_there_ends_with_each_trial_once(
     for _ in range(3):
         before = len(sweeps.lines(monorepo, "begun"))
         call = monorepo.start("sweep")
-        wait_until(lambda before=before: len(sweeps.lines(monorepo, "begun")) > before, call)
+        wait_until(partial(has_begun, monorepo, before), call)
         time.sleep(moments.uniform(0, 0.5))
         os.killpg(call.pid, signal.SIGKILL)
         call.communicate()
@@ -129,6 +130,10 @@ def begin(pair: list[Monorepo], address: str, text: str) -> list[subprocess.Pope
 def states(server: PostgreSQL, address: str) -> dict[str, int]:
     rows = server.query(address, "select state, count(*) from trials group by state")
     return {row.split("|")[0]: int(row.split("|")[1]) for row in rows}
+
+
+def has_begun(repo: Monorepo, before: int) -> bool:
+    return len(sweeps.lines(repo, "begun")) > before
 
 
 def finished(repo: Monorepo) -> int:

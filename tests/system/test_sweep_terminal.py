@@ -81,7 +81,7 @@ def test_a_narrow_terminal_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("CI", "true")])
 def test_plain_lines_where_nothing_should_move(tmp_path: Path, name: str, value: str) -> None:
-    raw, text = seen(tmp_path, **{name: value})
+    raw, text = seen(tmp_path, 120, **{name: value})
     assert "\x1b" not in raw
     assert "┃" not in raw
     for line in _LINES:

@@ -16,6 +16,7 @@ for `patience` seconds while it is watched, or is so old that no clock is that w
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from toolchain.adapters.mlflow_store import TrackingStore
 from toolchain.adapters.owner import Owner
 from toolchain.digest import Digest
-from toolchain.run import KEY_TAG
+from toolchain.run import KEY_TAG, Cancelled
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Entity
@@ -83,10 +84,13 @@ class Claims:
                 return True
             time.sleep(_LOOK / 5)  # later ones see this one and withdraw
 
-    def wait(self, run: Entity) -> None:
-        """Wait until the run is over, one way or another, or its process is gone."""
+    def wait(self, run: Entity, cancel: threading.Event | None = None) -> None:
+        """Wait until the run is over, one way or another, or its process is gone. Raises
+        Cancelled if `cancel` is set meanwhile."""
+        cancel = cancel or threading.Event()
         while run.info.lifecycle_stage == "active" and _is_open(run) and not self._is_dead(run):
-            time.sleep(_LOOK)
+            if cancel.wait(_LOOK):
+                raise Cancelled
             with self._store.explained() as client:
                 run = client.get_run(run.info.run_id)
 

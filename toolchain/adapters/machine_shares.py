@@ -6,6 +6,8 @@ locked is of nobody and is removed.
 Rule 2: whoever wants a share holds the lock of the queue until it has one. The kernel serves those
 who wait for a lock in the order they came, so nobody is overtaken.
 Rule 3: a training that asks for nothing is not counted and does not wait.
+Rule 4: whoever waits can be cancelled, by a signal or from another thread, and has then taken
+nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import fcntl
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from toolchain import shares
+from toolchain.adapters.supervised import CANCELLED, exit_on_sigterm
 from toolchain.errors import StoreError
 from toolchain.run import Engine, Job, Outcome, Resources
 
@@ -41,35 +43,44 @@ class MachineShares:
         shares.check(resources, self._cpus, self._memory, where)
 
     @contextlib.contextmanager
-    def take(self, resources: Resources, name: str) -> Iterator[None]:
-        """Wait until there is enough beside what others have, and have it in the block."""
+    def take(self, resources: Resources, name: str,
+             cancel: threading.Event | None = None) -> Iterator[bool]:
+        """Wait until there is enough beside what others have, and have it in the block. False if
+        `cancel` was set meanwhile: then there is nothing."""
         if not resources.cpus and not resources.memory:
-            yield
+            yield True
             return
         self.check(resources, name)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, path = self._wait(resources, name)
+            got = self._wait(resources, name, cancel or threading.Event())
         except OSError as error:
             raise StoreError(f"the cache cannot be locked: {error.strerror}",
                              where=str(self._folder),
                              fix="make the cache folder writable, or set `cache` elsewhere"
                              ) from None
+        if got is None:
+            yield False
+            return
+        handle, path = got
         try:
-            yield
+            yield True
         finally:
             path.unlink(missing_ok=True)
             os.close(handle)
 
-    def _wait(self, resources: Resources, name: str) -> tuple[int, Path]:
+    def _wait(self, resources: Resources, name: str, cancel: threading.Event
+              ) -> tuple[int, Path] | None:
         told = False
         with _opened(self._folder / _QUEUE) as queue:
             if not _lock(queue):
                 told = self._tell(name)
-                fcntl.flock(queue, fcntl.LOCK_EX)
+                if not _lock_in_turn(queue, cancel):
+                    return None
             while not self._is_free(resources):
                 told = told or self._tell(name)
-                time.sleep(_LOOK)
+                if cancel.wait(_LOOK):
+                    return None
             path = self._folder / f"{os.getpid()}-{threading.get_ident()}.json"
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -112,7 +123,11 @@ class QueuedEngine:
         self._engine.prepare(job)
 
     def execute(self, job: Job) -> Outcome:
-        with self._shares.take(job.resources, job.name):
+        with contextlib.ExitStack() as held:
+            with exit_on_sigterm():
+                if not held.enter_context(self._shares.take(
+                        job.resources, job.trial or job.name, job.cancel)):
+                    return Outcome(code=143, reason=CANCELLED)
             return self._engine.execute(job)
 
 
@@ -124,6 +139,32 @@ def _opened(path: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _lock_in_turn(file: int, cancel: threading.Event) -> bool:
+    """Wait for the lock; False if it was cancelled before. The kernel's own queue keeps the order,
+    and its wait cannot be ended from another thread, so one of our own waits there."""
+    if threading.current_thread() is threading.main_thread():
+        fcntl.flock(file, fcntl.LOCK_EX)  # a signal ends it
+        return True
+    settled, is_ours = threading.Lock(), threading.Event()
+    handle = os.dup(file)  # of the same open file, so the lock is one
+
+    def wait() -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with settled:
+            if cancel.is_set():
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            else:
+                is_ours.set()
+        os.close(handle)
+
+    threading.Thread(target=wait, daemon=True).start()
+    while not is_ours.wait(_LOOK):
+        with settled:
+            if cancel.is_set() and not is_ours.is_set():
+                return False
+    return True
 
 
 def _lock(file: int) -> bool:

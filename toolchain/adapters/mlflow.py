@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -70,7 +71,8 @@ class Mlflow(MlflowModels):
         run_id, _ = self._claims.look(key)
         return self.read(run_id, key) if run_id else None
 
-    def follow(self, key: Digest, waiting: Callable[[str], None]) -> Run | None:
+    def follow(self, key: Digest, waiting: Callable[[str], None],
+               cancel: threading.Event | None = None) -> Run | None:
         told = ""
         while True:
             found, others = self._claims.look(key)
@@ -83,10 +85,11 @@ class Mlflow(MlflowModels):
                 told = first.info.run_id
                 waiting(f"run {told} of {first.data.tags.get(HOST_TAG, 'another machine')} is the "
                         "same training; waiting for it")
-            self._claims.wait(first)
+            self._claims.wait(first, cancel)
 
     def claim(self, experiment: str, name: str, tags: Mapping[str, str], folder: str,
-              waiting: Callable[[str], None]) -> Started | Run:
+              waiting: Callable[[str], None],
+              cancel: threading.Event | None = None) -> Started | Run:
         key = Digest.parse(tags[KEY_TAG])
         while True:
             started = self._create(experiment, name, {**tags, CLAIM_TAG: WANTED}, folder)
@@ -98,7 +101,7 @@ class Mlflow(MlflowModels):
                     self.withdraw(started.run_id)
             if won:
                 return started
-            found = self.follow(key, waiting)
+            found = self.follow(key, waiting, cancel)
             if found is not None:
                 return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ class MlflowTrials:
         return self._logged(rows[0][0]) if rows else None
 
     def start(self, parent: Parent, key: Digest, tags: Mapping[str, str],
-              waiting: Callable[[str], None]) -> Started | Found:
+              waiting: Callable[[str], None], cancel: threading.Event) -> Started | Found:
         tags = {**tags, KEY_TAG: str(key)}
         if self._store.is_sqlite:
             # As in `claim`, begun held at once: of two that do so one at least sees the other,
@@ -90,7 +91,8 @@ class MlflowTrials:
                     KEY_TAG, str(key), started.run_id, CLAIM_TAG, WANTED, HELD)):
                 return started
             self._mlflow.withdraw(started.run_id)
-        got = self._mlflow.claim(parent.experiment, parent.project, tags, parent.folder, waiting)
+        got = self._mlflow.claim(parent.experiment, parent.project, tags, parent.folder, waiting,
+                                 cancel)
         return got if isinstance(got, Started) else Found(run_id=got.run_id, metrics=got.metrics)
 
     def withdraw(self, started: Started) -> None:

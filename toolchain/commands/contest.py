@@ -182,7 +182,10 @@ class Contest:
             found = self._records.find(prepared.key)
             if found is not None:
                 return self._adopted(found, is_member=member is not None)
-            return self._run(prepared, cancel)
+            try:
+                return self._run(prepared, cancel)
+            except run.Cancelled:
+                return None
 
     def settle(self, trial: Trial, ended: Ended) -> None:
         self._prepared.pop(trial.number, None)
@@ -261,7 +264,7 @@ class Contest:
             "mlflow.project.env": self._spec.environment,
             "mlflow.project.backend": self._engine.name,
             run.IMAGE_TAG: self._job.pushed.reference, run.LOCK_TAG: str(self._job.lock.digest),
-        }, waiting)
+        }, waiting, cancel)
         if isinstance(started, Found):
             return self._adopted(started)
         pruned = self._pruned(prepared.key) if waited else ""

@@ -68,14 +68,16 @@ class _Reading:
 
     def _refuse_bells(self) -> None:
         """Optuna draws evenly from a range; say which range holds what was asked for."""
-        at = self._at.value.get("distribution")
+        assert isinstance(self._at.value, dict)
+        asked: dict[str, Located] = self._at.value
+        at = asked.get("distribution")
         kind = at.text if at is not None else ""
         if kind in ("beta", "q_beta"):
             raise self._error(f"{kind} cannot be drawn here", "distribution",
                               "write {min: 0.0, max: 1.0}, which is even")
         if kind not in _BELLS:
             return
-        self._fields = {key: value for key, value in self._at.value.items()
+        self._fields = {key: value for key, value in asked.items()
                         if key in ("mu", "sigma") and value.value is not None}
         middle = self._number("mu") if "mu" in self._fields else 0.0
         width = 3 * (self._number("sigma") if "sigma" in self._fields else 1.0)
@@ -83,7 +85,7 @@ class _Reading:
         words = f"min: {low:g}, max: {high:g}"
         if "log" in kind:
             words = f"min: {low:g}, max: {high:g}, distribution: log_uniform"
-        step = self._at.value.get("q")
+        step = asked.get("q")
         raise self._error(
             f"{kind} cannot be drawn here: a range has ends", "distribution",
             f"write {{{words}}}, three sigma to each side, which is even within"

@@ -161,7 +161,7 @@ def _first_bracket(inner: Mapping[str, Located], path: str, high: int | None, et
     if eta ** brackets > high:
         raise SpecError(f"{brackets} brackets do not go into max_iter: {high} < {eta}^{brackets}",
                         where=where, fix="give a smaller s, or a larger max_iter")
-    return round(high / eta ** brackets)
+    return max(1, round(high / float(eta ** brackets)))
 
 
 def _mapping(at: Located, path: str, what: str, known: Iterable[str] | None) -> dict[str, Located]:

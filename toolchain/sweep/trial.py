@@ -140,9 +140,9 @@ class Records(Protocol):
         """The newest finished run of a training key, whoever made it."""
 
     def start(self, parent: Parent, key: Digest, tags: Mapping[str, str],
-              waiting: Callable[[str], None]) -> Started | Found:
+              waiting: Callable[[str], None], cancel: threading.Event) -> Started | Found:
         """Begin a trial's run; or wait for another process that makes one of the same key, of
-        which `waiting` is told."""
+        which `waiting` is told. Raises Cancelled if `cancel` is set while it waits."""
 
     def withdraw(self, started: Started) -> None:
         """Take back a run that was begun and is not wanted."""
