@@ -57,7 +57,7 @@ class OptunaStudy:
         self._storage = database.storage
         self._sweep = sweep
         self._distributions = {item.name: _distribution(item) for item in sweep.space.parameters}
-        self._ids: dict[int, int] = {}  # of points that the caller gave
+        self._ids: dict[int, int] = {}  # of this process's running trials
         self._reported: dict[int, int] = {}  # of running trials: how much of its history
 
     @property
@@ -76,19 +76,28 @@ class OptunaStudy:
                     for item in self._study.get_trials(deepcopy=False)]
 
     def draw(self) -> Trial:
+        from optuna.trial import Trial as Asked
+
         with self._database.explained():
             if self.is_shared and self._sweep.seed is not None:
                 # Several machines that count from one seed would draw the same points.
                 self._study.sampler = _sampler(
                     self._sweep, len(self._study.get_trials(deepcopy=False)))
-            trial = self._study.ask(self._distributions)
-            return self._trial(trial.number, trial.params)
+            # As `ask` does, but for trials that somebody else has put in a queue: nobody does,
+            # and to look costs as much as all the rest.
+            self._study._thread_local.cached_all_trials = None
+            made = self._storage.create_new_trial(self._study._study_id)
+            trial = Asked(self._study, made)
+            values = {item.name: _suggested(trial, item) for item in self._sweep.space.parameters}
+            self._ids[trial.number] = made
+            return self._trial(trial.number, values)
 
     def resume(self, number: int) -> Trial:
         from optuna.trial import Trial as Asked
 
         with self._database.explained():
-            asked = Asked(self._study, self._id(number))
+            self._ids[number] = self._id(number)
+            asked = Asked(self._study, self._ids[number])
             # It may have been cut short between two of its parameters.
             return self._trial(number, {item.name: _suggested(asked, item)
                                         for item in self._sweep.space.parameters})
@@ -122,8 +131,8 @@ class OptunaStudy:
             self._reported.pop(number, None)
             known = self._ids.pop(number, None)
             if ended.state == COMPLETE and known is not None:
-                # A point of ours: no sampler wants to hear of it at once, and to tell costs three
-                # more looks at the database.
+                # No sampler here wants to hear of it at once, and `tell` costs three more looks at
+                # the database.
                 with contextlib.suppress(RuntimeError):  # it was settled before
                     self._storage.set_trial_state_values(known, TrialState.COMPLETE,
                                                          [ended.value or 0.0])
