@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 from tests.support.monorepo import Monorepo, ran
 
 _TRAIN = """\
@@ -23,6 +27,28 @@ def test_a_timeout_ends_the_run_and_is_in_no_key(monorepo: Monorepo) -> None:
     assert ran(again, "one")["train"] == "fresh"
 
 
+def test_what_a_training_says_is_not_kept_in_memory(monorepo: Monorepo) -> None:
+    """The same training, silent and with 48 MB of output that goes by."""
+    folder = monorepo.add("one")
+    (folder / "train.py").write_text(
+        "import sys\nline = 'x' * 999 + chr(10)\n"
+        "for _ in range(int(float(sys.argv[1]))):\n    sys.stdout.write(line * 1000)\n")
+    peaks = []
+    for megabytes in (0, 48):
+        with open(monorepo.folder / "output.txt", "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "doit", "train", f"params=rate={megabytes}"],
+                cwd=monorepo.folder, env=monorepo.environment, stdout=output,
+                stderr=subprocess.STDOUT)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        text = (monorepo.folder / "output.txt").read_text()
+        assert process.returncode == 0, text[-2000:]
+        assert text.count("x" * 999) == megabytes * 1000
+        peaks.append(used.ru_maxrss / 1024)
+    assert peaks[1] - peaks[0] < 30, peaks
+
+
 def test_more_than_this_machine_has_is_said_before_anything_is_trained(
     monorepo: Monorepo
 ) -> None:
@@ -37,8 +63,6 @@ def test_more_than_this_machine_has_is_said_before_anything_is_trained(
 
 def test_trainings_of_one_call_wait_for_one_another(monorepo: Monorepo) -> None:
     """Each asks for most of what there is."""
-    import os
-
     for name in ("one", "two"):
         folder = monorepo.add(name, files={"name.txt": name})
         (folder / "train.py").write_text(

@@ -79,6 +79,7 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
             "targets": [f"{_out(name)}/{stage}.json"],
             "clean": [(_clean, [stage, name])],
             "verbosity": 2,
+            "io": _SHOWN,
             "meta": {"toolchain": (stage, name)},
         }
 
@@ -90,6 +91,8 @@ def _describing() -> bool:
                                           for word in filter(None, sys.argv[2:])))
 
 
+# doit would keep all that a task says: a sweep's thousand logs, in memory, for nobody.
+_SHOWN = {"capture": False}
 _seen: dict[str, frozenset[str]] = {}
 _folders: dict[str, str] = {}
 
@@ -240,7 +243,8 @@ def _commands(what: str, doc: str, before: list[str] | None = None,
     for name in _projects():
         yield {"name": name, "actions": [(_act, [what, name])],
                "task_dep": [f"{needs}:{name}"] if needs else [],
-               "uptodate": [False], "verbosity": 2, "meta": {"toolchain": (what, name)}}
+               "uptodate": [False], "verbosity": 2, "io": _SHOWN,
+               "meta": {"toolchain": (what, name)}}
 
 
 def _group(stage: str) -> Iterator[dict[str, Any]]:
