@@ -229,3 +229,14 @@ def test_values_are_checked_against_their_type(kind: str, good: list[str], bad: 
     for text in bad:
         with pytest.raises(SpecError):
             check_value("p", kind, text, "here")
+
+
+def test_an_entry_point_without_a_command_is_an_error_when_it_is_called() -> None:
+    empty = Spec(name="one", environment="python_env", python="", requirements=(), constraints=(),
+                 hashes={}, files={}, entry_points={"main": EntryPoint("true", {}),
+                                                    "check": EntryPoint("", {})})
+    assert call(empty, "main", {}, lambda _: None).command() == "true"
+    with pytest.raises(SpecError, match="has no command") as caught:
+        call(empty, "check", {}, lambda _: None)
+    assert caught.value.where == "one, entry_points.check"
+    assert caught.value.fix

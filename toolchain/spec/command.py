@@ -106,6 +106,8 @@ def call(spec: Spec, entry_point: str, given: Mapping[str, str], warn: Warn) -> 
 def find_entry_point(spec: Spec, name: str) -> EntryPoint:
     """A declared entry point, or a script of the project as MLflow takes it."""
     if name in spec.entry_points:
+        if not spec.entry_points[name].command:
+            raise no_command(f"{spec.name}, entry_points.{name}")
         return spec.entry_points[name]
     extension = posixpath.splitext(name)[1]
     if extension in _PROGRAMS:
@@ -119,6 +121,11 @@ def find_entry_point(spec: Spec, name: str) -> EntryPoint:
         f"no entry point {name!r}{nearest(name, spec.entry_points)}", where=spec.name,
         fix=f"entry points of this project: {known}; or name a .py, .sh or .R file",
     )
+
+
+def no_command(where: str) -> SpecError:
+    return SpecError("an entry point has no command", where=where,
+                     fix="add `command: python train.py`")
 
 
 def refuse_formatting(command: str, parameters: Mapping[str, object], where: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import PARAMETER_TYPES, EntryPoint, Parameter, Warn
-from toolchain.spec.command import check_value, is_number, refuse_formatting
+from toolchain.spec.command import check_value, is_number, no_command, refuse_formatting
 from toolchain.spec.commandline import stripped
 from toolchain.spec.yamltext import Located
 
@@ -27,12 +27,18 @@ def entry_points(value: Located | None, path: str, warn: Warn) -> dict[str, Entr
     if not isinstance(value.value, dict):
         raise SpecError("entry_points is not a mapping", where=f"{path}:{value.line}",
                         fix="write `entry_points:` and below it `main:` with `command: …`")
-    return {
-        name: _entry_point(name, entry, path, warn) for name, entry in value.value.items()
-    }
+    found = {name: _entry_point(name, entry, path, warn) for name, entry in value.value.items()}
+    broken = [name for name, entry in found.items() if not entry.command]
+    for name in broken:
+        error = no_command(f"{path}:{value.value[name].line}, entry_points.{name}")
+        if len(broken) == len(found):
+            raise error
+        warn(f"{error.where}: {error.what}; the others can be run")
+    return found
 
 
 def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint:
+    """An entry point; one without a command has an empty one, and is an error if it is called."""
     where = f"{path}:{value.line}, entry_points.{name}"
     if not isinstance(value.value, dict):
         raise SpecError("an entry point is a mapping with `command`", where=where,
@@ -40,21 +46,17 @@ def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint
     for key, item in value.value.items():
         if key not in _ENTRY_KEYS:
             warn(f"{path}:{item.line}: unknown key {key!r}{nearest(key, _ENTRY_KEYS)}")
-    command = value.value.get("command")
-    if command is None or not isinstance(command.value, str) or not command.value.strip():
-        raise SpecError("an entry point has no command", where=where,
-                        fix="add `command: python train.py`")
+    command = value.value.get("command", value)
+    text = command.value if isinstance(command.value, str) else ""
     declared = _parameters(name, value.value.get("parameters"), path, warn)
-    for word in _PLACEHOLDER.findall(command.value):
+    for word in _PLACEHOLDER.findall(text):
         if word not in declared and (hint := nearest(word, declared)):
             warn(f"{path}:{command.line}: the command has {{{word}}}, which is no parameter{hint}")
-    refuse_formatting(command.value, declared,
-                      f"{path}:{command.line}, entry_points.{name}.command")
-    if "\0" in command.value:
-        raise SpecError("a command holds a NUL character",
-                        where=f"{path}:{command.line}, entry_points.{name}.command",
-                        fix="take it out")
-    return EntryPoint(command=stripped(command.value), parameters=declared,
+    at = f"{path}:{command.line}, entry_points.{name}.command"
+    refuse_formatting(text, declared, at)
+    if "\0" in text:
+        raise SpecError("a command holds a NUL character", where=at, fix="take it out")
+    return EntryPoint(command=stripped(text), parameters=declared,
                       description=_description(value.value.get("description"), where, warn))
 
 
