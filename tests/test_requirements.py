@@ -284,3 +284,33 @@ def test_the_canonical_text_is_sorted_and_without_comments() -> None:
         "requirements.txt": f"-c more.txt\nalpha==1 --hash=sha256:{HEX}\nbeta\n",
         "more.txt": "beta<2\n",
     }
+
+
+@pytest.mark.parametrize("line", [
+    "-r more.txt", "-rmore.txt", "-r 'more.txt'", '--requirement="more.txt"', "-r file:more.txt",
+    "-r ./more.txt",
+])
+def test_another_file_is_named_in_every_way_that_pip_knows(line: str) -> None:
+    wanted = read(f"{line}\n", more="alpha\n")
+    assert wanted.requirements == {"alpha"}
+    assert "more.txt" in wanted.files
+
+
+@pytest.mark.parametrize("line", ["-r file:///etc/more.txt", "-c file:/etc/more.txt"])
+def test_another_file_of_one_machine_is_refused(line: str) -> None:
+    error = refusal(f"alpha\n{line}\n")
+    assert "requirements file from a URL" in error.what
+    assert error.where == "requirements.txt:2"
+
+
+def test_quotes_around_an_editable_folder() -> None:
+    wanted = Requirements()
+    wanted.add_file("requirements.txt", Texts({"requirements.txt": '-e "./lib"\n',
+                                               "lib/setup.py": ""}))
+    assert [source.location for source in wanted.sources] == ["./lib"]
+
+
+def test_what_pip_freeze_says_of_conda_is_refused_with_the_way_out() -> None:
+    error = refusal("alpha\nnumpy @ file:///tmp/build/1/numpy_1/work\n")
+    assert error.where == "requirements.txt:2"
+    assert "pip list --format=freeze" in error.fix

@@ -371,3 +371,25 @@ def test_a_small_file_cannot_become_a_huge_value() -> None:
 def test_a_volume_of_the_projects_folder(volume: str, expected: str) -> None:
     docker = Docker(image="a", volumes=(volume,))
     assert placed(docker, Path("/w/one")).volumes == (expected,)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(("name", "content"), [
+    ("requirements.txt", "alpha\nbeta>=1  # é\n"),
+    ("conda.yaml", "dependencies:\n- python=3.11\n- pip: [alpha, beta>=1]  # é\n"),
+])
+def test_environment_files_as_powershell_writes_them(name: str, content: str, encoding: str,
+                                                     tmp_path: Path) -> None:
+    (tmp_path / "MLproject").write_text("name: one\n")
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    reader = TreeReader(Tree(tmp_path, Journal(tmp_path / "cache")), tmp_path)
+    spec = parse("MLproject", "one", reader, "3.11", lambda _: None)
+    assert spec.requirements == ("alpha", "beta>=1")
+
+
+def test_an_mlproject_in_utf_16_is_refused_as_by_mlflow(tmp_path: Path) -> None:
+    (tmp_path / "MLproject").write_bytes("name: one\n".encode("utf-16"))
+    reader = TreeReader(Tree(tmp_path, Journal(tmp_path / "cache")), tmp_path)
+    with pytest.raises(SpecError, match="not UTF-8") as caught:
+        parse("MLproject", "one", reader, "3.11", lambda _: None)
+    assert caught.value.fix == "save the file as UTF-8"

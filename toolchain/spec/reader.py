@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import posixpath
 from pathlib import Path
 
 from toolchain.digest import Digest
@@ -27,7 +29,7 @@ class TreeReader:
         if data is None:
             return None
         try:
-            return data.decode("utf-8-sig")
+            return data.decode(_encoding(data, path))
         except UnicodeDecodeError as error:
             raise SpecError(f"not UTF-8: byte {error.start}", where=path,
                             fix="save the file as UTF-8") from None
@@ -61,3 +63,14 @@ class TreeReader:
         except OSError as error:
             raise SpecError(f"cannot be read: {error.strerror}", where=path,
                             fix="make it readable") from None
+
+
+def _encoding(data: bytes, path: str) -> str:
+    """PowerShell's `>` writes UTF-16 with a mark; pip and conda read their files so, MLflow not
+    its own."""
+    if posixpath.basename(path).lower() != "mlproject":
+        if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # begins as UTF-16 does
+            return "utf-32"
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+    return "utf-8-sig"

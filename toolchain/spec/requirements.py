@@ -80,22 +80,24 @@ class Requirements:
         include = re.match(r"(-r|--requirement|-c|--constraint)[= ]?\s*(.+)\Z", line)
         if include:
             option = "-c" if include[1] in ("-c", "--constraint") else "-r"
-            if "://" in include[2]:
+            name = _unquoted(include[2])
+            if name.startswith("file:") and not name.startswith("file:/"):
+                name = name.removeprefix("file:")  # older pips read it so
+            if "://" in name or name.startswith("file:"):
                 raise SpecError(
                     f"a requirements file from a URL is not supported: "
                     f"{without_credentials(include[2].strip())}", where=where,
                     fix="keep the file in the workspace")
-            target = posixpath.normpath(
-                posixpath.join(posixpath.dirname(path), include[2].strip())
-            )
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
             self.add_file(target, reader, constrain=constrain or option == "-c",
                           named_at=where, depth=depth + 1)
-            return f"{option} {include[2].strip()}"
+            return f"{option} {name}"
         editable = re.match(r"(-e|--editable)(?:[= ]\s*|(?=\.))(.+)\Z", line)
         if editable:
             self._say("-e", f"{where}: an editable requirement is installed as it is now, as a "
                       "wheel; a change to it makes a new one")
-            return self._add_source(*_hashes(editable[2], where), where, reader, constrain)
+            return self._add_source(*_hashes(_unquoted(editable[2]), where), where, reader,
+                                    constrain)
         if line.startswith("-"):
             return self.options.read(line, path, where, reader,
                                      lambda text: self._say(text, f"{where}: {text}"))
@@ -135,6 +137,13 @@ class Requirements:
         if what not in self._said:
             self._said.add(what)
             self.warn(text)
+
+
+def _unquoted(text: str) -> str:
+    """The value of an option, as pip's shlex has it where quotes are around the whole."""
+    text = text.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1].strip() if quoted else text
 
 
 def _options_behind(line: str) -> tuple[str, list[str]]:

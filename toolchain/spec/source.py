@@ -198,7 +198,8 @@ def _path(text: str, where: str) -> str:
         raise SpecError(
             f"an absolute path is true on one machine only: {without_credentials(text)}",
             where=where,
-            fix="write it relative to the project's folder, as in ../lib")
+            fix="write it relative to the project's folder, as in ../lib; or the version, if "
+                "`pip freeze` wrote this: `pip list --format=freeze` writes versions")
     path = posixpath.normpath(text)
     return path if path == "." or path.startswith("../") or path == ".." else f"./{path}"
 
