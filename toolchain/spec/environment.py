@@ -33,8 +33,13 @@ class Environment:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_python_env(path: str, reader: Reader, named_at: str, warn: Warn) -> Environment:
+def read_python_env(path: str, reader: Reader, named_at: str, default_python: str,
+                    warn: Warn) -> Environment:
     data = _mapping(path, reader, named_at)
+    if _is_condas(data):
+        warn(f"{path}: this is conda's form of an environment file, and MLflow fails at it under "
+             "python_env; read as conda_env")
+        return read_conda(path, reader, named_at, default_python, warn)
     _warn_of_unknown(data, _PYTHON_ENV_KEYS, path, warn)
     wanted = Requirements(warn)
     folder = posixpath.dirname(path)
@@ -93,6 +98,14 @@ def read_requirements(path: str, reader: Reader, named_at: str, warn: Warn) -> E
     wanted = Requirements(warn)
     wanted.add_file(path, reader, named_at=named_at)
     return Environment(kind="python_env", python="", wanted=wanted)
+
+
+def _is_condas(data: Mapping[str, Located]) -> bool:
+    if {"python", "build_dependencies"} & data.keys() or "dependencies" not in data:
+        return False
+    listed = data["dependencies"].value
+    return "channels" in data or (isinstance(listed, list) and any(
+        re.match(r"python\s*=[^=]", item.text) for item in listed))
 
 
 def _mapping(path: str, reader: Reader, named_at: str) -> dict[str, Located]:

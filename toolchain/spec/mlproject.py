@@ -126,4 +126,4 @@ def _read_environment(chosen: Choice, reader: Reader, default_python: str,
         return read_requirements(name, reader, where, warn)
     if chosen.kind == "conda_env":
         return read_conda(name, reader, where, default_python, warn)
-    return read_python_env(name, reader, where, warn)
+    return read_python_env(name, reader, where, default_python, warn)
