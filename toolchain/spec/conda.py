@@ -43,6 +43,9 @@ class Asked:
 
 def package(item: Located, where: str) -> Asked:
     """Read an entry of `dependencies`. Raises SpecError."""
+    if re.match(r"[\w.-]+\s*\[[^=\]]*\]", item.text.strip()):
+        raise SpecError(f"conda's packages have no extras: {item.text.strip()[:80]}", where=where,
+                        fix="write it below `pip:`, or name the packages that the extra brings")
     match = _PACKAGE.fullmatch(item.text.strip()) if not isinstance(item.value, list) else None
     if match is None:
         raise SpecError(f"not a conda package: {without_credentials(item.text)[:80]}", where=where,
@@ -53,11 +56,21 @@ def package(item: Located, where: str) -> Asked:
     # A blank before the first operator means nothing, and neither does one within brackets.
     wanted = " ".join(wanted.split())
     more = (match["more"] or "").replace(" ", "")
+    _refuse_misspelt(wanted, item.text.strip(), where)
     name = match["name"].lower()
     blank = "" if not wanted or wanted[0] in "=<>!~" else " "
     prefix = f"{channel}::" if channel else ""
     return Asked(name=name, channel=channel, wanted=wanted + more,
                  text=f"{prefix}{name}{blank}{wanted}{more}", where=where, line=item.line)
+
+
+def _refuse_misspelt(wanted: str, text: str, where: str) -> None:
+    """What pip would take, or nearly; conda would say so without a line."""
+    if re.search(r"=[<>]", wanted):
+        raise SpecError(f"no comparison of conda's: {text}", where=where, fix="write >= or <=")
+    if wanted[-1:] in "=<>!~" and wanted:
+        raise SpecError(f"a version is missing: {text}", where=where,
+                        fix="write one, as in `numpy=1.26`, or take the sign away")
 
 
 def is_needed(asked: Iterable[Asked]) -> bool:
