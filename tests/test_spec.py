@@ -367,6 +367,7 @@ def test_a_small_file_cannot_become_a_huge_value() -> None:
     ("../data:/data", "/w/data:/data"), ("/data:/data", "/data:/data"),
     ("name:/data", "name:/data"),
     ("$(id; pwd):/x", "$(id; pwd):/x"), (".hidden:/x", ".hidden:/x"),
+    ("$(pwd):$(pwd):ro", "/w/one:/w/one:ro"), ("$PWDX:/x", "$PWDX:/x"), ("~/a:/x", "~/a:/x"),
 ])
 def test_a_volume_of_the_projects_folder(volume: str, expected: str) -> None:
     docker = Docker(image="a", volumes=(volume,))

@@ -28,6 +28,7 @@ from tests.support.engines import ENGINES, Bench
 from tests.support.ray_cluster import shared_cluster
 from tests.support.services import docker_client
 from toolchain.adapters.docker_engine import DockerEngine
+from toolchain.adapters.handed_on import binds
 from toolchain.adapters.owner import Owner
 from toolchain.errors import EngineError
 from toolchain.run import Engine, Outcome, Resources
@@ -587,15 +588,38 @@ def test_volumes_and_variables_of_docker_env(bench: Bench, name: str,
         folder.mkdir()
         folder.chmod(0o777)
     (given / "note").write_text("seen\n")
-    docker = Docker(image="x", volumes=(f"{given}:/data:ro", f"{kept}:/kept"),
+    docker = Docker(image="x", volumes=("$GIVEN:/data:ro", f"{kept}:/kept"),
                     environment={"SET": "a && b $HOME"}, copied=("COPIED_HERE", "ABSENT"))
-    engine = bench.engine(name, COPIED_HERE="over")
+    engine = bench.engine(name, COPIED_HERE="over", GIVEN=str(given))
     job = bench.job('cat /data/note; touch /data/no 2>/dev/null || echo refused; echo "$SET" '
                     '"$COPIED_HERE" "${ABSENT-none}" > /kept/out', docker=docker)
     engine.prepare(job)
     assert engine.execute(job).code == 0
     assert (kept / "out").read_text() == "a && b $HOME over none\n"
     assert not (given / "no").exists()
+
+
+@pytest.mark.parametrize(("volume", "expected"), [
+    ("~/a:/x", "/home/one/a:/x"), ("$HOME/a:/x:ro", "/home/one/a:/x:ro"), ("~:/x", "/home/one:/x"),
+    ("${DATA}:/x", "/srv/a b:/x"), ("${DATA}/${HOME}:$DATA", "/srv/a b//home/one:/srv/a b"),
+    ("a~b:/x", "a~b:/x"), ("/srv:/x", "/srv:/x"),
+])
+def test_a_volume_names_what_is_where_the_run_is_started(volume: str, expected: str) -> None:
+    environ = {"HOME": "/home/one", "DATA": "/srv/a b"}
+    assert [*binds(Docker(image="x", volumes=(volume,)), "one", environ)] == [expected]
+
+
+@pytest.mark.parametrize(("volume", "what"), [
+    ("$ABSENT/a:/x", "ABSENT is not set"), ("${EMPTY}:/x", "EMPTY is not set"),
+    ("$(id)/a:/x", "no shell reads a volume"), ("`id`:/x", "no shell reads a volume"),
+    ("${DATA:-/srv}:/x", "no shell reads a volume"), ("~:$1", "no shell reads a volume"),
+])
+def test_a_volume_is_not_read_by_a_shell(volume: str, what: str) -> None:
+    environ = {"HOME": "/home/one", "DATA": "/srv", "EMPTY": ""}
+    with pytest.raises(EngineError, match=what) as caught:
+        [*binds(Docker(image="x", volumes=(volume,)), "one", environ)]
+    assert caught.value.where == "one, docker_env.volumes"
+    assert caught.value.fix
 
 
 def test_a_named_volume_needs_docker(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from toolchain import load
 from toolchain.adapters.docker_engine import DockerEngine
-from toolchain.adapters.handed_on import QUIET, Place, places, threads, variables
+from toolchain.adapters.handed_on import QUIET, Place, binds, places, threads, variables
 from toolchain.adapters.log import Log
 from toolchain.adapters.owner import Owner
 from toolchain.adapters.supervised import (
@@ -165,7 +165,7 @@ class ContainerEngine:
                 **variables(self._environ, job.docker), **job.environment},
             "host_config": api.create_host_config(
                 network_mode="host",
-                binds=[*_binds(seen), *(job.docker.volumes if job.docker else ())],
+                binds=[*_binds(seen), *binds(job.docker, job.name, self._environ)],
                 log_config={"Type": "none"},
                 tmpfs={place.path: ",".join(f"{name}={value}" for name, value in _HIDDEN.items())
                        + ",ro" for place in seen if place.hidden and place.is_folder},

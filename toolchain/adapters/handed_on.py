@@ -7,6 +7,7 @@ nothing else of the environment; the image decides the rest.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from toolchain.spec import Docker
 _PREFIXES = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_NAMED = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", re.ASCII)
 # MLflow looks for git, which few images have, and says so at length; the run has its commit.
 QUIET = {"GIT_PYTHON_REFRESH": "quiet"}
 # Where the image's own files are; nothing of this machine may stand in their place.
@@ -52,17 +54,39 @@ def variables(environ: Mapping[str, str], docker: Docker | None = None) -> dict[
     } | (dict(docker.environment) if docker else {})
 
 
-def volumes(docker: Docker | None, name: str) -> Iterator[tuple[str, str, bool]]:
+def volumes(docker: Docker | None, name: str, environ: Mapping[str, str]
+            ) -> Iterator[tuple[str, str, bool]]:
     """Folders of this machine that docker_env mounts: source, place in the job, whether it may
     write. Raises EngineError for one that only a Docker engine has."""
-    for text in docker.volumes if docker else ():
+    given = docker.volumes if docker else ()
+    for volume, text in zip(given, binds(docker, name, environ), strict=True):
         source, _, rest = text.partition(":")
         target, _, mode = rest.partition(":")
         if not source.startswith("/") or not target.startswith("/"):
-            raise EngineError(f"only folders of this machine can be mounted: {text}",
+            raise EngineError(f"only folders of this machine can be mounted: {volume}",
                               where=f"{name}, docker_env.volumes",
                               fix="write /here:/there, or use engine=docker")
         yield source, target, "ro" not in mode.split(",")
+
+
+def binds(docker: Docker | None, name: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """docker_env's volumes with `~`, `$NAME` and `${NAME}` as they are where the run is started.
+
+    MLflow has a shell put them in. Raises EngineError for a variable that is not set, which a shell
+    would take as nothing, and for what else only a shell can tell.
+    """
+    where = f"{name}, docker_env.volumes"
+    for volume in docker.volumes if docker else ():
+        text = re.sub(r"\A~(?=[/:])", "${HOME}", volume)
+        unset = [variable for found in _NAMED.findall(text)
+                 if not environ.get(variable := found[0] or found[1])]
+        if unset:
+            raise EngineError(f"{unset[0]} is not set: {volume}", where=where,
+                              fix=f"set {unset[0]} where the run is started, or write the path")
+        if re.search(r"[$`]", _NAMED.sub("", text)):
+            raise EngineError(f"no shell reads a volume: {volume}", where=where,
+                              fix="write a path, $(pwd), $NAME or ~ in its place")
+        yield _NAMED.sub(lambda found: environ[found[1] or found[2]], text)
 
 
 def threads(resources: Resources) -> dict[str, str]:

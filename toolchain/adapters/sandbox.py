@@ -121,7 +121,8 @@ class SandboxEngine:
             *_NAMESPACES, "--new-session", "--uid", uid, "--gid", gid,
             "--overlay-src", str(root), *self._upper(work),
             "--proc", "/proc", "--dev", "/dev", *_shm(job), *_network(root),
-            *_mounts(seen), *_volumes(job), "--chdir", config.get("WorkingDir") or "/",
+            *_mounts(seen), *_volumes(job, self._environ),
+            "--chdir", config.get("WorkingDir") or "/",
         ]
         environ = {
             "HOME": home(root / "etc/passwd", uid), "HOSTNAME": os.uname().nodename,
@@ -242,8 +243,8 @@ def _mounts(seen: list[Place]) -> Iterator[str]:
         yield from ("--remount-ro", path)
 
 
-def _volumes(job: Job) -> Iterator[str]:
-    for source, target, writable in volumes(job.docker, job.name):
+def _volumes(job: Job, environ: Mapping[str, str]) -> Iterator[str]:
+    for source, target, writable in volumes(job.docker, job.name, environ):
         yield from ("--bind" if writable else "--ro-bind", source, target)
 
 

@@ -18,7 +18,11 @@ from toolchain.spec.yamltext import Located
 _KEYS = ("image", "volumes", "environment", "build_image")
 _DOCKERFILE = "dockerfile:"
 # How people write the project's folder, where MLflow has a shell take it.
-_HERE = re.compile(r"(?:\$\(pwd\)|`pwd`|\$\{PWD\}|\$PWD|\.(?=[/:])|(?=\.\./))")
+_HERE = re.compile(r"(?:\$\(pwd\)|`pwd`|\$\{PWD\}|\$PWD\b|\.(?=[/:])|(?=\.\./))")
+# And where it is to be mounted at the same path.
+_HERE_TOO = re.compile(r"\$\(pwd\)|`pwd`|\$\{PWD\}|\$PWD\b")
+# What only a shell could tell; names of variables are for the engine.
+_SHELL = re.compile(r"\$\(|`|\$\{[^}]*[^\w}]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -35,14 +39,15 @@ def read_docker(value: Located, path: str, warn: Warn) -> Docker:
     environment, copied = _environment(fields.get("environment"), path)
     built = _built(fields.get("build_image"), path)
     return Docker(image=built or _image(fields.get("image"), path, value),
-                  volumes=_volumes(fields.get("volumes"), path),
+                  volumes=_volumes(fields.get("volumes"), path, warn),
                   environment=environment, copied=copied)
 
 
 def placed(docker: Docker, folder: Path) -> Docker:
     """The same where the project is in `folder`: `$(pwd)/data:/data` is a folder of it.
 
-    MLflow hands volumes to a shell in that folder; nothing else of what a shell does is done here.
+    MLflow hands volumes to a shell in that folder. Variables and `~` are the engine's, which knows
+    where the run is started; nothing else of what a shell does is done.
     """
     return replace(docker, volumes=tuple(_placed(volume, folder) for volume in docker.volumes))
 
@@ -52,6 +57,7 @@ def _placed(volume: str, folder: Path) -> str:
     if here is None:
         return volume
     source, _, rest = volume[here.end():].partition(":")
+    rest = _HERE_TOO.sub(lambda _: str(folder), rest)
     return f"{posixpath.normpath(posixpath.join(str(folder), source.lstrip('/')))}:{rest}"
 
 
@@ -78,13 +84,16 @@ def _image(value: Located | None, path: str, whole: Located) -> str:
     return image
 
 
-def _volumes(value: Located | None, path: str) -> tuple[str, ...]:
+def _volumes(value: Located | None, path: str, warn: Warn) -> tuple[str, ...]:
     volumes = []
     for item in _items(value, "volumes", path):
         text = item.value.strip() if isinstance(item.value, str) else ""
         if ":" not in text.strip(":") or _CONTROL.search(text):
             _refuse("a volume is not `source:target`", path, item,
                     'write it as in `volumes: ["/data:/data"]`')
+        if _SHELL.search(_HERE_TOO.sub("", text)):
+            warn(f"{path}:{item.line}: no shell reads a volume here, as MLflow's does: {text}; "
+                 "$(pwd), $NAME and ~ are understood")
         volumes.append(text)
     return tuple(volumes)
 
