@@ -38,12 +38,12 @@ def python_version(wanted: str, where: str, default: str) -> str:
     except InvalidSpecifier:
         raise SpecError(f"not a Python version: python{wanted}", where=where,
                         fix="write it as python=3.11") from None
-    for candidate in (default, "3.13", "3.12", "3.11", "3.10", "3.9", "3.8"):
+    for candidate in (default, "3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.7", "3.6"):
         minor = ".".join(candidate.split(".")[:2])
         if any(f"{minor}.{patch}" in some for patch in range(30) for some in allowed):
             return minor
-    raise SpecError(f"no Python satisfies python{wanted}", where=where,
-                    fix="write it as python=3.11")
+    raise SpecError(f"no Python that can be had satisfies python{wanted}", where=where,
+                    fix="write it as python=3.11; Python 2 is not among them")
 
 
 def _python_term(text: str) -> str:

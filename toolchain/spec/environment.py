@@ -167,8 +167,8 @@ def _python_version(value: Located, path: str, warn: Warn) -> str:
         return ""
     if not re.fullmatch(r"3\.\d+(\.\d+)?", text):
         raise SpecError(
-            f"not a Python version: {text}", where=f"{path}:{value.line}",
-            fix='write it as "3.11" or "3.11.7"',
+            f"{'Python 2 cannot be had' if text[:1] == '2' else 'not a Python version'}: {text}",
+            where=f"{path}:{value.line}", fix='write it as "3.11" or "3.11.7"',
         )
     if isinstance(value.value, float) and text.endswith("0"):
         warn(f"{path}:{value.line}: python: {text} is a number in YAML; read as {text!r}, "

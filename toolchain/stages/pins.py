@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from toolchain.chain import Chain
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, SpecError
+from toolchain.errors import RegistryError, ResolveError, SpecError
 from toolchain.lock import base as base_lock
 from toolchain.lock import file
 from toolchain.lock.base import AptPins, BasePins, Foundation
@@ -117,7 +117,8 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
     base: BasePins | ImagePins
     if reference:
         base = _settle(chain, ("image", reference, platform), ImagePins,
-                       lambda: tools.images(chain.config).pin(reference, platform), moved)
+                       lambda: _image(chain, reference, python if reference != setting else ""),
+                       moved)
         if python and is_used:
             base.python(python, f"{chain.name}: python {python}")
         elif is_used:
@@ -143,6 +144,20 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
                    lambda: tools.archive().pin_more(base, wanted), moved,
                    still=lambda pins: pins.on == on)
     return Foundation(base=base, apt=more, compiler=compiler), moved
+
+
+def _image(chain: Chain, reference: str, instead: str) -> ImagePins:
+    """`instead`: the Python that no embedded base has, where that is why it is this image."""
+    try:
+        return chain.session.tools.images(chain.config).pin(reference, chain.config.image_platform)
+    except RegistryError as error:
+        if not instead:
+            raise
+        known = " or ".join(base_lock.SUITES)
+        raise RegistryError(
+            f"Python {instead} comes with the image {reference}, and {error.what}",
+            where=f"{chain.name}: {error.where}",
+            fix=f"ask for Python {known}, which need no image; or {error.fix}") from None
 
 
 def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
