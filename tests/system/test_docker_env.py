@@ -6,8 +6,8 @@ import io
 import shutil
 import tarfile
 
-from tests.support.debs import Mirror
-from tests.support.images import ImageLayout, debian
+from tests.support.debs import Mirror, member
+from tests.support.images import ImageLayout, debian, tar
 from tests.support.monorepo import Monorepo, ran
 from tests.system.test_bases import Pushed, base, set_base
 
@@ -62,6 +62,19 @@ def test_the_first_python_on_the_path_is_the_images_own(monorepo: Monorepo, mirr
     output = monorepo.doit("base", "upgrade=1", expect=1)
     assert "the image oci:base has Python 3.8 first on its PATH" in output
     assert "fix: " in output
+
+
+def test_an_image_of_alpine_is_refused_by_its_place_in_mlproject(
+    monorepo: Monorepo, mirror: Mirror, base: ImageLayout
+) -> None:
+    base.tag(base.manifest([tar([member("lib/ld-musl-x86_64.so.1", b"musl", mode=0o755),
+                                 member("etc/os-release", b"ID=alpine\nVERSION_ID=3.20\n")])]))
+    monorepo.add("one", mlproject=MLPROJECT)
+    output = monorepo.doit("resolve", expect=1)
+    assert "the base image has musl (Alpine), and wheels for Linux need glibc" in output
+    assert "  at one: docker_env.image = oci:base\n" in output
+    assert "  fix: name one that is based on Debian" in output
+    assert "Traceback" not in output
 
 
 def test_variables_are_set_for_the_run_and_copied_ones_are_on_no_record(

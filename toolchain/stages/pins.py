@@ -150,14 +150,16 @@ def _image(chain: Chain, reference: str, instead: str) -> ImagePins:
     """`instead`: the Python that no embedded base has, where that is why it is this image."""
     try:
         return chain.session.tools.images(chain.config).pin(reference, chain.config.image_platform)
-    except RegistryError as error:
-        if not instead:
-            raise
-        known = " or ".join(base_lock.SUITES)
-        raise RegistryError(
-            f"Python {instead} comes with the image {reference}, and {error.what}",
-            where=f"{chain.name}: {error.where}",
-            fix=f"ask for Python {known}, which need no image; or {error.fix}") from None
+    except (RegistryError, ResolveError) as error:
+        what, where, fix = error.what, error.where, error.fix
+        if instead:
+            known = " or ".join(base_lock.SUITES)
+            what = f"Python {instead} comes with the image {reference}, and {what}"
+            where = f"{chain.name}: {where}"
+            fix = f"ask for Python {known}, which need no image; or {fix}"
+        elif own_image(chain):  # nobody wrote image.base
+            where = f"{chain.name}: {where.replace('image.base =', 'docker_env.image =')}"
+        raise type(error)(what, where=where, fix=fix) from None
 
 
 def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
