@@ -35,7 +35,7 @@ class Environment:
 
 def read_python_env(path: str, reader: Reader, named_at: str, default_python: str,
                     warn: Warn) -> Environment:
-    data = _mapping(path, reader, named_at)
+    data = _mapping(path, reader, named_at, warn)
     if _is_condas(data):
         warn(f"{path}: this is conda's form of an environment file, and MLflow fails at it under "
              "python_env; read as conda_env")
@@ -61,7 +61,7 @@ def read_python_env(path: str, reader: Reader, named_at: str, default_python: st
 
 def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
                warn: Warn) -> Environment:
-    data = _mapping(path, reader, named_at)
+    data = _mapping(path, reader, named_at, warn)
     _warn_of_unknown(data, _CONDA_KEYS, path, warn)
     wanted = Requirements(warn)
     python = ""
@@ -108,7 +108,7 @@ def _is_condas(data: Mapping[str, Located]) -> bool:
         re.match(r"python\s*=[^=]", item.text) for item in listed))
 
 
-def _mapping(path: str, reader: Reader, named_at: str) -> dict[str, Located]:
+def _mapping(path: str, reader: Reader, named_at: str, warn: Warn) -> dict[str, Located]:
     text = reader.read(path)
     if text is None:
         raise SpecError(
@@ -119,6 +119,8 @@ def _mapping(path: str, reader: Reader, named_at: str) -> dict[str, Located]:
     if not isinstance(data.value, dict):
         raise SpecError("an environment file is a mapping", where=f"{path}:{data.line}",
                         fix="begin with `dependencies:`")
+    for key, line in data.doubles:
+        warn(f"{path}:{line}: key {key!r} is there twice; the last one counts")
     return data.value
 
 

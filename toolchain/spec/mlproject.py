@@ -44,6 +44,8 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
     if not isinstance(top.value, dict):
         raise SpecError("MLproject is not a mapping", where=f"{path}:{top.line}",
                         fix="begin with `name: …` and `entry_points:`")
+    for key, line in top.doubles:
+        warn(f"{path}:{line}: key {key!r} is there twice; the last one counts")
     for key, value in top.value.items():
         if key not in _TOP_KEYS:
             warn(f"{path}:{value.line}: unknown key {key!r}{nearest(key, _TOP_KEYS)}")

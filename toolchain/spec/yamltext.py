@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Union
 
@@ -16,11 +16,13 @@ _DEEPEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A YAML value. `text` is a scalar as written (`3.10` stays `3.10`); `line` counts from 1."""
+    """A YAML value. `text` is a scalar as written (`3.10` stays `3.10`); `line` counts from 1.
+    doubles: of a whole document, keys that a mapping has twice, each with its line."""
 
     value: Union[dict[str, Located], list[Located], Any]
     line: int
     text: str = ""
+    doubles: tuple[tuple[str, int], ...] = ()
 
     def plain(self) -> Any:
         """The value without positions."""
@@ -48,7 +50,8 @@ def load(text: str, where: str) -> Located:
         if node is None:
             raise SpecError("the file is empty", where=where,
                             fix="write what belongs there, or take the file away")
-        return _Reading(loader, where).convert(node, 0)
+        reading = _Reading(loader, where)
+        return replace(reading.convert(node, 0), doubles=tuple(dict.fromkeys(reading.doubles)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(
@@ -85,6 +88,7 @@ class _Reading:
         self._loader = loader
         self._where = where
         self._left = _MOST_NODES
+        self.doubles: list[tuple[str, int]] = []
 
     def convert(self, node: Any, depth: int) -> Located:
         import yaml
@@ -93,6 +97,7 @@ class _Reading:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             mapping: dict[str, Located] = {}
+            self._note_doubles(node)
             for key, value in self._pairs(node, depth):
                 if not isinstance(key, yaml.ScalarNode):
                     raise SpecError("a key is not a scalar", where=f"{self._where}:{line}",
@@ -110,6 +115,14 @@ class _Reading:
             raise SpecError(f"not valid YAML: no {kind}: {node.value!r}",
                             where=_place(self._where, node.start_mark),
                             fix="write another value, or put it in quotes if it is text") from None
+
+    def _note_doubles(self, node: Any) -> None:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    self.doubles.append((key.value, key.start_mark.line + 1))
+                seen.add(key.value)
 
     def _pairs(self, node: Any, depth: int) -> Iterator[tuple[Any, Any]]:
         """The pairs of a mapping, the stronger later: those that `<<` merges come first."""
