@@ -6,6 +6,7 @@ Where one is missing the test skips with a reason, or fails if TOOLCHAIN_REQUIRE
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -72,10 +73,22 @@ def cluster_config() -> str:
     path = os.environ.get("TOOLCHAIN_TEST_KUBECONFIG", "")
     if not path:
         pytest.skip("no Kubernetes: TOOLCHAIN_TEST_KUBECONFIG names no kubeconfig")
-    if not os.path.isfile(path):
+    if not _appears(path):
         lacking(f"no Kubernetes: TOOLCHAIN_TEST_KUBECONFIG names {path}, which is not there")
     need_module("kubernetes")
     return path
+
+
+@functools.cache
+def _appears(path: str) -> bool:
+    """Whether the file is there, or comes while the process that makes a cluster is at work."""
+    maker = os.environ.get("TOOLCHAIN_TEST_KUBERNETES_BUILD_PID", "")
+    end = time.monotonic() + 600
+    while not os.path.isfile(path) and maker and os.path.exists(f"/proc/{maker}"):
+        if time.monotonic() > end:
+            return False
+        time.sleep(1)
+    return os.path.isfile(path)
 
 
 def free_port() -> int:
