@@ -287,6 +287,19 @@ def test_the_first_of_several_platforms_is_as_that_one_alone(
             == alone.receipt("one", "push"))
 
 
+def test_a_python_too_old_for_the_images_own_entry_point_is_said(
+    monorepo: Monorepo, mirror: Mirror, base: ImageLayout
+) -> None:
+    base.tag(base.manifest(debian("3.8")))
+    monorepo.add("one", requirements="")
+    set_base(monorepo, mirror, 'python = "3.8"', f'image.base = "oci:{base.folder}"')
+    said = "the image's own entry point needs Python 3.9"
+    assert said in monorepo.doit("push")
+    base.tag(base.manifest(debian("3.12")))
+    set_base(monorepo, mirror, 'python = "3.12"', f'image.base = "oci:{base.folder}"')
+    assert said not in monorepo.doit("push", "upgrade=1")
+
+
 # A base in a registry
 
 

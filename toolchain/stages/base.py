@@ -59,6 +59,11 @@ def build(chain: Chain) -> Made:
                               session.trace, progress, pool, chain.waiting, bytecode, how)
         entry, entry_made = runner.make(session.store, session.trace, pool, chain.waiting, how)
         system, made = building.result()
+    python = resolve.result(chain).python_minor
+    if tuple(map(int, python.split("."))) < runner.OLDEST:
+        oldest = ".".join(map(str, runner.OLDEST))
+        session.say(f"warning: {chain.name}: the image's own entry point needs Python {oldest}, so "
+                    f"that `docker run` fails with {python}; `doit train` runs it with any")
     layers = (*system, *under.layers, *built.layers, entry)
     made |= under.made | built.made | ({entry.digest} if entry_made else set())
     new = [item for item in layers if item.digest in made]
