@@ -211,14 +211,7 @@ def test_a_path_parameter_counts_by_content(monorepo: Monorepo) -> None:
     assert ran(monorepo.doit(*call), "one")["train"] == "made"
 
 
-@pytest.mark.parametrize("change", [
-    lambda data: (data / "rows.csv").write_text("2\n"),
-    lambda data: (data / "empty/more.csv").write_text("3\n"),
-    lambda data: (data / "rows.csv").rename(data / "other.csv"),
-], ids=["edited", "added", "renamed"])
-def test_the_shortcut_sees_data_outside_the_project(
-    monorepo: Monorepo, change: Callable[[Path], object]
-) -> None:
+def test_the_shortcut_sees_data_outside_the_project(monorepo: Monorepo) -> None:
     folder = monorepo.add("one", mlproject=(
         "name: one\nentry_points:\n  main:\n    parameters:\n      data: path\n"
         "    command: python train.py {data}\n"))
@@ -227,12 +220,14 @@ def test_the_shortcut_sees_data_outside_the_project(
     (data / "rows.csv").write_text("1\n")
     call = ("train", "project=one", f"params=data={os.path.relpath(data, folder)}")
     assert ran(monorepo.doit(*call), "one")["train"] == "made"
-    time.sleep(2.5)  # until times are believed (toolchain.tree, rule 2)
-    assert ran(monorepo.doit(*call), "one")["train"] == "fresh"
-    assert recorded(monorepo)
-    assert ran(monorepo.doit(*call), "one")["train"] == "fresh"
-    change(data)
-    assert ran(monorepo.doit(*call), "one")["train"] == "made"
+    for change in (lambda: (data / "rows.csv").write_text("2\n"),
+                   lambda: (data / "empty/more.csv").write_text("3\n"),
+                   lambda: (data / "rows.csv").rename(data / "other.csv")):
+        time.sleep(2.5)  # until times are believed (toolchain.tree, rule 2)
+        assert ran(monorepo.doit(*call), "one")["train"] == "fresh"
+        assert recorded(monorepo)
+        change()
+        assert ran(monorepo.doit(*call), "one")["train"] == "made"
 
 
 def test_upgrade_moves_the_pins_and_nothing_else_does(built: Monorepo) -> None:
