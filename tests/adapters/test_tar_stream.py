@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import tarfile
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def _changed(**fields: bytes) -> Callable[[bytes], bytes]:
     _changed(kind=b"S"), _changed(kind=b"g"), _changed(kind=b"L"), _changed(kind=b"3"),
     _changed(kind=b"\0"), _changed(magic=b"ustar  \0"), _changed(sum=b"0000000\0"),
     _changed(size=b"\x80" + bytes(11)), _changed(uid=b"zzzzzzz\0"), _changed(uid=b"-000001\0")],
-    ids=str)
+    ids=itertools.count())
 def test_everything_else_is_left_to_tarfile(change: Callable[[bytes], bytes]) -> None:
     info = tarfile.TarInfo("file")
     info.size = 3000
