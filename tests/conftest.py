@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -17,22 +16,14 @@ from toolchain.journal import Journal
 from toolchain.store import Store
 from toolchain.trace import Trace
 
-# Meant for this run of pytest, and for none that a test starts.
-os.environ.pop("PYTEST_ADDOPTS", None)
 # A shell that starts the tests in the background has SIGINT ignored, and so would every process
 # that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks a cluster comes last: it may have to be built first. Where processes share the
-    tests, those of a module stay together, as their fixtures do."""
-    for item in items:
-        asks = item.get_closest_marker("kubernetes") is not None
-        item.add_marker(pytest.mark.xdist_group(
-            "kubernetes" if asks else item.nodeid.partition("::")[0]))
+    """What asks a cluster comes last: it may have to be built first."""
     items.sort(key=lambda item: item.get_closest_marker("kubernetes") is not None)
 
 
