@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from toolchain import run as training
 from toolchain.chain import Chain
-from toolchain.commands.contest import identity_of
+from toolchain.commands.entry import identity_of
 from toolchain.commands.sweep import Asked, asked
 from toolchain.errors import SweepError
 from toolchain.spec import command

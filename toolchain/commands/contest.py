@@ -1,4 +1,4 @@
-"""One project's sweep: its trials as jobs, what is on record of them, and where it goes.
+"""One project's sweep: its trials as jobs, and what is on record of them.
 
 Rule 1: the tracking store's finished run of a training key is the truth. A point whose key has one
 is told to the sampler and not trained again, whoever trained it.
@@ -12,21 +12,21 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolchain import run
 from toolchain.chain import Chain
+from toolchain.commands.entry import check, identity_of
 from toolchain.digest import Digest
-from toolchain.errors import EngineError, SpecError, nearest
+from toolchain.errors import EngineError, nearest
 from toolchain.spec import command
 from toolchain.stages import layer, parse, push, resolve, train
-from toolchain.sweep import Sweep, identity
-from toolchain.sweep.board import Score, words
-from toolchain.sweep.space import Parameter
+from toolchain.sweep import Sweep
+from toolchain.sweep.board import Score
+from toolchain.sweep.draws import Draws
 from toolchain.sweep.trial import (
     COMPLETE,
     FAILED,
@@ -37,7 +37,6 @@ from toolchain.sweep.trial import (
     SWEEP_TAG,
     Ended,
     Found,
-    Past,
     Trial,
     member_tag,
 )
@@ -66,9 +65,9 @@ class Contest:
         self._fixed = command.parse_params(chain.config.params)
         self._experiment = tools.experiment(chain.config) or chain.name
         check(chain, sweep, chain.session.say)
-        self.identity = identity_of(chain, sweep)
+        self._identity = identity_of(chain, sweep)
         self._study = tools.studies(chain.config).open(
-            f"{chain.name}-{self.identity}-{sweep.study}", sweep)
+            f"{chain.name}-{self._identity}-{sweep.study}", sweep)
         self._spec = parse.result(chain)
         self._job = run.Job(
             name=chain.name, command="", docker=train.docker_of(chain),
@@ -77,16 +76,15 @@ class Contest:
             timeout=train.timeout(chain.config), resources=_resources(chain, parallel))
         self._engine.prepare(self._job)
         self._parent = self._records.begin(
-            self._experiment, chain.name, self.identity, self._tags(), str(chain.folder))
-        self._members = {member.key: member for member in self._records.members(self.identity)}
+            self._experiment, chain.name, self._identity, self._tags(), str(chain.folder))
+        self._members = {member.key: member for member in self._records.members(self._identity)}
         self._prepared: dict[int, _Prepared] = {}
         self._run_ids: dict[int, str] = {}  # of running trials
         self._hopeless: set[int] = set()
         self._ahead: Trial | None = None  # drawn, and not yet asked for
         self._logs = tempfile.TemporaryDirectory(prefix="toolchain-sweep-")
-        self.score = Score(metric=sweep.metric, most=sweep.most)
-        self.is_changed = False
-        self._look_back(self._study.past())
+        self._is_changed = False
+        self._draws = Draws(self._study, sweep)
 
     @property
     def name(self) -> str:
@@ -96,45 +94,13 @@ class Contest:
     def max_failures(self) -> int | None:
         return self._sweep.max_failures
 
-    # What was done before, and what others do
+    @property
+    def before(self) -> int:
+        return self._draws.before
 
-    def _look_back(self, past: Sequence[Past]) -> None:
-        """Take the study up where earlier calls have left it."""
-        # Where other machines draw too, one that says RUNNING may be theirs: see _of_others.
-        self._cut_short = deque(() if self._study.is_shared else (
-            item.number for item in past if item.state == RUNNING))
-        self._failed = {item.number for item in past if item.state == FAILED}
-        self._mine: set[int] = set()  # begun by this call
-        self._count(past)
-        self.before = self._begun = self.score.done
-        self._known = {_point(item.params) for item in past if item.state != FAILED}
-        if self._sweep.method == "grid":
-            points = self._sweep.space.grid()
-        else:
-            # A point that failed is tried again by the next call, in place of another.
-            points = iter({_point(item.params): dict(item.params) for item in past
-                           if item.state == FAILED}.values())
-        self._points = (point for point in points if _point(point) not in self._known)
-
-    def _count(self, past: Sequence[Past]) -> None:
-        done = [item for item in past if item.state in (COMPLETE, PRUNED)]
-        self.score.done = len(done)
-        for state in (COMPLETE, PRUNED):
-            self.score.counts[state] = sum(item.state == state for item in done)
-        for item in done:
-            if item.state == COMPLETE and item.value is not None:
-                self.score.see(item.number, item.value)
-
-    def _see_others(self) -> Sequence[int]:
-        """What other machines have begun counts as begun; what of it they may have left behind,
-        which is taken up after all else: whoever is alive is waited for, by the training's key."""
-        past = self._study.past()
-        self._begun = sum(item.number not in self._failed for item in past)
-        self._known = {_point(item.params) for item in past if item.state != FAILED}
-        running = [item.number for item in past if item.state == RUNNING]
-        left = [number for number in running if number not in self._mine]
-        most = self._sweep.most
-        return left if most is None else left[:max(0, most - (self._begun - len(left)))]
+    @property
+    def score(self) -> Score:
+        return self._draws.score
 
     # Contestant
 
@@ -148,29 +114,11 @@ class Contest:
             self._ahead = self._drawn()
 
     def _drawn(self) -> Trial | None:
-        with self._study.alone():
-            trial = self._next()
-        if trial is None:
-            return None
-        self._begun += 1
-        self._mine.add(trial.number)
-        self.is_changed = True
-        self._prepared[trial.number] = self._as_job(trial)
+        trial = self._draws.next()
+        if trial is not None:
+            self._is_changed = True
+            self._prepared[trial.number] = self._as_job(trial)
         return trial
-
-    def _next(self) -> Trial | None:
-        if self._sweep.metric.is_reached(self.score.best):
-            return None
-        left = self._see_others() if self._study.is_shared else ()
-        if self._sweep.most is None or self._begun < self._sweep.most:
-            if self._cut_short:
-                return self._study.resume(self._cut_short.popleft())
-            point = next(self._points, None)
-            if point is not None:
-                return self._study.add(point)
-            if self._sweep.method != "grid":
-                return self._study.draw()
-        return self._study.resume(left[0]) if left else None
 
     def attempt(self, trial: Trial, cancel: threading.Event) -> Ended | None:
         prepared = self._prepared[trial.number]
@@ -210,8 +158,8 @@ class Contest:
         """End the parent run, with the best trial and pictures if anything was added to it."""
         try:
             if self._study.is_shared and status != "KILLED":
-                self._count(self._study.past())
-            best = self._records.best(self.identity, self._sweep.metric)
+                self._draws.count(self._study.past())
+            best = self._records.best(self._identity, self._sweep.metric)
             tags, metrics = {}, {}
             if best is not None:
                 value = float(best.metrics[self._sweep.metric.name])
@@ -219,7 +167,7 @@ class Contest:
                         **{f"toolchain.best.param.{name}": text
                            for name, text in best.params.items()}}
                 metrics = {f"best_{self._sweep.metric.name}": value}
-            if self.is_changed and status != "KILLED":
+            if self._is_changed and status != "KILLED":
                 with tempfile.TemporaryDirectory(prefix="toolchain-plots-") as folder:
                     self._records.keep(self._parent.run_id, self._study.plots(
                         Path(folder), self._sweep.metric.name), "plots")
@@ -258,7 +206,7 @@ class Contest:
             chain.session.say(f"sweep {chain.name}  {text}")
 
         started = self._records.start(self._parent, prepared.key, {
-            **trial.tags, PARENT_TAG: self._parent.run_id, member_tag(self.identity): "1",
+            **trial.tags, PARENT_TAG: self._parent.run_id, member_tag(self._identity): "1",
             "mlflow.runName": f"{chain.name}-{trial.number}", STATE_TAG: RUNNING,
             "mlflow.project.entryPoint": chain.config.entry_point,
             "mlflow.project.env": self._spec.environment,
@@ -298,7 +246,7 @@ class Contest:
 
     def _pruned(self, key: Digest) -> str:
         """The sweep's run of a key that was pruned, as it is on record now."""
-        return next((member.run_id for member in self._records.members(self.identity)
+        return next((member.run_id for member in self._records.members(self._identity)
                      if member.is_pruned and member.key == str(key)), "")
 
     def _concluded(self, prepared: _Prepared, ended: Ended) -> Ended:
@@ -316,7 +264,7 @@ class Contest:
     def _adopted(self, found: Found, *, is_member: bool = False) -> Ended:
         """A run that somebody else has made is a trial of this sweep too."""
         if not is_member:
-            self._records.mark(found.run_id, {member_tag(self.identity): "1"})
+            self._records.mark(found.run_id, {member_tag(self._identity): "1"})
         return self._ended(found, is_reused=True)
 
     def _ended(self, done: Found, *, is_reused: bool = False) -> Ended:
@@ -347,54 +295,6 @@ def _resources(chain: Chain, parallel: int) -> run.Resources:
     if asked.cpus or parallel == 1:
         return asked
     return replace(asked, threads=max(1, int(chain.session.tools.processors() / parallel)))
-
-
-def identity_of(chain: Chain, sweep: Sweep) -> str:
-    """What this sweep's trials have in common; other points of the same space are of the same."""
-    varied = {item.name for item in sweep.space.parameters}
-    fixed = {name: text for name, text in command.parse_params(chain.config.params).items()
-             if name not in varied}
-    entry = command.find_entry_point(parse.result(chain), chain.config.entry_point)
-    return identity({
-        "image": str(push.result(chain).config), "entry_point": chain.config.entry_point,
-        "command": entry.command, "params": fixed,
-        "tracking": chain.session.tools.tracking_identity(chain.config)}, sweep.metric)
-
-
-def check(chain: Chain, sweep: Sweep, warn: Callable[[str], None] = lambda _: None) -> None:
-    """Every parameter's ends, against the types of the entry point. Raises SpecError."""
-    given = command.parse_params(chain.config.params)
-    for item in sweep.space.parameters:
-        if item.name in given:
-            raise SpecError(f"params= gives {item.name!r}, which the sweep varies",
-                            where="command line", fix="take it out of one of them")
-    spec = parse.result(chain)
-    first = {item.name: _ends(item)[0] for item in sweep.space.parameters}
-    for item in sweep.space.parameters:
-        for text in _ends(item):
-            try:
-                command.call(spec, chain.config.entry_point,
-                             {**given, **first, item.name: text}, warn)
-                warn = _silent
-            except SpecError as error:
-                raise SpecError(error.what, where=f"{sweep.path}, parameters.{item.name}"
-                                if repr(item.name) in error.what else error.where,
-                                fix=error.fix) from None
-
-
-def _ends(item: Parameter) -> tuple[str, ...]:
-    if item.choices:
-        return item.choices
-    return (item.text(item.low), item.text(item.low + (item.high - item.low) * 0.37),
-            item.text(item.high))
-
-
-def _silent(text: str) -> None:
-    """What was said once is not said for each value."""
-
-
-def _point(params: Any) -> str:
-    return words(Trial(number=0, params=dict(sorted(params.items()))))
 
 
 def _finite(history: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from toolchain.chain import Chain
-from toolchain.commands import contest
+from toolchain.commands import entry
 from toolchain.commands.contest import Contest
 from toolchain.digest import Digest
 from toolchain.errors import SpecError, SweepError, ToolchainError
@@ -60,7 +60,7 @@ def check(chain: Chain) -> None:
     found.chain.session.tools.engine(found.chain.config)
     for note in found.sweep.notes:
         chain.session.say(f"warning: {note}")
-    contest.check(found.chain, found.sweep)
+    entry.check(found.chain, found.sweep)
     check_register(chain)
 
 
