@@ -19,10 +19,12 @@ from tests.support.services import mlflow_server
 from toolchain.adapters.claims import CLAIM_TAG, HEARTBEAT_TAG, HELD, HOST_TAG, OWNER_TAG
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.adapters.owner import Owner
+from toolchain.adapters.trials import MlflowTrials
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError
 from toolchain.journal import Journal
 from toolchain.run import KEY_TAG, Run, Started
+from toolchain.sweep.trial import Found
 from toolchain.trace import Trace
 
 _COUNT = itertools.count()
@@ -124,9 +126,14 @@ def test_four_processes_at_once_make_one_run(store: Store, key: Digest, tmp_path
 def test_whoever_waits_says_so_once_and_for_what(
     store: Store, key: Digest, tmp_path: Path
 ) -> None:
-    first = Claimant(store.uri, tmp_path / "first", str(key), seconds=2.5)
+    stop = tmp_path / "stop"
+    first = Claimant(store.uri, tmp_path / "first", str(key), stop=stop)
     run_id = first.until("began")
-    said = Claimant(store.uri, tmp_path / "second", str(key)).end()
+    second = Claimant(store.uri, tmp_path / "second", str(key))
+    second.until("waits")
+    time.sleep(2)  # it looks again and again
+    stop.touch()
+    said = second.end()
     waits = [line for line in said if line.startswith("waits")]
     assert len(waits) == 1
     assert run_id in waits[0]
@@ -135,13 +142,32 @@ def test_whoever_waits_says_so_once_and_for_what(
     first.end()
 
 
+def test_a_trial_that_has_ended_since_it_was_looked_for_is_not_repeated(
+    store: Store, key: Digest
+) -> None:
+    trials = MlflowTrials(store.mlflow)
+    parent = trials.begin("claims", "one", "sweep", {}, str(store.folder))
+    assert trials.find(key) is None
+    other = store.claim(key)
+    assert isinstance(other, Started)
+    store.mlflow.finish(other, "FINISHED", {})
+    found = trials.start(parent, key, {}, pytest.fail, threading.Event())
+    trials.end(parent, "FINISHED", {}, {})
+    assert found == Found(run_id=other.run_id, metrics={})
+    assert store.runs(key) == {other.run_id: "FINISHED"}
+
+
 def test_if_it_fails_one_of_those_who_waited_tries(
     store: Store, key: Digest, tmp_path: Path
 ) -> None:
-    first = Claimant(store.uri, tmp_path / "first", str(key), seconds=1.5, status="FAILED")
+    stop = tmp_path / "stop"
+    first = Claimant(store.uri, tmp_path / "first", str(key), stop=stop, status="FAILED")
     failed = first.until("began")
     crowd = [Claimant(store.uri, tmp_path / str(number), str(key), seconds=1)
              for number in range(2)]
+    for one in crowd:
+        one.until("waits")
+    stop.touch()
     said = [line for one in crowd for line in one.end()]
     began = [line.split()[1] for line in said if line.startswith("began")]
     assert len(began) == 1

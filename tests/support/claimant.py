@@ -18,13 +18,16 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Claimant:
-    """Such a process. `seconds`: how long it trains; `status`: how that ends."""
+    """Such a process. It begins when `start` exists, if that is given, and trains for `seconds`,
+    or until `stop` exists; `status`: how that ends."""
 
     def __init__(self, uri: str, folder: Path, key: str, *, start: Path | None = None,
-                 seconds: float = 0.0, status: str = "FINISHED", patience: float = 60) -> None:
+                 seconds: float = 0.0, stop: Path | None = None, status: str = "FINISHED",
+                 patience: float = 60) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         given = {"uri": uri, "folder": str(folder), "key": key, "start": str(start or ""),
-                 "seconds": seconds, "status": status, "patience": patience}
+                 "seconds": seconds, "stop": str(stop or ""), "status": status,
+                 "patience": patience}
         self.said: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.claimant", json.dumps(given)], cwd=folder,
@@ -62,8 +65,7 @@ def main(given: dict[str, Any]) -> None:
     mlflow = Mlflow(given["uri"], folder, trace, {}, beat=0.3, patience=given["patience"])
     mlflow.find(Digest.of(b"opens the store"), "")
     print("ready", flush=True)
-    while given["start"] and not Path(given["start"]).exists():
-        time.sleep(0.001)
+    _await(given["start"])
 
     def waits(text: str) -> None:
         print("waits", text, flush=True)
@@ -76,9 +78,16 @@ def main(given: dict[str, Any]) -> None:
             return
         print("began", begun.run_id, flush=True)
         time.sleep(given["seconds"])
+        _await(given["stop"])
         mlflow.finish(begun, given["status"], {})
         print("ended", given["status"], flush=True)
         return
+
+
+def _await(path: str) -> None:
+    """Return when that file exists, or at once if none is named."""
+    while path and not Path(path).exists():
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ _CLAIMED = ("exists (select 1 from tags c where c.run_uuid = r.run_uuid and c.ke
             "and c.value in (?, ?))")
 _FINISHED = (f"select r.run_uuid {_RUNS} r.status='FINISHED' and not {_CLAIMED} "
              "order by r.end_time desc limit 1")
-_OPEN = (f"select 1 {_RUNS} r.run_uuid != ? and (r.status='RUNNING' or (r.status='FINISHED' and "
-         f"{_CLAIMED})) limit 1")
+_OTHERS = f"select 1 {_RUNS} r.run_uuid != ? and r.status in ('RUNNING', 'FINISHED') limit 1"
 
 
 class MlflowTrials:
@@ -84,11 +83,11 @@ class MlflowTrials:
         tags = {**tags, KEY_TAG: str(key)}
         if self._store.is_sqlite:
             # As in `claim`, begun held at once: of two that do so one at least sees the other,
-            # since each looks after it can be seen. Whoever sees another takes the long way.
+            # since each looks after it can be seen. Whoever sees another, be it one that has ended
+            # since `find`, takes the long way.
             started = self._mlflow.begin(
                 parent.experiment_id, {**parent.tags, **tags, CLAIM_TAG: HELD})
-            if not self._store.ask_sqlite(_OPEN, (
-                    KEY_TAG, str(key), started.run_id, CLAIM_TAG, WANTED, HELD)):
+            if not self._store.ask_sqlite(_OTHERS, (KEY_TAG, str(key), started.run_id)):
                 return started
             self._mlflow.withdraw(started.run_id)
         got = self._mlflow.claim(parent.experiment, parent.project, tags, parent.folder, waiting,
