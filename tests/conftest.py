@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from toolchain.journal import Journal
 from toolchain.store import Store
 from toolchain.trace import Trace
 
+# Meant for this run of pytest, and for none that a test starts.
+os.environ.pop("PYTEST_ADDOPTS", None)
 # A shell that starts the tests in the background has SIGINT ignored, and so would every process
 # that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -23,7 +26,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks a cluster comes last: it may have to be built first."""
+    """What asks a cluster comes last: it may have to be built first. Where processes share the
+    tests (pytest-xdist), those of a module stay together, as their fixtures do."""
+    for item in items:
+        alone = [name for name in ("kubernetes", "one_process") if item.get_closest_marker(name)]
+        item.add_marker(pytest.mark.xdist_group((alone or [item.nodeid.partition("::")[0]])[0]))
     items.sort(key=lambda item: item.get_closest_marker("kubernetes") is not None)
 
 

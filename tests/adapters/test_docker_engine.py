@@ -32,6 +32,8 @@ from toolchain.layer import Layer
 from toolchain.progress import Progress
 from toolchain.store import Store
 
+pytestmark = pytest.mark.one_process
+
 
 @pytest.fixture
 def client() -> Any:

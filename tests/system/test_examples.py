@@ -22,6 +22,8 @@ import pytest
 from tests.support.registry import RegistryServer
 from tests.support.services import docker_client
 
+pytestmark = pytest.mark.one_process
+
 ROOT = Path(__file__).parents[2]
 
 
