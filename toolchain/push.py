@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
 from toolchain.image import Image, from_bytes
+from toolchain.layer import Layer
 from toolchain.progress import Progress
 from toolchain.store import Store
 
@@ -152,29 +153,6 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
     was pushed earlier: if it is still there, so are its blobs. Raises what `beside` does,
     RegistryError, and StoreError for a blob that the store lost.
     """
-    known = _blobs(registry, before)
-    try:
-        return _make(image, tag, registry, store, progress, lent, source, beside, known)
-    except RegistryError:
-        if not known:
-            raise
-    # Perhaps a blob was deleted from under the earlier manifest.
-    return _make(image, tag, registry, store, progress, lent, source, beside, frozenset())
-
-
-def _blobs(registry: Registry, manifest: Digest | None) -> frozenset[str]:
-    """The digests of the layers that a manifest names, if it is there with them."""
-    import json
-
-    if manifest is None or not registry.still_has(manifest):
-        return frozenset()
-    data = registry.manifest(str(manifest))
-    return frozenset(layer["digest"] for layer in json.loads(data or b"{}").get("layers", ()))
-
-
-def _make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,
-          lent: Container[Digest], source: BlobSource | None, beside: Callable[[], None],
-          known: frozenset[str]) -> tuple[Pushed, int, int]:
     def send(digest: Digest, size: int) -> None:
         if source is not None and digest in lent and not store.has(digest):
             registry.copy_blob(digest, size, source, progress)
@@ -182,25 +160,45 @@ def _make(image: Image, tag: str, registry: Registry, store: Store, progress: Pr
             registry.put_blob(digest, size, store, progress)
         progress.advance(0, layers=1)
 
-    store.put(image.config)
-    with ThreadPoolExecutor(_UPLOADS + 1) as pool:
-        other = pool.submit(beside)
-        there = list(pool.map(
-            lambda layer: str(layer.digest) in known or registry.has_blob(layer.digest),
-            image.layers))
+    def send_missing(layers: Sequence[Layer]) -> dict[Digest, int]:
+        there = pool.map(lambda layer: registry.has_blob(layer.digest), layers)
         missing = {layer.digest: layer.size
-                   for layer, present in zip(image.layers, there, strict=True) if not present}
+                   for layer, present in zip(layers, there, strict=True) if not present}
         progress.expect(sum(missing.values()), layers=len(missing))
-
         # Not `submit`: where one fails, or Ctrl-C comes, those that have not begun are given up.
         for _ in pool.map(send, missing, missing.values()):
             pass
+        return missing
+
+    known = _blobs(registry, before)
+    store.put(image.config)
+    with ThreadPoolExecutor(_UPLOADS + 1) as pool:
+        other = pool.submit(beside)
+        sent = send_missing([layer for layer in image.layers if layer.digest not in known])
         if not registry.has_blob(image.config_digest):
+            progress.expect(len(image.config))
             registry.put_blob(image.config_digest, len(image.config), store, progress)
-        registry.put_manifest(image.manifest, None)  # nobody who looks for the tag finds it yet
+        try:
+            registry.put_manifest(image.manifest, None)  # nobody who looks for the tag finds it yet
+        except RegistryError:
+            if not known:
+                raise
+            # Perhaps a blob was deleted from under the earlier manifest.
+            sent |= send_missing([layer for layer in image.layers if layer.digest in known])
+            registry.put_manifest(image.manifest, None)
         other.result()
     registry.put_manifest(image.manifest, tag)
-    return pushed(image, tag, registry), len(missing), sum(missing.values())
+    return pushed(image, tag, registry), len(sent), sum(sent.values())
+
+
+def _blobs(registry: Registry, manifest: Digest | None) -> frozenset[Digest]:
+    """The digests of the layers that a manifest names, if it is there with them."""
+    import json
+
+    if manifest is None or not registry.still_has(manifest):
+        return frozenset()
+    data = json.loads(registry.manifest(str(manifest)) or b"{}")
+    return frozenset(Digest.parse(layer["digest"]) for layer in data.get("layers", ()))
 
 
 def pushed(image: Image, tag: str, registry: Registry) -> Pushed:

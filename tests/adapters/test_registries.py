@@ -484,7 +484,14 @@ def test_a_blob_that_was_deleted_from_under_a_manifest_is_sent_again(
     assert connection.getresponse().status == 202
     connection.close()
     assert not registry.has_blob(lost.digest)
-    more = make(made.layers, "0", "linux/amd64")
-    _, number, _ = push.make(more, "more", registry, store, Progress(), before=made.digest)
-    assert number == 1
+    new = Layer(digest=store.put(b"newer"), diff_id=Digest.of(b"newer"), size=5,
+                media_type=lost.media_type, label="newer")
+    more, progress = make((*made.layers, new), "0", "linux/amd64"), Progress()
+    meanwhile: list[None] = []
+    _, number, size = push.make(more, "more", registry, store, progress, before=made.digest,
+                                beside=lambda: meanwhile.append(None))
+    assert (number, size) == (2, lost.size + new.size)
     assert registry.has_blob(lost.digest)
+    assert len(meanwhile) == 1
+    assert (progress.layers_done, progress.layers_expected) == (2, 2)
+    assert progress.done == progress.expected == size + len(more.config)
