@@ -12,7 +12,7 @@ import pytest
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
-from toolchain.tree import Tree, content, is_settled, walk
+from toolchain.tree import Tree, content, is_settled, walk, watched
 
 
 def write(root: Path, **files: str) -> None:
@@ -273,3 +273,16 @@ def test_an_input_that_changes_while_it_is_read_is_an_error(
     finally:
         over.set()
         writer.join()
+
+
+def test_what_is_to_be_watched_is_what_is_walked_and_the_folders_of_it(tmp_path: Path) -> None:
+    """An empty folder too: a file may come into it."""
+    for name in ("a/b", "empty", "left/out", ".git", "venv"):
+        (tmp_path / name).mkdir(parents=True)
+    write(tmp_path, **{"top": "1", "a/b/deep": "2", "left/out/x": "3", "venv/pyvenv.cfg": "",
+                       ".env": "secret"})
+    assert watched(tmp_path, (tmp_path / "left",)) == {
+        tmp_path, tmp_path / "top", tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/deep",
+        tmp_path / "empty"}
+    assert watched(tmp_path / "top") == {tmp_path / "top"}
+    assert watched(tmp_path / "nowhere") == {tmp_path / "nowhere"}

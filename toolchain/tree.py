@@ -64,10 +64,12 @@ class TreeFile:
         return [self.path, self.executable, content]
 
 
-def walk(root: Path, skipped: tuple[Path, ...] = ()) -> Iterator[Found]:
+def walk(root: Path, skipped: tuple[Path, ...] = (),
+         entered: list[Path] | None = None) -> Iterator[Found]:
     """Every file and link below `root`, sorted by folder, without what is never project content.
 
-    `skipped` folders, by their whole path, are left out.
+    `skipped` folders, by their whole path, are left out. Those that are looked into are added to
+    `entered`.
     Empty folders are left out: git does not keep them, so two clones would differ.
     Raises SpecError for a socket, device or pipe, for a name that is not UTF-8 (an image, a plan
     and a receipt hold names as text), and for a folder that cannot be read.
@@ -84,6 +86,8 @@ def walk(root: Path, skipped: tuple[Path, ...] = ()) -> Iterator[Found]:
                             fix="make it readable") from None
         if prefix and any(entry.name == "pyvenv.cfg" for entry in found):
             continue  # a virtual environment
+        if entered is not None:
+            entered.append(Path(folder))
         for entry in found:
             name = entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
@@ -248,15 +252,10 @@ class Tree:
 def watched(path: Path, skipped: tuple[Path, ...] = ()) -> set[Path]:
     """The paths of which one's times change when a file does, or anything that `walk` finds below
     a folder."""
-    found = {path}
-    if path.is_dir():
-        found |= {path / file.path for file in walk(path, skipped)}
-        for folder, names, _ in os.walk(path):
-            # A folder's time moves when a file comes or goes, in an empty one too.
-            names[:] = [name for name in names if name not in SKIPPED_FOLDERS
-                        and Path(folder, name) not in skipped]
-            found |= {Path(folder, name) for name in names}
-    return found
+    if not path.is_dir():
+        return {path}
+    folders: list[Path] = []  # the time of one moves when a file comes or goes
+    return {path / file.path for file in walk(path, skipped, folders)} | set(folders)
 
 
 def content(path: Path, journal: Journal) -> Digest:
