@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolchain.chain import Session
     from toolchain.config import Config
     from toolchain.journal import Journal
+    from toolchain.lease import Lease
     from toolchain.workspace import Project, Workspace
 
 __all__ = ["cuda", "ended_by_sigterm", "experiment", "guest", "placed", "session", "tracking_file",
@@ -50,7 +51,6 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     from toolchain import report
     from toolchain.adapters.compatible import host_platform
     from toolchain.chain import Session
-    from toolchain.lease import Lease
     from toolchain.progress import Progress
     from toolchain.store import Store
     from toolchain.trace import Trace
@@ -58,7 +58,7 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     from toolchain.wiring.parts import Parts
 
     cache, counter = workspace.cache, Progress()
-    lease = Lease(cache, lambda: say("the cache is being pruned; waiting for that"))
+    lease = _lease(cache, say)
     trace = Trace(cache, journal)
     store = Store(cache / "blobs" / "sha256", cache / "quarantine", journal)
     tools = Adapters(Parts(root=workspace.root, cache=cache, config=workspace.config,
@@ -66,6 +66,12 @@ def session(workspace: Workspace, journal: Journal, say: Callable[[str], None]) 
     return Session(workspace=workspace, journal=journal, store=store, trace=trace, tools=tools,
                    progress=partial(report.progress, counter), say=say, host=host_platform(),
                    lease=lease)
+
+
+def _lease(cache: Path, say: Callable[[str], None]) -> Lease:
+    from toolchain.lease import Lease
+
+    return Lease(cache, lambda: say("the cache is being pruned; waiting for that"))
 
 
 def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
@@ -86,6 +92,9 @@ def guest(workspace: Workspace, journal: Journal, asked: str,
     from toolchain.trace import Trace
 
     url, folder = split(asked)
+    lease = _lease(workspace.cache, say)  # a lock that is held must not be pruned
     trace = Trace(workspace.cache, journal)
-    return guest.find(url, folder, workspace,
-                      Repositories(workspace.cache / "git", os.environ, trace), say)
+    found = guest.find(url, folder, workspace,
+                       Repositories(workspace.cache / "git", os.environ, trace), say)
+    del lease
+    return found
