@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.access import let_in
+from tests.support.services import need_root
 from toolchain.digest import Digest
 from toolchain.errors import StoreError
 from toolchain.journal import Journal
 from toolchain.lease import Lease
-from toolchain.prune import Freed, needed, prune, removed
+from toolchain.prune import Freed, last_used, mark_used, needed, prune, removed
 from toolchain.trace import Trace
 
 A, B, C, D = (Digest.of(letter.encode()) for letter in "abcd")
@@ -86,3 +89,28 @@ def test_whoever_comes_while_one_is_alone_waits(tmp_path: Path) -> None:
         assert not come.is_set()
     thread.join(10)
     assert come.is_set()
+
+
+def test_use_is_noted_without_a_new_date_of_change(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert not mark_used(path)
+    path.write_bytes(b"x")
+    os.utime(path, (1000, 1000))
+    began = time.time()
+    assert mark_used(path)
+    assert path.stat().st_mtime == 1000
+    assert last_used(path) >= path.stat().st_atime >= began - 1
+
+
+def test_what_is_somebody_elses_is_used_without_a_note(tmp_path: Path) -> None:
+    """The file's owner alone may set its times."""
+    need_root("give a file away")
+    let_in(tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    os.seteuid(65534)
+    try:
+        assert mark_used(path)
+        assert not mark_used(tmp_path / "none")
+    finally:
+        os.seteuid(0)

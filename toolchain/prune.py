@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,20 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.name != "tmp")
     except FileNotFoundError:
         return []
+
+
+def mark_used(path: Path) -> bool:
+    """Note that a file or folder is used now, for `last_used`, and say whether it is there.
+
+    One that belongs to another user, or is on a read-only disk, stays without the note.
+    """
+    try:
+        os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return path.exists()
+    return True
 
 
 def last_used(path: Path) -> float:

@@ -6,7 +6,6 @@ pins the same. The job's working folder is a private copy of the project layer, 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from toolchain.layer.archive import opened
 from toolchain.lock import Lock
 from toolchain.lock.conda import CondaLock
 from toolchain.lock.requirements import to_text
+from toolchain.prune import mark_used
 from toolchain.run import Job, Outcome
 from toolchain.spec import Docker
 from toolchain.store import Store
@@ -100,8 +100,7 @@ class LocalEngine:
         digest = job.lock.digest
         folder = self._cache / "envs" / digest.hex[:32]
         done = folder / _DONE
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(done)  # used now (toolchain.prune)
+        if mark_used(done):
             return folder
         with self._trace.holding("environment", digest):
             if done.exists():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from toolchain.adapters.unpacked import UnpackedLayers
 from toolchain.adapters.workfolder import remove, sweep
 from toolchain.errors import EngineError
 from toolchain.image import Image
+from toolchain.prune import mark_used
 from toolchain.trace import Trace
 
 _WHITEOUT = ".wh."
@@ -38,9 +38,7 @@ class Roots:
     def bring(self, image: Image) -> Path:
         """The image's root. Raises EngineError, and what fetching a layer raises."""
         target = self._folder / image.config_digest.hex
-        with contextlib.suppress(FileNotFoundError):
-            # Used now (toolchain.prune); only a job could have changed it.
-            os.utime(target, ns=(time.time_ns(), os.stat(target).st_mtime_ns))
+        if mark_used(target):
             return target
         with self._trace.holding("root", image.config_digest):
             if target.exists():

@@ -28,6 +28,7 @@ from toolchain.errors import EngineError
 from toolchain.layer import GZIP, Layer
 from toolchain.layer.archive import plain
 from toolchain.layer.gunzip import Gunzip
+from toolchain.prune import mark_used
 from toolchain.trace import Trace
 
 _CHUNK = 1 << 20
@@ -50,12 +51,12 @@ class UnpackedLayers:
         Raises EngineError for a layer that is refused, and what `fetch` raises.
         """
         target = self._folder / layer.diff_id.hex
-        if not target.with_suffix(_DONE).exists():
+        done = target.with_suffix(_DONE)
+        if not mark_used(done):
             with self._trace.holding("unpack", layer.diff_id):
-                if not target.with_suffix(_DONE).exists():
+                if not done.exists():
                     self._unpack(layer, target)
-        os.utime(target.with_suffix(_DONE))  # used now (toolchain.prune)
-        named = json.loads(target.with_suffix(_DONE).read_bytes())
+        named = json.loads(done.read_bytes())
         return target, frozenset(named["implied"])
 
     def _unpack(self, layer: Layer, target: Path) -> None:
