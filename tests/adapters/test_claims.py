@@ -263,11 +263,12 @@ def test_a_heart_that_has_not_beaten_for_an_hour_is_not_watched(
 def test_the_heart_beats_while_a_run_lasts_and_not_longer(store: Store, key: Digest) -> None:
     begun = store.claim(key)
     assert isinstance(begun, Started)
-    beats = set()
-    for _ in range(8):
+    beats: set[str] = set()
+    end = time.monotonic() + 60
+    while len(beats) < 3:
+        assert time.monotonic() < end, beats
         beats.add(store.client.get_run(begun.run_id).data.tags[HEARTBEAT_TAG])
-        time.sleep(0.2)
-    assert len(beats) > 2
+        time.sleep(0.1)
     store.mlflow.finish(begun, "FINISHED", {})
     last = store.client.get_run(begun.run_id).data.tags[HEARTBEAT_TAG]
     time.sleep(1)

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -142,10 +143,11 @@ def test_what_the_engine_says_against_an_archive_is_told(
 
 
 def test_a_full_disk_of_the_engine_is_explained(
-    tmp_path: Path, make_image: Callable[..., Image], fetch: bundle.Fetch, name: str,
+    make_image: Callable[..., Image], fetch: bundle.Fetch, name: str,
 ) -> None:
     need_root("start an engine on a small disk")
-    with SmallEngine(tmp_path) as address:
+    # Not pytest's folder: a socket's path has at most 107 characters.
+    with tempfile.TemporaryDirectory() as folder, SmallEngine(Path(folder)) as address:
         engine = DockerEngine({"DOCKER_HOST": address})
         image = make_image(os.urandom(6_000_000).hex())
         with pytest.raises(EngineError) as caught:
