@@ -169,6 +169,18 @@ def test_an_index_that_is_none_is_said_to_be_none(
     assert caught.value.fix
 
 
+def test_a_layout_without_its_index_has_nothing_and_gets_a_new_one(
+    pushed: Layout, made: Image, store: Store, folder: Path
+) -> None:
+    """That is what the error above says to do."""
+    (folder / "index.json").unlink()
+    assert not pushed.still_has(made.digest)
+    assert push.find(pushed, "tag") is None
+    push.make(made, "tag", pushed, store, Progress())
+    assert pushed.still_has(made.digest)
+    assert push.find(pushed, "tag") == made
+
+
 def test_annotations_that_are_null_are_no_tag(pushed: Layout, folder: Path) -> None:
     (folder / "index.json").write_text(
         '{"manifests": [{"digest": "sha256:' + "0" * 64 + '", "annotations": null}]}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -67,6 +68,23 @@ def test_a_broken_project_stops_no_other(monorepo: Monorepo) -> None:
 def test_no_projects_folder(monorepo: Monorepo) -> None:
     shutil.rmtree(monorepo.folder / "projects")
     assert "the projects folder does not exist" in monorepo.doit("push", expect=3)
+
+
+def test_a_layout_whose_index_is_damaged_or_gone(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    monorepo.doit("push")
+    index = monorepo.folder / "cache/registry/mlflow/trainer/index.json"
+    before = json.loads(index.read_bytes())
+    index.write_text("{")
+    # Something is to be written there.
+    monorepo.add("two")
+    output = monorepo.doit("push", expect=2)
+    assert "not an image layout" in output
+    index.unlink()
+    monorepo.doit("push")
+    names = [{item["digest"] for item in known["manifests"]}
+             for known in (before, json.loads(index.read_bytes()))]
+    assert names[0] <= names[1]
 
 
 @pytest.mark.parametrize(("mlproject", "what", "where"), [

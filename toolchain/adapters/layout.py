@@ -62,7 +62,8 @@ class Layout:
         return self._blobs.read(digest) if self._blobs.has(digest) else None
 
     def still_has(self, digest: Digest) -> bool:
-        if not self._blobs.has(digest):
+        # Without its index the folder is no layout: nobody finds the manifest there.
+        if not (self._folder / "index.json").exists() or not self._blobs.has(digest):
             return False
         manifest = json.loads(self._blobs.read(digest))
         if "manifests" in manifest:  # an index
