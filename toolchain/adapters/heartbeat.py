@@ -6,8 +6,6 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from toolchain.errors import TrackingError
-
 
 class Heartbeat:
     """Calls `beat(run_id)` for every run that was added, each `every` seconds.
@@ -48,7 +46,8 @@ class Heartbeat:
                     return
                 due = sorted(self._runs)
             for run_id in due:
-                # A store that is away for a while is no reason to end a training.
-                with contextlib.suppress(TrackingError):
+                # Whatever is wrong with the store, it is no reason to end a training; nor is
+                # one beat that fails a reason to give up the next.
+                with contextlib.suppress(Exception):
                     if self.has(run_id):
                         self._beat(run_id)
