@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
+from toolchain.adapters import fetch
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -89,6 +90,15 @@ def test_a_small_file_too_is_asked_for_again(
     answers = iter([trouble])
     double = serve(lambda _: next(answers, Answer(body=b"text")))
     assert fetcher.get(f"{double.url}/file", "text") == b"text"
+
+
+def test_a_small_file_that_does_not_end_is_given_up(
+    serve: Serve, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_LARGEST", 3)
+    double = serve(lambda _: Answer(body=b"text"))
+    with pytest.raises(ResolveError, match="text has more than 3 bytes"):
+        fetcher.get(f"{double.url}/file", "text")
 
 
 def test_what_nobody_has_pinned_yet_is_stored_whole_and_piece_by_piece(

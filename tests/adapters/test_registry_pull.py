@@ -291,6 +291,14 @@ def test_the_registrys_own_list_of_referrers_is_read_to_its_end(serve: Serve, ma
     assert double.requests[0].path == f"/v2/a/b/referrers/{made.digest}"
 
 
+def test_a_list_of_referrers_without_an_end_is_refused(serve: Serve, made: Image) -> None:
+    body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).encode()
+    double = serve(lambda request: Answer(
+        headers={"Content-Type": INDEX, "Link": f'<{request.path}>; rel="next"'}, body=body))
+    with pytest.raises(RegistryError, match="more than 100 pages"):
+        _open(double.host).referrers(made.digest)
+
+
 def test_a_registry_that_keeps_the_list_is_not_given_one(serve: Serve, made: Image) -> None:
     double = serve(lambda _: Answer(status=201, headers={"OCI-Subject": str(made.digest)}))
     manifest = json.dumps({"mediaType": MANIFEST, "artifactType": "x/a",

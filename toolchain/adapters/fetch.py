@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _BACKOFF = Backoff(tries=4, first=1)
 _GONE = "it is gone from there; pin again with upgrade=1, or set another mirror or index"
+_LARGEST = 1 << 30  # bytes of a small file, unpacked by nobody yet; Debian's lists have 10 MB
 _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
 
 
@@ -69,7 +70,10 @@ class Fetcher:
         return self._download(url, None, what)
 
     def get(self, url: str, what: str) -> bytes:
-        """A small file's bytes, unchecked; the caller verifies a signature or hash."""
+        """A small file's bytes, unchecked; the caller verifies a signature or hash.
+
+        Raises NotThere, and ResolveError for anything else, also for more than a gibibyte.
+        """
         if url.startswith("file:"):
             try:
                 return Path(unquote(urlsplit(url).path)).read_bytes()
@@ -83,15 +87,16 @@ class Fetcher:
 
         for attempt in range(1, _BACKOFF.tries + 1):
             try:
-                response = self._session().get(url, timeout=_TIMEOUT, auth=self._auth(url))
+                with self._session().get(url, stream=True, timeout=_TIMEOUT,
+                                         auth=self._auth(url)) as response:
+                    if response.status_code == 200:
+                        return _whole(response, url, what)
             except _passing() as error:
                 if attempt == _BACKOFF.tries:
                     raise _unreachable(url, what, error) from None
             except (requests.RequestException, ValueError) as error:
                 raise _unreachable(url, what, error) from None
             else:
-                if response.status_code == 200:
-                    return response.content
                 if response.status_code not in BUSY or attempt == _BACKOFF.tries:
                     raise _refused(url, what, response.status_code)
             _BACKOFF.again(attempt)
@@ -167,6 +172,18 @@ class Fetcher:
             session.headers["Accept-Encoding"] = "identity"
             self._local.session = session
         return session
+
+
+def _whole(response: requests.Response, url: str, what: str) -> bytes:
+    """The body. Raises ResolveError if it does not end."""
+    data = bytearray()
+    for chunk in response.iter_content(1 << 18):
+        data += chunk
+        if len(data) > _LARGEST:
+            raise ResolveError(f"{what} has more than {_LARGEST} bytes",
+                               where=f"GET {without_credentials(url)}",
+                               fix="check the mirror's or index's address")
+    return bytes(data)
 
 
 def _passing() -> tuple[type[Exception], ...]:

@@ -198,9 +198,11 @@ class HttpRegistry:
             found += self._read_index(answer.body, self._url("referrers", str(digest)))
             more = _NEXT_PAGE.search(answer.headers.get("link", ""))
             if not more:
-                break
+                return found
             url = self._transport.target(answer.url, more[1])
-        return found
+        raise RegistryError(
+            f"the list of what refers to an image has more than {_MOST_PAGES} pages", where=url,
+            fix="remove some of it, or tell the registry's operator")
 
     def _read_index(self, index: bytes | None, where: str) -> tuple[dict[str, Any], ...]:
         try:
