@@ -374,6 +374,15 @@ def test_a_volume_of_the_projects_folder(volume: str, expected: str) -> None:
     assert placed(docker, Path("/w/one")).volumes == (expected,)
 
 
+@pytest.mark.parametrize("folder", ["/w/$HOME", "/w/a:b", "/w/`id`"])
+def test_a_folder_that_no_volume_can_name_is_refused_where_it_is_needed(folder: str) -> None:
+    docker = Docker(image="one", volumes=("$(pwd)/data:/data",))
+    with pytest.raises(SpecError, match="no volume can name"):
+        placed(docker, Path(folder))
+    other = Docker(image="one", volumes=("/data:/data",))
+    assert placed(other, Path(folder)) == other
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize(("name", "content"), [
     ("requirements.txt", "alpha\nbeta>=1  # é\n"),

@@ -47,7 +47,8 @@ def placed(docker: Docker, folder: Path) -> Docker:
     """The same where the project is in `folder`: `$(pwd)/data:/data` is a folder of it.
 
     MLflow hands volumes to a shell in that folder. Variables and `~` are the engine's, which knows
-    where the run is started; nothing else of what a shell does is done.
+    where the run is started; nothing else of what a shell does is done. Raises SpecError for a
+    folder that no volume can name.
     """
     return replace(docker, volumes=tuple(_placed(volume, folder) for volume in docker.volumes))
 
@@ -56,6 +57,10 @@ def _placed(volume: str, folder: Path) -> str:
     here = _HERE.match(volume)
     if here is None:
         return volume
+    if re.search(r"[:$`]", str(folder)):
+        raise SpecError("no volume can name a folder with :, $ or ` in its path",
+                        where=f"{folder}, docker_env.volumes: {volume}",
+                        fix="rename that folder")
     source, _, rest = volume[here.end():].partition(":")
     rest = _HERE_TOO.sub(lambda _: str(folder), rest)
     return f"{posixpath.normpath(posixpath.join(str(folder), source.lstrip('/')))}:{rest}"
