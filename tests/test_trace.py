@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from toolchain.digest import Digest
-from toolchain.errors import StoreError
+from toolchain.errors import Cancelled, StoreError
 from toolchain.journal import Journal
 from toolchain.trace import Trace
 
@@ -124,6 +124,40 @@ def test_a_key_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
         assert time.monotonic() - started > 1.4
     assert waited == [True]
     process.join()
+
+
+def test_a_wait_for_a_key_can_be_given_up(trace: Trace) -> None:
+    cancel, waited = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(Cancelled), trace.holding("base", KEY, waited.set, cancel):
+            raise AssertionError("two have it")
+
+    with trace.holding("base", KEY):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waited.wait(60)
+        cancel.set()
+        thread.join(60)
+        assert not thread.is_alive()
+    with trace.holding("base", KEY, cancel=cancel):
+        pass
+
+
+def test_whoever_could_give_up_gets_the_key_when_it_is_free(trace: Trace) -> None:
+    waited, got = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with trace.holding("base", KEY, waited.set, threading.Event()):
+            got.set()
+
+    with trace.holding("base", KEY):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waited.wait(60)
+        assert not got.is_set()
+    assert got.wait(60)
+    thread.join()
 
 
 def test_another_key_is_not_held(trace: Trace) -> None:

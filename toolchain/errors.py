@@ -35,6 +35,10 @@ class ToolchainError(Exception):
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 
+class Cancelled(Exception):
+    """What was waited for is not wanted any more. Nobody's mistake: never shown to the user."""
+
+
 def _rebuild(cls: type[ToolchainError], what: str, where: str, fix: str) -> ToolchainError:
     return cls(what, where=where, fix=fix)
 

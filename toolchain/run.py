@@ -135,10 +135,6 @@ class Outcome:
     reason: str = ""
 
 
-class Cancelled(Exception):
-    """What was waited for is not wanted any more."""
-
-
 class Engine(Protocol):
     """A place where training runs."""
 

@@ -11,13 +11,14 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
-from toolchain.errors import StoreError
+from toolchain.errors import Cancelled, StoreError
 from toolchain.journal import Journal
 
 
@@ -87,13 +88,15 @@ class Trace:
 
     @contextlib.contextmanager
     def holding(
-        self, stage: str, key: Digest, waiting: Callable[[], None] = lambda: None
+        self, stage: str, key: Digest, waiting: Callable[[], None] = lambda: None,
+        cancel: threading.Event | None = None,
     ) -> Iterator[None]:
         """Hold the key while making it; whoever wants the same key waits here.
 
         The lock is the kernel's (flock): it ends with its holder, however that ends. Unlike
         POSIX record locks it also keeps two threads of one process apart. `waiting` is called
-        once if the key is held elsewhere for more than a second.
+        once if the key is held elsewhere for more than a second. Raises Cancelled if `cancel` is
+        set meanwhile, and StoreError for an unwritable cache.
         """
         path = self._locks / f"{stage}-{key.hex}"
         try:
@@ -107,7 +110,10 @@ class Trace:
         try:
             if not _lock_within_a_second(handle):
                 waiting()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                if cancel is None:
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                else:
+                    _lock_unless(cancel, handle)
             yield
         finally:
             os.close(handle)
@@ -123,3 +129,11 @@ def _lock_within_a_second(handle: int) -> bool:
         else:
             return True
     return False
+
+
+def _lock_unless(cancel: threading.Event, handle: int) -> None:
+    while not cancel.wait(0.2):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    raise Cancelled

@@ -159,6 +159,35 @@ def test_a_signal_ends_what_waits_for_processors(monorepo: Monorepo, command: st
             ["0.0 plain", "1.0 plain", "2.0 plain"])
 
 
+def test_a_signal_ends_what_waits_for_another_process(monorepo: Monorepo) -> None:
+    """`doit train` has the only trial's training in the same cache."""
+    sweeps.add(monorepo, "one", "method: grid\nmetric: {name: loss}\nparameters:\n"
+                                "  x: {values: [0]}\n  wait: {value: 60}\n")
+    monorepo.doit("push")
+    train = monorepo.start("train", "params=x=0,wait=60")
+    deadline = time.monotonic() + 120
+    while not sweeps.lines(monorepo, "begun"):
+        assert time.monotonic() < deadline
+        assert train.poll() is None, train.communicate()[0]
+        time.sleep(0.05)
+    call = monorepo.start("sweep")
+    said = ""
+    assert call.stdout is not None
+    while "another process has the training of trial 0; waiting for it" not in said:
+        line = call.stdout.readline()
+        assert line, said
+        said += line
+    began = time.monotonic()
+    os.kill(call.pid, signal.SIGINT)
+    output, _ = call.communicate(timeout=120)
+    assert time.monotonic() - began < 30, "it waited for what another has"
+    assert call.returncode == 130, said + output
+    assert train.poll() is None
+    train.send_signal(signal.SIGINT)
+    train.communicate(timeout=120)
+    assert len(sweeps.lines(monorepo, "begun")) == 1
+
+
 def _alive(*commands: str) -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

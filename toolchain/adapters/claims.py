@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from toolchain.adapters.mlflow_store import TrackingStore
 from toolchain.adapters.owner import Owner
 from toolchain.digest import Digest
-from toolchain.run import KEY_TAG, Cancelled
+from toolchain.errors import Cancelled
+from toolchain.run import KEY_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as Entity

@@ -21,7 +21,7 @@ from toolchain import run
 from toolchain.chain import Chain
 from toolchain.commands.entry import check, identity_of
 from toolchain.digest import Digest
-from toolchain.errors import EngineError, nearest
+from toolchain.errors import Cancelled, EngineError, nearest
 from toolchain.spec import command
 from toolchain.stages import layer, parse, push, resolve, train
 from toolchain.sweep import Sweep
@@ -122,18 +122,23 @@ class Contest:
 
     def attempt(self, trial: Trial, cancel: threading.Event) -> Ended | None:
         prepared = self._prepared[trial.number]
-        trace = self._chain.session.trace
-        with trace.holding(train.NAME, Digest.of_json(prepared.plan)):
-            member = self._members.get(str(prepared.key))
-            if member is not None and member.is_pruned:
-                return Ended(state=PRUNED, run_id=member.run_id, is_reused=True)
-            found = self._records.find(prepared.key)
-            if found is not None:
-                return self._adopted(found, is_member=member is not None)
-            try:
+        session = self._chain.session
+
+        def waiting() -> None:
+            session.say(f"sweep {self.name}  another process has the training of trial "
+                        f"{trial.number}; waiting for it")
+
+        try:
+            with session.trace.holding(train.NAME, Digest.of_json(prepared.plan), waiting, cancel):
+                member = self._members.get(str(prepared.key))
+                if member is not None and member.is_pruned:
+                    return Ended(state=PRUNED, run_id=member.run_id, is_reused=True)
+                found = self._records.find(prepared.key)
+                if found is not None:
+                    return self._adopted(found, is_member=member is not None)
                 return self._run(prepared, cancel)
-            except run.Cancelled:
-                return None
+        except Cancelled:
+            return None
 
     def settle(self, trial: Trial, ended: Ended) -> None:
         self._prepared.pop(trial.number, None)
