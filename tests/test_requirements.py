@@ -269,7 +269,6 @@ def test_an_option_that_is_not_known_is_refused(line: str, what: str) -> None:
     assert "s3cr3t" not in str(error)
 
 
-
 @pytest.mark.parametrize("line", ["=1", "alpha beta", "alpha==", "alpha[", "alpha; nonsense"])
 def test_what_is_no_requirement_is_shown_as_it_was_read(line: str) -> None:
     error = refusal(f"# first\n{line}  # comment")

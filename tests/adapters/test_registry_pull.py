@@ -70,7 +70,6 @@ def test_a_lie_about_the_size_is_refused(serve: Serve, answer: Answer) -> None:
     assert _refused(double.host, "than asked for") == b""
 
 
-
 def test_an_endless_body_is_not_read(serve: Serve) -> None:
     """Chunked, so that no length is announced."""
     chunk = b"100000\r\n" + _DATA[:1 << 20] + b"\r\n"

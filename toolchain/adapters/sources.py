@@ -106,9 +106,10 @@ class WheelsOfSources:
         path = _within(place, source.location)
         tree, files = self._files(path, place)
         key = {"files": self.look(source, place), "subdirectory": source.subdirectory}
-        built = self._builds.once(key, request.python, request.platform, source.location,
-                           lambda scratch: self._build_tree(tree, files, source.subdirectory,
-                                                            scratch, request, source))
+        built = self._builds.once(
+            key, request.python, request.platform, source.location,
+            lambda scratch: self._build_tree(tree, files, source.subdirectory, scratch, request,
+                                             source))
         package = Package(name=built["name"], version=built["version"],
                           sha256=Digest(built["content"]), source=_pinned(source, ""))
         self._builds.keep(package.sha256, request.python, request.platform, built)
@@ -172,9 +173,9 @@ class WheelsOfSources:
         request = Request(python=python, platform=platform, requirements=(), constraints=(),
                           hashes=(), options=options)
         source = Source(kind=GIT, location=without_credentials(url), subdirectory=subdirectory)
-        built = self._builds.once({"commit files": digest.hex}, python, platform, source.location,
-                           lambda scratch: self._build_tree(tree, files, subdirectory, scratch,
-                                                            request, source))
+        built = self._builds.once(
+            {"commit files": digest.hex}, python, platform, source.location,
+            lambda scratch: self._build_tree(tree, files, subdirectory, scratch, request, source))
         return digest, built
 
     def _build_commit(self, package: Package, python: str, platform: str,
@@ -209,10 +210,10 @@ class WheelsOfSources:
             name, version = names(filename)
             built = {"name": name, "version": version, "wheel": digest.hex, "filename": filename}
         else:
-            built = self._builds.once({"archive": digest.hex, "subdirectory": source.subdirectory},
-                               request.python, request.platform, filename,
-                               lambda scratch: self._build_archive(digest, filename, source,
-                                                                   scratch, request))
+            built = self._builds.once(
+                {"archive": digest.hex, "subdirectory": source.subdirectory}, request.python,
+                request.platform, filename,
+                lambda scratch: self._build_archive(digest, filename, source, scratch, request))
         package = Package(name=built["name"], version=built["version"], sha256=digest,
                           source=_pinned(source, ""))
         if not filename.endswith(".whl"):
@@ -253,6 +254,7 @@ class WheelsOfSources:
         archive = scratch / filename
         self._store.link(digest, archive)
         return self._builder.build(archive, request.python, request.options, filename)
+
 
 def _settled(source: Source, package: Package, built: dict[str, str]) -> Settled:
     if source.name and source.name != package.name:

@@ -16,6 +16,7 @@ from toolchain.errors import ResolveError
 
 _LONGEST_SHEBANG = 127
 
+
 def in_text(data: bytes, placeholder: str, prefix: str) -> bytes:
     """A text file for `prefix`."""
     return _short_shebang(data.replace(placeholder.encode(), prefix.encode()), prefix)
