@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,14 +26,17 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks a cluster comes last: it may have to be built first. Where processes share the
-    tests (pytest-xdist), those of a module stay together, as their fixtures do."""
-    for item in items:
-        alone = [name for name in ("kubernetes", "one_process") if item.get_closest_marker(name)]
-        item.add_marker(pytest.mark.xdist_group((alone or [item.nodeid.partition("::")[0]])[0]))
+    """What asks a cluster comes last: it may have to be built first."""
     items.sort(key=lambda item: item.get_closest_marker("kubernetes") is not None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who runs what, where several processes share the tests."""
+    from tests.support.sharing import Sharing
+
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -179,7 +179,7 @@ def test_a_push_sends_what_is_missing_then_config_then_manifest_then_tag(store: 
     pushed, sent, size = push.make(made, "tag", registry, store, progress)
     assert sorted(registry.events[:2]) == sorted([str(layers[0].digest), str(layers[2].digest)])
     assert registry.events[2:] == [str(made.config_digest), str(made.digest), "tag"]
-    assert (sent, size, progress.expected) == (2, 8, 8)
+    assert (sent, size, progress.expected) == (2, 8, 8 + len(made.config))
     assert pushed == Pushed(reference=f"host.invalid/one@{made.digest}", tag="tag",
                             digest=made.digest, config=made.config_digest)
     assert push.find(registry, "tag") == made

@@ -216,7 +216,6 @@ def test_a_reference_that_is_none(images: BaseImages, reference: str) -> None:
         images.pin(reference, "linux/amd64")
 
 
-@pytest.mark.one_process
 def test_an_image_of_a_docker_engine(images: BaseImages, store: Store) -> None:
     client = docker_client()
     below, above = debian()
@@ -245,7 +244,6 @@ def test_an_image_of_a_docker_engine(images: BaseImages, store: Store) -> None:
         client.images.remove("toolchain-test/base:1", force=True)
 
 
-@pytest.mark.one_process
 def test_a_dockerfile_is_built_by_the_engine(images: BaseImages, store: Store,
                                              tmp_path: Path) -> None:
     client = docker_client()

@@ -33,8 +33,6 @@ from toolchain.layer import Layer
 from toolchain.progress import Progress
 from toolchain.store import Store
 
-pytestmark = pytest.mark.one_process
-
 
 @pytest.fixture
 def client() -> Any:

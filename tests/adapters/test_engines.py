@@ -34,8 +34,6 @@ from toolchain.errors import EngineError
 from toolchain.run import Engine, Outcome, Resources
 from toolchain.spec import Docker
 
-pytestmark = pytest.mark.one_process
-
 _ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[Outcome, list[str]]]
 IN_IMAGES = ("sandbox", "docker")

@@ -38,8 +38,6 @@ from toolchain.progress import Progress
 from toolchain.run import Outcome, Resources
 from toolchain.spec import source as sources
 
-pytestmark = pytest.mark.one_process
-
 _ROOT = Path(__file__).parents[2]
 # One point when it begins and one when it ends, as an entry point without MLflow can log them.
 _TRIAL = '''

@@ -233,7 +233,6 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
         "parse": "fresh", "resolve": "fresh", "base": "fresh", "layer": "made", "push": "made"}
 
 
-@pytest.mark.one_process
 def test_a_file_holds_every_platform(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
                                      tmp_path: Path) -> None:
     base.tag(base.index(base.manifest(debian()), base.manifest(debian(), platform="linux/arm64")))
@@ -379,7 +378,6 @@ def test_a_registry_that_is_not_there(monorepo: Monorepo, mirror: Mirror) -> Non
 # A Dockerfile of the project
 
 
-@pytest.mark.one_process
 def test_a_dockerfile_of_the_project_is_the_base(monorepo: Monorepo, mirror: Mirror) -> None:
     client = docker_client()
     client.api.import_image_from_data(one_layer(), repository="toolchain-test/python", tag="1")
@@ -407,7 +405,6 @@ def test_a_dockerfile_of_the_project_is_the_base(monorepo: Monorepo, mirror: Mir
         client.images.remove("toolchain-test/python:1", force=True)
 
 
-@pytest.mark.one_process
 def test_build_image_of_docker_env_is_the_dockerfile_beside_it(
     monorepo: Monorepo, mirror: Mirror
 ) -> None:

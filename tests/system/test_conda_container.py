@@ -13,8 +13,6 @@ from tests.support.conda import PLACEHOLDER, File
 from tests.support.services import docker_client
 from tests.system.test_examples import Clone
 
-pytestmark = pytest.mark.one_process
-
 _TRAIN = '''\
 import os, subprocess, sys
 import alpha, ssl, ctypes

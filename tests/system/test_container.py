@@ -19,8 +19,6 @@ from tests.support.registry import RegistryServer
 from tests.support.services import docker_client, mlflow_server
 from tests.system.test_examples import Clone
 
-pytestmark = pytest.mark.one_process
-
 # A project of this test, with the packages that an example has locked: its own are few.
 _MLPROJECT = """\
 name: contained

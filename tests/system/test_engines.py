@@ -19,8 +19,6 @@ from tests.support.services import docker_client, lacking
 from tests.system.test_examples import Clone
 from toolchain.digest import Digest
 
-pytestmark = pytest.mark.one_process
-
 _MLPROJECT = """\
 name: placed
 python_env: python_env.yaml

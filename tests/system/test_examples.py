@@ -22,8 +22,6 @@ import pytest
 from tests.support.registry import RegistryServer
 from tests.support.services import docker_client
 
-pytestmark = pytest.mark.one_process
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -24,8 +24,6 @@ from toolchain.journal import Journal
 from toolchain.progress import Progress
 from toolchain.store import Store
 
-pytestmark = pytest.mark.one_process
-
 
 @pytest.fixture
 def docker(monorepo: Monorepo) -> Iterator[Any]:
