@@ -120,7 +120,6 @@ def test_four_processes_at_once_make_one_run(store: Store, key: Digest, tmp_path
     assert len(began) == 1, said
     assert [line.split()[1] for line in said if line.startswith("has")] == began * 3
     assert store.runs(key) == {began[0]: "FINISHED"}
-    assert all(one.process.returncode == 0 for one in crowd)
 
 
 def test_whoever_waits_says_so_once_and_for_what(

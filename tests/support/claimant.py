@@ -1,20 +1,33 @@
-"""A process that wants a run of a key: `python -m tests.support.claimant '{…}'`.
+"""A process that wants a run of a key. It says what comes of it, a line each: `ready`, `waits …`,
+`began ID`, `has ID`, `ended STATUS`.
 
-It says what comes of it, a line each: `ready`, `waits …`, `began ID`, `has ID`, `ended STATUS`.
+The processes are forked from one that has mlflow loaded, which takes seconds.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-_ROOT = Path(__file__).parents[2]
+_LOADED = multiprocessing.get_context("forkserver")
+_LOADED.set_forkserver_preload(["mlflow", "toolchain.adapters.mlflow", __name__])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    uri: str
+    folder: Path
+    key: str
+    start: Path | None
+    seconds: float
+    stop: Path | None
+    status: str
+    patience: float
 
 
 class Claimant:
@@ -25,70 +38,75 @@ class Claimant:
                  seconds: float = 0.0, stop: Path | None = None, status: str = "FINISHED",
                  patience: float = 60) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        given = {"uri": uri, "folder": str(folder), "key": key, "start": str(start or ""),
-                 "seconds": seconds, "stop": str(stop or ""), "status": status,
-                 "patience": patience}
+        wish = _Wish(uri=uri, folder=folder, key=key, start=start, seconds=seconds, stop=stop,
+                     status=status, patience=patience)
         self.said: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.claimant", json.dumps(given)], cwd=folder,
-            stdout=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(_ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"})
+        self._lines, other = _LOADED.Pipe(duplex=False)
+        self._process = _LOADED.Process(target=_want, args=(wish, other), daemon=True)
+        self._process.start()
+        other.close()  # so that the lines end with the process
 
     def until(self, word: str) -> str:
         """What stands behind that word, once it was said."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(line.rstrip("\n"))
+        while (line := self._line()) is not None:
             if line.split()[0] == word:
                 return line.partition(" ")[2].strip()
         raise AssertionError(f"{word} was never said, but {self.said}")
 
     def end(self) -> list[str]:
-        output, _ = self.process.communicate(timeout=120)
-        self.said += output.splitlines()
+        """All that it said, when it has ended; it is to end well."""
+        while self._line() is not None:
+            pass
+        self._process.join(120)
+        assert self._process.exitcode == 0
         return self.said
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self._process.kill()
+        self._process.join()
+
+    def _line(self) -> str | None:
+        assert self._lines.poll(120), self.said
+        try:
+            line: str = self._lines.recv()
+        except EOFError:
+            return None
+        self.said.append(line)
+        return line
 
 
-def main(given: dict[str, Any]) -> None:
+def _want(wish: _Wish, lines: Connection) -> None:
     from toolchain.adapters.mlflow import Mlflow
     from toolchain.digest import Digest
     from toolchain.journal import Journal
     from toolchain.run import KEY_TAG, Run
     from toolchain.trace import Trace
 
-    folder, key = Path(given["folder"]), Digest.parse(given["key"])
-    trace = Trace(folder / "cache", Journal(folder / "cache"))
-    mlflow = Mlflow(given["uri"], folder, trace, {}, beat=0.3, patience=given["patience"])
+    say: Callable[[str], None] = lines.send
+    os.chdir(wish.folder)
+    key, folder = Digest.parse(wish.key), str(wish.folder)
+    trace = Trace(wish.folder / "cache", Journal(wish.folder / "cache"))
+    mlflow = Mlflow(wish.uri, wish.folder, trace, {}, beat=0.3, patience=wish.patience)
     mlflow.find(Digest.of(b"opens the store"), "")
-    print("ready", flush=True)
-    _await(given["start"])
+    say("ready")
+    _await(wish.start)
 
     def waits(text: str) -> None:
-        print("waits", text, flush=True)
+        say(f"waits {text}")
 
-    while True:
-        begun = mlflow.follow(key, waits) or mlflow.claim(
-            "claims", "one", {KEY_TAG: str(key)}, str(folder), waits)
-        if isinstance(begun, Run):
-            print("has", begun.run_id, flush=True)
-            return
-        print("began", begun.run_id, flush=True)
-        time.sleep(given["seconds"])
-        _await(given["stop"])
-        mlflow.finish(begun, given["status"], {})
-        print("ended", given["status"], flush=True)
+    begun = mlflow.follow(key, waits) or mlflow.claim(
+        "claims", "one", {KEY_TAG: str(key)}, folder, waits)
+    if isinstance(begun, Run):
+        say(f"has {begun.run_id}")
         return
+    say(f"began {begun.run_id}")
+    time.sleep(wish.seconds)
+    _await(wish.stop)
+    mlflow.finish(begun, wish.status, {})
+    say(f"ended {wish.status}")
 
 
-def _await(path: str) -> None:
+def _await(path: Path | None) -> None:
     """Return when that file exists, or at once if none is named."""
-    while path and not Path(path).exists():
+    while path is not None and not path.exists():
         time.sleep(0.001)
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
