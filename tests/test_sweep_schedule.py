@@ -21,8 +21,9 @@ class Memory:
     """A contestant without a store; its trials do what `work` says."""
 
     def __init__(self, name: str, count: int, log: list[str], max_failures: int | None = None,
-                 before: int = 0) -> None:
+                 before: int = 0, budget: Budget | None = None) -> None:
         self.name, self.max_failures, self.before = name, max_failures, before
+        self.budget = budget
         self.log = log
         self.settled: list[Ended] = []
         self.cancelled: list[int] = []
@@ -66,6 +67,25 @@ class Failing(Memory):
 class Unreachable(Memory):
     def work(self, trial: Trial, cancel: threading.Event) -> Ended | None:
         raise TrackingError("the tracking server is gone")
+
+
+class Unrecorded(Memory):
+    """Its study cannot be reached when a trial has ended."""
+
+    def settle(self, trial: Trial, ended: Ended) -> None:
+        raise TrackingError("the record of trials is gone")
+
+
+class Unseen(Memory):
+    """What its trials have logged cannot be read while they run."""
+
+    def hopeless(self, numbers: Sequence[int]) -> list[int]:
+        self.log.append("looked")
+        raise TrackingError("the tracking server is gone for a moment")
+
+    def work(self, trial: Trial, cancel: threading.Event) -> Ended | None:
+        assert not cancel.wait(1.5)
+        return Ended(state=COMPLETE, value=1.0, run_id="r")
 
 
 class Broken(Memory):
@@ -120,6 +140,26 @@ def test_a_budget_counts_what_earlier_calls_did() -> None:
     assert len(log) == 7
 
 
+def test_without_a_budget_for_all_each_project_keeps_its_own() -> None:
+    """One that is over does not end the others, and one without one does not lift another's."""
+    log: list[str] = []
+    plan, _ = schedule([Memory("few", 10_000, log, before=1, budget=Budget(trials=4)),
+                        Memory("short", 10_000, log, budget=Budget(seconds=0.2)),
+                        Memory("all", 60, log)])
+    plan.run()
+    assert Counter(log)["few"] == 3
+    assert Counter(log)["all"] == 60
+    assert 1 < Counter(log)["short"] < 200
+
+
+def test_the_calls_budget_stands_over_those_of_the_files() -> None:
+    log: list[str] = []
+    plan, _ = schedule([Memory("a", 50, log, budget=Budget(trials=1)), Memory("b", 50, log)],
+                       budget=Budget(trials=10))
+    plan.run()
+    assert Counter(log) == {"a": 5, "b": 5}
+
+
 def test_a_budget_of_time_begins_nothing_after_its_end() -> None:
     log: list[str] = []
     plan, _ = schedule([Memory("a", 10_000, log)], budget=Budget(seconds=0.2))
@@ -163,3 +203,21 @@ def test_a_bug_ends_what_runs_and_is_seen() -> None:
         plan.run()
     assert waiting.cancelled == [0]
     assert waiting.settled == []
+
+
+def test_a_record_that_is_gone_ends_the_sweep_of_its_project() -> None:
+    log: list[str] = []
+    plan, _ = schedule([Unrecorded("a", 9, log), Memory("b", 9, log)])
+    errors = plan.run()
+    assert Counter(log) == {"a": 1, "b": 9}
+    assert str(errors["a"]) == "the record of trials is gone"
+    assert set(errors) == {"a"}
+
+
+def test_a_look_that_fails_ends_no_trial() -> None:
+    log: list[str] = []
+    one = Unseen("a", 1, log)
+    plan, _ = schedule([one])
+    assert plan.run() == {}
+    assert "looked" in log
+    assert [ended.state for ended in one.settled] == [COMPLETE]

@@ -17,6 +17,11 @@ entry_points:
       kind: {{type: string, default: plain}}
       wait: {{type: float, default: 0}}
     command: python train.py {{x}} {{kind}} {{wait}}
+  reads:
+    parameters:
+      x: {{type: float, default: 1}}
+      rows: path
+    command: python train.py {{x}} {{rows}} 0
 """
 # What `mlflow.log_metric` writes, without a second of importing it.
 TRAIN = '''\
@@ -42,6 +47,9 @@ def log(name, value, step=0):
 print("trial of", x, kind, flush=True)
 with open(os.path.join(os.path.dirname(database), "begun.txt"), "a") as witness:
     witness.write(f"{x} {kind}\\n")
+if kind.endswith("edited.csv"):
+    with open(kind, "a") as rows:
+        rows.write("more")
 if kind == "fails":
     print("the reason is in the log", flush=True)
     sys.exit(3)
@@ -51,7 +59,8 @@ if kind == "steps":
         time.sleep(0.25)
 else:
     time.sleep(wait)
-    log("loss", float("nan") if kind == "nan" else (x - 2) ** 2)
+    infinite = 1.7976931348623157e308  # as MLflow writes it
+    log("loss", {"nan": float("nan"), "inf": infinite}.get(kind, (x - 2) ** 2))
 with open(os.path.join(os.path.dirname(database), "ended.txt"), "a") as witness:
     witness.write(f"{x} {kind}\\n")
 '''

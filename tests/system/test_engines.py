@@ -6,6 +6,7 @@ These need the network that `pip install` needs, for Debian's packages.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +31,10 @@ entry_points:
     command: python train.py {note} {rows}
   fails:
     command: python -c 'raise SystemExit(7)'
+  measures:
+    parameters:
+      x: float
+    command: python measure.py {x}
 """
 # Logs a metric and a model without mlflow, as the database and the run's folder have them.
 _TRAIN = '''\
@@ -46,6 +51,16 @@ system = next(line for line in open("/etc/os-release") if line.startswith("VERSI
 print("said", repr(sys.argv[1]), pathlib.Path(sys.argv[2]).read_text().strip(), sys.prefix,
       system.strip())
 '''
+# Logs a metric, as MLflow's client does into a database.
+_MEASURE = '''\
+import os, sqlite3, sys
+database = os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")
+with sqlite3.connect(database, timeout=60) as connection:
+    for table in ("metrics", "latest_metrics"):
+        connection.execute(f"insert into {table} (key, value, timestamp, run_uuid, step, is_nan) "
+                           "values ('loss', ?, 1, ?, 0, false)",
+                           (float(sys.argv[1]), os.environ["MLFLOW_RUN_ID"]))
+'''
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +71,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     (project / "MLproject").write_text(_MLPROJECT)
     (project / "python_env.yaml").write_text('python: "3.11"\ndependencies: []\n')
     (project / "train.py").write_text(_TRAIN)
+    (project / "measure.py").write_text(_MEASURE)
     (project / "data/rows.csv").write_text("1,2\n")
     let_in(made.folder)
     made.doit("push", "project=placed")
@@ -109,6 +125,31 @@ def test_a_run_is_made_on_a_ray_cluster(clone: Clone) -> None:
     run = clone.receipt("placed", "train")
     assert (run["status"], run["params"]["own"]) == ("FINISHED", "1")
     assert _tag(clone, run["run_id"], "mlflow.project.backend") == "ray"
+
+
+@pytest.mark.parametrize(("engine", "first"), [("sandbox", 10), ("docker", 20), ("ray", 30)])
+def test_a_sweep_runs_its_trials_there(
+    clone: Clone, tmp_path: Path, engine: str, first: int
+) -> None:
+    address = []
+    if engine == "docker":
+        docker_client()
+    elif engine == "ray":
+        address = [f"address={shared_cluster().address}"]
+    elif not _sandbox_works(tmp_path):
+        lacking("no sandbox on this machine")
+    (clone.folder / "projects/placed/sweep.yaml").write_text(
+        "method: grid\nmetric: {name: loss}\nparallel: 2\nentry_point: measures\nparameters:\n"
+        f"  x: {{values: [{first}, {first + 1}, {first + 2}]}}\n")
+    output = clone.doit("sweep", "project=placed", f"engine={engine}", *address)
+    assert re.search(r"^placed +\d+ +\d+ +0 +0 +0 ", output, re.MULTILINE), output
+    with sqlite3.connect(clone.folder / "mlflow.db") as connection:
+        found = connection.execute(
+            "select count(*) from runs r join tags t on t.run_uuid = r.run_uuid join "
+            "latest_metrics m on m.run_uuid = r.run_uuid where t.key='mlflow.project.backend' "
+            "and t.value=? and r.status='FINISHED' and m.value between ? and ?",
+            (engine, first, first + 2)).fetchone()
+    assert found == (3,)
 
 
 def test_a_failure_says_what_it_was(clone: Clone, engine: str) -> None:

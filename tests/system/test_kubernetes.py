@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,6 +188,33 @@ def test_what_was_killed_goes_on_in_the_same_run(clone: Cloned, objects: Objects
     assert "done\n" in output
     assert len(clone.runs()) == before + 1
     assert clone.receipt("placed", "train")["metrics"] == {"m": 0.5}
+    assert objects.gone()
+
+
+def test_the_jobs_of_a_sweep_that_was_killed_go_on_in_the_same_runs(
+    clone: Cloned, objects: Objects
+) -> None:
+    (clone.folder / "projects/placed/sweep.yaml").write_text(
+        "method: grid\nmetric: {name: m}\nparallel: 2\nparameters:\n"
+        "  note: {values: [swept-a, swept-b]}\n  seconds: {value: 12}\n")
+    before = len(clone.runs())
+    process = clone.call("sweep")
+    assert process.stdout is not None
+    begun = ""
+    while not ("begun 'swept-a'" in begun and "begun 'swept-b'" in begun):
+        line = process.stdout.readline()
+        assert line, begun
+        begun += line
+    process.kill()
+    process.wait()
+    jobs = {job["metadata"]["name"] for job in objects.jobs()}
+    output = clone.said("sweep")
+    assert re.search(r"^placed +2 +2 +0 +0 ", output, re.MULTILINE), output
+    assert len(jobs) == 2
+    assert len(clone.runs()) == before + 3  # two trials and their parent
+    swept = [run for run in clone.runs() if any(
+        item["key"] == "mlflow.parentRunId" for item in run["data"]["tags"])]
+    assert [run["info"]["status"] for run in swept] == ["FINISHED"] * 2
     assert objects.gone()
 
 

@@ -240,3 +240,62 @@ def test_the_record_of_trials_that_cannot_be_opened_is_explained(monorepo: Monor
     again = monorepo.doit("sweep", "project=one")
     assert re.search(r"^one +6 +6 +0 +0 +6 +loss=1 ", again, re.MULTILINE), again
     assert len(sweeps.lines(monorepo, "ended")) == 6
+
+
+def test_infinity_is_a_failure_and_wins_nothing(monorepo: Monorepo) -> None:
+    sweeps.add(monorepo, "one", "method: grid\nmetric: {name: loss, goal: maximize}\nparameters:\n"
+                                "  x: {values: [0, 1]}\n  kind: {values: [inf, plain]}\n")
+    output = monorepo.doit("sweep")
+    assert output.count("metric loss is inf") == 2
+    assert re.search(r"^one +2 +2 +0 +2 +0 +loss=4 ", output, re.MULTILINE), output
+    best = monorepo.doit("best")
+    assert "loss=4.0" in best
+    assert "kind=plain" in best
+
+
+def test_an_input_that_changes_while_a_trial_uses_it_spoils_the_trial(monorepo: Monorepo) -> None:
+    outside = monorepo.folder.parent
+    for name in ("kept.csv", "edited.csv"):
+        (outside / name).write_text(name)
+    sweeps.add(monorepo, "one", "method: grid\nmetric: {name: loss}\nentry_point: reads\n"
+                                "parameters:\n  x: {values: [1]}\n  rows: {values: "
+                                f"[{outside}/kept.csv, {outside}/edited.csv]}}\n")
+    output = monorepo.doit("sweep")
+    assert f"changed while it was used: parameter 'rows' ({outside}/edited.csv)" in output
+    assert re.search(r"^one +1 +1 +0 +1 ", output, re.MULTILINE), output
+    spoiled = sweeps.rows(monorepo, "select run_uuid from tags where key='toolchain.changed'")
+    assert len(spoiled) == 1
+    assert not sweeps.rows(monorepo, "select value from tags where key='toolchain.key' and "
+                                     "run_uuid=?", *spoiled[0])
+    assert "kept.csv" in monorepo.doit("best")
+
+
+def test_a_point_that_cannot_be_run_is_a_failure_of_its_own(monorepo: Monorepo) -> None:
+    """A file that is not there: said when its turn comes, and the others are run."""
+    (monorepo.folder.parent / "there.csv").write_text("1,2\n")
+    sweeps.add(monorepo, "one", "method: grid\nmetric: {name: loss}\nentry_point: reads\n"
+                                "parameters:\n  x: {values: [1, 2]}\n  rows: {values: "
+                                f"[{monorepo.folder.parent}/none.csv, "
+                                f"{monorepo.folder.parent}/there.csv]}}\n")
+    output = monorepo.doit("sweep")
+    assert len(re.findall(r"  failed  .*none\.csv", output)) == 2, output
+    assert re.search(r"^one +2 +2 +0 +2 ", output, re.MULTILINE), output
+    (monorepo.folder.parent / "none.csv").write_text("3,4\n")
+    assert re.search(r"^one +4 +4 +0 +0 ", monorepo.doit("sweep"), re.MULTILINE)
+
+
+def test_best_needs_no_end_of_the_sweep(monorepo: Monorepo) -> None:
+    sweeps.add(monorepo, "one", "method: random\nmetric: {name: loss}\nparameters:\n"
+                                "  x: {min: 0.0, max: 4.0}\n")
+    assert "method random has no end" in monorepo.doit("sweep", expect=1)
+    monorepo.doit("sweep", "trials=2")
+    assert "doit train project=one params=x=" in monorepo.doit("best")
+
+
+def test_budgets_of_the_files_are_each_projects_own(monorepo: Monorepo) -> None:
+    endless = "method: random\nmetric: {name: loss}\nparameters:\n  x: {min: 0.0, max: 4.0}\n"
+    sweeps.add(monorepo, "few", f"{endless}budget: 3\n")
+    sweeps.add(monorepo, "grid", GRID)
+    output = monorepo.doit("sweep")
+    assert re.search(r"^few +3 ", output, re.MULTILINE), output
+    assert re.search(r"^grid +6 ", output, re.MULTILINE), output

@@ -25,11 +25,11 @@ from toolchain.adapters.claims import (
 )
 from toolchain.adapters.heartbeat import Heartbeat
 from toolchain.adapters.mlflow_models import MlflowModels
-from toolchain.adapters.mlflow_store import TrackingStore, file_of, within
+from toolchain.adapters.mlflow_store import TrackingStore, file_of, logged, within
 from toolchain.adapters.owner import Owner
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError, without_credentials
-from toolchain.run import KEY_TAG, Run, Started, finite
+from toolchain.run import KEY_TAG, Run, Started
 from toolchain.trace import Trace
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Mlflow(MlflowModels):
             return Run(
                 key=key, run_id=run_id, experiment_id=run.info.experiment_id,
                 status=run.info.status, params=dict(sorted(run.data.params.items())),
-                metrics={name: finite(value) for name, value in sorted(run.data.metrics.items())},
+                metrics={name: logged(value) for name, value in sorted(run.data.metrics.items())},
                 model_uri=_model_uri(client, run),
             )
 

@@ -7,8 +7,10 @@ whether a known run is still there is asked of the database or server directly.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from urllib.parse import quote, unquote
 
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError, without_credentials
+from toolchain.run import finite
 from toolchain.trace import Trace
 
 if TYPE_CHECKING:
@@ -89,8 +92,13 @@ class TrackingStore:
             connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=20)
             with contextlib.closing(connection):
                 return connection.execute(sql, values).fetchall()
-        except sqlite3.Error:
-            return []  # no such database or table: then there is no such run
+        except sqlite3.Error as error:
+            if not os.path.exists(path) or "no such table" in str(error):
+                return []  # then there is no such run
+            raise TrackingError(
+                f"the tracking store cannot be read: {error}", where=without_credentials(self.uri),
+                fix="see who else has the file, or whether it is a database of MLflow"
+            ) from None
 
     def ask_server(self, path: str) -> dict[str, Any] | None:
         """A server's answer to a GET; None if there is no such thing. Raises TrackingError."""
@@ -141,6 +149,12 @@ class TrackingStore:
                 f"MLflow: {text}", where=without_credentials(self.uri),
                 fix="check tracking_uri or MLFLOW_TRACKING_URI, and that the store is writable",
             ) from None
+
+
+def logged(value: float) -> float | str:
+    """A metric as it was logged, and text if it is no finite number: MLflow's databases have the
+    largest number for infinity."""
+    return finite(math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value)
 
 
 def within(answer: Any, *names: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.adapters.claims import CLAIM_TAG, DONE, HELD, WANTED
 from toolchain.adapters.mlflow import Mlflow
+from toolchain.adapters.mlflow_store import logged
 from toolchain.digest import Digest
-from toolchain.run import KEY_TAG, Run, Started, finite
+from toolchain.run import KEY_TAG, Run, Started
 from toolchain.sweep import Metric
 from toolchain.sweep.trial import (
     PARENT_TAG,
     PRUNED,
+    RUNNING,
     STATE_TAG,
     SWEEP_TAG,
     Found,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _LONGEST = 5000  # characters of a tag's value that every MLflow store takes
-_INFINITE = 1.7976931348623157e308  # what MLflow's database has for infinity
 # What MLflow's own client takes ten times as long to say of a store that is a file.
 _RUNS = ("from tags t join runs r on r.run_uuid = t.run_uuid join experiments e on "
          "e.experiment_id = r.experiment_id where t.key=? and t.value=? and "
@@ -94,11 +94,16 @@ class MlflowTrials:
                                  cancel)
         return got if isinstance(got, Started) else Found(run_id=got.run_id, metrics=got.metrics)
 
+    def adopt(self, run_id: str, identity: str) -> Started:
+        started = self._mlflow.adopt(run_id)
+        self.mark(run_id, {member_tag(identity): "1", STATE_TAG: RUNNING})
+        return started
+
     def withdraw(self, started: Started) -> None:
         self._mlflow.withdraw(started.run_id)
 
     def finish(self, started: Started, status: str, params: Mapping[str, str],
-               tags: Mapping[str, str]) -> Found:
+               tags: Mapping[str, str], *, reusable: bool = True) -> Found:
         from mlflow.entities import Param, RunTag
 
         run_id = started.run_id
@@ -110,7 +115,9 @@ class MlflowTrials:
             else:
                 run = client.get_run(run_id)
                 there, found = set(run.data.params), Found(run_id=run_id, metrics={
-                    name: finite(value) for name, value in run.data.metrics.items()})
+                    name: logged(value) for name, value in run.data.metrics.items()})
+            if not reusable:
+                client.delete_tag(run_id, KEY_TAG)
             # Before its status: one that ends between the two is finished, and is not lost.
             done = {CLAIM_TAG: DONE} if status == "FINISHED" else {}
             client.log_batch(
@@ -124,7 +131,7 @@ class MlflowTrials:
         rows = self._store.ask_sqlite(
             "select key, value, is_nan from latest_metrics where run_uuid=?", (run_id,))
         return Found(run_id=run_id, metrics={
-            name: "NaN" if is_nan else finite(_unbounded(value)) for name, value, is_nan in rows})
+            name: "NaN" if is_nan else logged(value) for name, value, is_nan in rows})
 
     def histories(self, run_ids: Sequence[str], metric: str
                   ) -> dict[str, list[tuple[int, float]]]:
@@ -162,14 +169,19 @@ class MlflowTrials:
 
     def best(self, identity: str, metric: Metric) -> Run | None:
         order = "ASC" if metric.goal == "minimize" else "DESC"
-        with self._store.explained() as client:
-            found = self._search(
-                client, f"tags.`{member_tag(identity)}` = '1' and attributes.status = 'FINISHED'",
-                order=f"metrics.`{metric.name}` {order}", most=20)
-        for run in found:
-            value = run.data.metrics.get(metric.name)
-            if value is not None and math.isfinite(value) and not _is_open(run):
-                return self._mlflow.read(run.info.run_id, Digest.parse(run.data.tags[KEY_TAG]))
+        for most in (20, 0):  # the first have it, unless they are no numbers
+            with self._store.explained() as client:
+                found = self._search(
+                    client, f"tags.`{member_tag(identity)}` = '1' and "
+                            "attributes.status = 'FINISHED'",
+                    order=f"metrics.`{metric.name}` {order}", most=most)
+            for run in found:
+                value = run.data.metrics.get(metric.name)
+                if (value is not None and isinstance(logged(value), float)
+                        and KEY_TAG in run.data.tags and not _is_open(run)):
+                    return self._mlflow.read(run.info.run_id, Digest.parse(run.data.tags[KEY_TAG]))
+            if len(found) < most:
+                break
         return None
 
     def _close_dead(self, parent: str) -> None:
@@ -200,10 +212,6 @@ class MlflowTrials:
 def _is_open(run: Any) -> bool:
     """Whether the entry point has ended its run, and the run's owner has not yet."""
     return run.data.tags.get(CLAIM_TAG) in (WANTED, HELD)
-
-
-def _unbounded(value: float) -> float:
-    return math.copysign(math.inf, value) if abs(value) >= _INFINITE else value
 
 
 def _in_order(found: Sequence[Any]) -> list[tuple[int, float]]:

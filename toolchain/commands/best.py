@@ -41,7 +41,7 @@ class Best:
 
 def find(chain: Chain) -> Best:
     """The best finished trial of the project as it is now. Raises SweepError if there is none."""
-    found: Asked = asked(chain)
+    found: Asked = asked(chain, to_run=False)
     chain, sweep = found.chain, found.sweep
     best = chain.session.tools.records(chain.config).best(identity_of(chain, sweep), sweep.metric)
     if best is None:

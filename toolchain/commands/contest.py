@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from toolchain import run
 from toolchain.chain import Chain
 from toolchain.commands.entry import check, identity_of
 from toolchain.digest import Digest
-from toolchain.errors import Cancelled, EngineError, nearest
+from toolchain.errors import Cancelled, EngineError, ToolchainError, nearest
 from toolchain.spec import command
 from toolchain.stages import layer, parse, push, resolve, train
 from toolchain.sweep import Sweep
 from toolchain.sweep.board import Score
+from toolchain.sweep.budget import Budget
 from toolchain.sweep.draws import Draws
 from toolchain.sweep.trial import (
     COMPLETE,
@@ -41,16 +42,20 @@ from toolchain.sweep.trial import (
     member_tag,
 )
 
+_ELSEWHERE = ("kubernetes", "ray")  # engines whose jobs do not divide this machine's processors
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """A trial as a job. key: of the training; plan: of the stage, as its trace has it."""
+    """A trial as a job. key: of the training; plan: of the stage, as its trace has it; inputs:
+    what its `path` parameters name."""
 
     trial: Trial
     job: run.Job
     key: Digest
     plan: Any
     params: dict[str, str]
+    inputs: Mapping[str, tuple[Digest, str]]
 
 
 class Contest:
@@ -75,16 +80,17 @@ class Contest:
             project=layer.in_store(chain), image=push.assembled(chain), pushed=push.result(chain),
             timeout=train.timeout(chain.config), resources=_resources(chain, parallel))
         self._engine.prepare(self._job)
-        self._parent = self._records.begin(
-            self._experiment, chain.name, self._identity, self._tags(), str(chain.folder))
         self._members = {member.key: member for member in self._records.members(self._identity)}
-        self._prepared: dict[int, _Prepared] = {}
+        self._prepared: dict[int, _Prepared | ToolchainError] = {}
         self._run_ids: dict[int, str] = {}  # of running trials
         self._hopeless: set[int] = set()
         self._ahead: Trial | None = None  # drawn, and not yet asked for
         self._logs = tempfile.TemporaryDirectory(prefix="toolchain-sweep-")
         self._is_changed = False
         self._draws = Draws(self._study, sweep)
+        # Last: whoever has this object ends the run.
+        self._parent = self._records.begin(
+            self._experiment, chain.name, self._identity, self._tags(), str(chain.folder))
 
     @property
     def name(self) -> str:
@@ -93,6 +99,10 @@ class Contest:
     @property
     def max_failures(self) -> int | None:
         return self._sweep.max_failures
+
+    @property
+    def budget(self) -> Budget | None:
+        return self._sweep.budget
 
     @property
     def before(self) -> int:
@@ -117,11 +127,16 @@ class Contest:
         trial = self._draws.next()
         if trial is not None:
             self._is_changed = True
-            self._prepared[trial.number] = self._as_job(trial)
+            try:
+                self._prepared[trial.number] = self._as_job(trial)
+            except ToolchainError as error:  # this point's alone, such as a file that is not there
+                self._prepared[trial.number] = error
         return trial
 
     def attempt(self, trial: Trial, cancel: threading.Event) -> Ended | None:
         prepared = self._prepared[trial.number]
+        if isinstance(prepared, ToolchainError):
+            return Ended(state=FAILED, reason=_in_line(prepared))
         session = self._chain.session
 
         def waiting() -> None:
@@ -172,11 +187,13 @@ class Contest:
                         **{f"toolchain.best.param.{name}": text
                            for name, text in best.params.items()}}
                 metrics = {f"best_{self._sweep.metric.name}": value}
-            if self._is_changed and status != "KILLED":
-                with tempfile.TemporaryDirectory(prefix="toolchain-plots-") as folder:
-                    self._records.keep(self._parent.run_id, self._study.plots(
-                        Path(folder), self._sweep.metric.name), "plots")
-            self._records.end(self._parent, status, tags, metrics)
+            try:
+                if self._is_changed and status != "KILLED":
+                    with tempfile.TemporaryDirectory(prefix="toolchain-plots-") as folder:
+                        self._records.keep(self._parent.run_id, self._study.plots(
+                            Path(folder), self._sweep.metric.name), "plots")
+            finally:
+                self._records.end(self._parent, status, tags, metrics)
         finally:
             self._logs.cleanup()
 
@@ -199,7 +216,7 @@ class Contest:
         tracking = chain.session.tools.tracking_identity(chain.config)
         return _Prepared(trial=trial, job=job, key=Digest.of_json(planned),
                          plan={"run": planned, "tracking": tracking},
-                         params=train.recorded(settled))
+                         params=train.recorded(settled), inputs=inputs)
 
     def _run(self, prepared: _Prepared, cancel: threading.Event) -> Ended | None:
         trial, chain = prepared.trial, self._chain
@@ -210,14 +227,17 @@ class Contest:
             waited = True
             chain.session.say(f"sweep {chain.name}  {text}")
 
-        started = self._records.start(self._parent, prepared.key, {
-            **trial.tags, PARENT_TAG: self._parent.run_id, member_tag(self._identity): "1",
-            "mlflow.runName": f"{chain.name}-{trial.number}", STATE_TAG: RUNNING,
-            "mlflow.project.entryPoint": chain.config.entry_point,
-            "mlflow.project.env": self._spec.environment,
-            "mlflow.project.backend": self._engine.name,
-            run.IMAGE_TAG: self._job.pushed.reference, run.LOCK_TAG: str(self._job.lock.digest),
-        }, waiting, cancel)
+        held = self._engine.find(str(prepared.key))  # a job that outlived whoever started it
+        started = (self._records.adopt(held, self._identity) if held
+                   else self._records.start(self._parent, prepared.key, {
+                       **trial.tags, PARENT_TAG: self._parent.run_id,
+                       member_tag(self._identity): "1", STATE_TAG: RUNNING,
+                       "mlflow.runName": f"{chain.name}-{trial.number}",
+                       "mlflow.project.entryPoint": chain.config.entry_point,
+                       "mlflow.project.env": self._spec.environment,
+                       "mlflow.project.backend": self._engine.name,
+                       run.IMAGE_TAG: self._job.pushed.reference,
+                       run.LOCK_TAG: str(self._job.lock.digest)}, waiting, cancel))
         if isinstance(started, Found):
             return self._adopted(started)
         pruned = self._pruned(prepared.key) if waited else ""
@@ -225,22 +245,26 @@ class Contest:
             self._records.withdraw(started)
             return Ended(state=PRUNED, run_id=pruned, is_reused=True)
         self._run_ids[trial.number] = started.run_id
-        status, state, reason = "FAILED", FAILED, ""
+        status, state, reason, changed = "FAILED", FAILED, "", ""
         try:
             outcome = self._engine.execute(replace(
                 prepared.job, cancel=cancel, database=started.database,
                 artifacts=started.artifacts,
                 environment={**started.environment, **prepared.job.environment}))
             if outcome.code == 0 and not outcome.reason:
-                status, state = "FINISHED", COMPLETE
+                changed = train.changed(chain, prepared.inputs)
+                status, state = "FINISHED", FAILED if changed else COMPLETE
+                reason = f"changed while it was used: {changed}" if changed else ""
             elif cancel.is_set():
                 status, state = "KILLED", PRUNED if trial.number in self._hopeless else RUNNING
             else:
                 reason = run.words(outcome)
         except EngineError as error:
-            reason = error.what
+            reason = _in_line(error)
         finally:
-            found = self._records.finish(started, status, prepared.params, {STATE_TAG: state})
+            tags = {STATE_TAG: state, **({run.CHANGED_TAG: changed} if changed else {})}
+            found = self._records.finish(started, status, prepared.params, tags,
+                                         reusable=not changed)
         if state == RUNNING:
             return None
         ended = (self._ended(found) if state == COMPLETE else
@@ -297,9 +321,13 @@ class Contest:
 def _resources(chain: Chain, parallel: int) -> run.Resources:
     """What the settings ask for; without it, trials that run at once divide the processors."""
     asked = train.resources(chain.config)
-    if asked.cpus or parallel == 1:
+    if asked.cpus or parallel == 1 or chain.config.engine in _ELSEWHERE:
         return asked
     return replace(asked, threads=max(1, int(chain.session.tools.processors() / parallel)))
+
+
+def _in_line(error: ToolchainError) -> str:
+    return "; ".join(filter(None, (error.what, error.where, error.fix)))
 
 
 def _finite(history: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

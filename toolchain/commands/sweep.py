@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,6 @@ from toolchain.errors import SpecError, SweepError, ToolchainError
 from toolchain.spec.reader import TreeReader
 from toolchain.sweep import FILE, Sweep, budget, read
 from toolchain.sweep.board import Board
-from toolchain.sweep.budget import Budget
 from toolchain.sweep.schedule import Schedule
 
 NAME = "sweep"
@@ -34,8 +33,9 @@ class Asked:
     sweep: Sweep
 
 
-def asked(chain: Chain) -> Asked:
-    """What sweep.yaml and this call ask for. Raises SpecError."""
+def asked(chain: Chain, *, to_run: bool = True) -> Asked:
+    """What sweep.yaml and this call ask for, which has to have an end if it is `to_run`. Raises
+    SpecError."""
     reader = TreeReader(chain.tree, chain.boundary)
     text = reader.read(FILE)
     where = f"{chain.project.folder}/{FILE}"
@@ -44,7 +44,7 @@ def asked(chain: Chain) -> Asked:
                         fix="write one beside MLproject, as docs/guides/sweeps.md shows")
     config, call = chain.config, chain.session.workspace.call
     sweep = read.given(read.read(text, where), {
-        name: call.get(name, "") for name in read.CALL})
+        name: call.get(name, "") for name in read.CALL}, to_run=to_run)
     changes: dict[str, Any] = {}
     if sweep.engine and "engine" not in call:
         changes["engine"] = sweep.engine
@@ -54,9 +54,9 @@ def asked(chain: Chain) -> Asked:
     return Asked(chain, sweep)
 
 
-def check(chain: Chain) -> None:
+def check(chain: Chain, *, to_run: bool = True) -> None:
     """What can be said before anything is built. Raises ToolchainError."""
-    found = asked(chain)
+    found = asked(chain, to_run=to_run)
     found.chain.session.tools.engine(found.chain.config)
     for note in found.sweep.notes:
         chain.session.say(f"warning: {note}")
@@ -86,12 +86,18 @@ def run(chains: Sequence[Chain], display: Display, emit: Callable[[str], None],
                     session.say, f"{NAME} {name}: another process runs it; waiting")))
         found = _asked(chains, errors)
         parallel = max((item.sweep.parallel for item in found), default=1)
-        contests = _begun(found, parallel, errors)
-        if not contests:
-            return errors
-        shared = _shared_budget(session.workspace.call, [item.sweep for item in found])
+        text = session.workspace.call.get("budget")
+        shared = budget.read(text, "command line") if text else None
+        contests: list[Contest] = []
         status = "KILLED"
         try:
+            for item in found:
+                try:
+                    contests.append(Contest(item.chain, item.sweep, parallel))
+                except ToolchainError as error:
+                    errors[item.chain.name] = error
+            if not contests:
+                return errors
             board = Board(emit, parallel)
             board.scores = {each.name: each.score for each in contests}
             with display(board) as draw:
@@ -120,30 +126,6 @@ def _asked(chains: Sequence[Chain], errors: dict[str, ToolchainError]) -> list[A
         except ToolchainError as error:
             errors[chain.name] = error
     return found
-
-
-def _begun(found: Sequence[Asked], parallel: int, errors: dict[str, ToolchainError]
-           ) -> list[Contest]:
-    contests = []
-    for item in found:
-        try:
-            contests.append(Contest(item.chain, item.sweep, parallel))
-        except ToolchainError as error:
-            errors[item.chain.name] = error
-    return contests
-
-
-def _shared_budget(call: Mapping[str, str], sweeps: Sequence[Sweep]) -> Budget | None:
-    """The call's budget is one for all; without it those of the files are added up."""
-    if call.get("budget"):
-        return budget.read(call["budget"], "command line")
-    found = [sweep.budget for sweep in sweeps]
-    if any(item is None for item in found):
-        return None
-    given = [item for item in found if item is not None]
-    if all(item.trials is not None for item in given):
-        return Budget(trials=sum(item.trials or 0 for item in given))
-    return Budget(seconds=max(item.seconds or 0 for item in given))
 
 
 def _close(contest: Contest, status: str, errors: dict[str, ToolchainError]) -> None:

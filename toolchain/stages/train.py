@@ -58,7 +58,7 @@ def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
         experiment=_experiment(chain), folder=str(chain.folder),
         environment=parse.result(chain).environment, job=job,
         engine=tools.engine(chain.config), tracker=tools.tracking(chain.config),
-        force=chain.config.force, check_of=check_of, changed=lambda: _changed(chain, inputs),
+        force=chain.config.force, check_of=check_of, changed=lambda: changed(chain, inputs),
         waiting=lambda text: chain.session.say(f"{NAME} {chain.name}  {text}"),
     )
     _say_what_is_newer(chain, done)
@@ -81,7 +81,7 @@ def _experiment(chain: Chain) -> str:
     return chain.session.tools.experiment(chain.config) or chain.name
 
 
-def _changed(chain: Chain, inputs: Mapping[str, tuple[Digest, str]]) -> str:
+def changed(chain: Chain, inputs: Mapping[str, tuple[Digest, str]]) -> str:
     """Inputs that the job read where they are, and that are not what they were any more."""
     found = []
     for name, (digest, text) in inputs.items():

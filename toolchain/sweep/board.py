@@ -97,7 +97,10 @@ class Board:
             parts.append(f"best {score.metric.name}={_number(score.best)} "
                          f"(trial {score.best_number})")
         if score.seconds and score.most is not None and score.most > score.done:
-            left = median(score.seconds) * (score.most - score.done) / self._parallel
+            # Projects that still have something to do share what runs at once.
+            others = sum(other.most is None or other.done < other.most
+                         for other in self.scores.values())
+            left = median(score.seconds) * (score.most - score.done) * others / self._parallel
             parts.append(f"about {_time(left)} left")
         return ", ".join(parts)
 

@@ -69,8 +69,9 @@ def read(text: str, path: str) -> Sweep:
     return found
 
 
-def given(sweep: Sweep, call: Mapping[str, str]) -> Sweep:
-    """A copy with what this call asks for: texts by name, of those in CALL. Raises SpecError."""
+def given(sweep: Sweep, call: Mapping[str, str], *, to_run: bool = True) -> Sweep:
+    """A copy with what this call asks for: texts by name, of those in CALL. Raises SpecError, also
+    for a sweep without an end, if it is `to_run`."""
     where = "command line"
     changes: dict[str, Any] = {
         name: budget.read_count(name, call[name], where, least=0 if name == "max_failures" else 1)
@@ -78,7 +79,7 @@ def given(sweep: Sweep, call: Mapping[str, str]) -> Sweep:
     if call.get("budget"):
         changes["budget"] = budget.read(call["budget"], where)
     changed = replace(sweep, **changes)
-    if changed.most is None and changed.budget is None:
+    if to_run and changed.most is None and changed.budget is None:
         raise SpecError(f"method {sweep.method} has no end", where=sweep.path,
                         fix="say how many: trials: 20 in the file, or trials=20; or a budget")
     return changed

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from toolchain.errors import SweepError, ToolchainError
 from toolchain.sweep.board import Board
 from toolchain.sweep.budget import Budget
-from toolchain.sweep.trial import FAILED, Contestant, Ended, Trial
+from toolchain.sweep.trial import COMPLETE, FAILED, Contestant, Ended, Trial
 
 _LOOK = 1.0  # seconds between two looks at what running trials have logged
 _PATIENCE = 45.0  # seconds that interrupted trials have for their end
@@ -49,7 +49,7 @@ class Schedule:
                  board: Board, clock: Callable[[], float] = time.monotonic) -> None:
         self._entries = [_Entry(contestant) for contestant in contestants]
         self._parallel = parallel
-        self._budget = budget or Budget()
+        self._budget = budget
         self._board = board
         self._clock = clock
         self._started = clock()
@@ -91,11 +91,7 @@ class Schedule:
 
     def _begin(self) -> bool:
         """Begin one more trial; False if there is none, or no budget for it."""
-        while self._is_within_budget():
-            open_ones = [entry for entry in self._entries if not entry.is_over]
-            if not open_ones:
-                return False
-            entry = min(open_ones, key=lambda entry: entry.begun)
+        while (entry := self._next_entry()) is not None:
             try:
                 trial = entry.contestant.draw()
             except ToolchainError as error:
@@ -113,20 +109,27 @@ class Schedule:
 
     def _look_ahead(self) -> None:
         """Draw while trials run what would else be drawn between them."""
-        open_ones = [entry for entry in self._entries if not entry.is_over]
-        if open_ones and self._is_within_budget():
-            entry = min(open_ones, key=lambda entry: entry.begun)
+        entry = self._next_entry()
+        if entry is not None:
             # What is wrong is said when the trial is asked for.
             with contextlib.suppress(ToolchainError):
                 entry.contestant.look_ahead()
 
-    def _is_within_budget(self) -> bool:
-        if self._budget.seconds is not None:
-            return self._clock() - self._started < self._budget.seconds
-        if self._budget.trials is not None:
-            return sum(entry.contestant.before + entry.begun
-                       for entry in self._entries) < self._budget.trials
-        return True
+    def _next_entry(self) -> _Entry | None:
+        """Whose turn it is, of those that have something left to begin."""
+        open_ones = [entry for entry in self._entries
+                     if not entry.is_over and self._is_affordable(entry)]
+        return min(open_ones, key=lambda entry: entry.begun, default=None)
+
+    def _is_affordable(self, entry: _Entry) -> bool:
+        """Whether another trial is within the budget of all, or else the project's own."""
+        budget, payers = self._budget, self._entries
+        if budget is None:
+            budget, payers = entry.contestant.budget or Budget(), [entry]
+        if budget.seconds is not None:
+            return self._clock() - self._started < budget.seconds
+        return budget.trials is None or sum(
+            payer.contestant.before + payer.begun for payer in payers) < budget.trials
 
     def _work(self) -> None:
         while (running := self._given.get()) is not None:
@@ -150,7 +153,10 @@ class Schedule:
         elif done is None:
             self._board.drop(name, number)
         else:
-            entry.contestant.settle(running.trial, done)
+            try:
+                entry.contestant.settle(running.trial, done)
+            except ToolchainError as error:  # its record says RUNNING: the next call settles it
+                entry.error, entry.is_over = entry.error or error, True
             self._board.end(name, running.trial, done)
             if done.state == FAILED:
                 self._count_failure(entry, done)
@@ -168,8 +174,9 @@ class Schedule:
     def _look(self) -> None:
         for entry in self._entries:
             mine = {item.trial.number: item for item in self._running if item.entry is entry}
-            if mine:
-                for number in entry.contestant.hopeless(tuple(mine)):
+            # One look that fails ends nothing: there is another.
+            with contextlib.suppress(ToolchainError):
+                for number in entry.contestant.hopeless(tuple(mine)) if mine else ():
                     mine[number].cancel.set()
 
     def _end_all(self) -> None:
@@ -183,5 +190,6 @@ class Schedule:
                 continue
             self._running.remove(running)
             # What was finished at that very moment counts.
-            if isinstance(done, Ended) and not running.cancel.is_set():
-                running.entry.contestant.settle(running.trial, done)
+            if isinstance(done, Ended) and done.state == COMPLETE:
+                with contextlib.suppress(ToolchainError):
+                    running.entry.contestant.settle(running.trial, done)

@@ -12,6 +12,7 @@ from typing import Protocol
 from toolchain.digest import Digest
 from toolchain.run import Run, Started
 from toolchain.sweep import Metric, Sweep
+from toolchain.sweep.budget import Budget
 
 COMPLETE, PRUNED, FAILED, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"  # as Optuna has them
 
@@ -144,12 +145,16 @@ class Records(Protocol):
         """Begin a trial's run; or wait for another process that makes one of the same key, of
         which `waiting` is told. Raises Cancelled if `cancel` is set while it waits."""
 
+    def adopt(self, run_id: str, identity: str) -> Started:
+        """Go on with the run of a job that outlived whoever began it; a trial of that sweep."""
+
     def withdraw(self, started: Started) -> None:
         """Take back a run that was begun and is not wanted."""
 
     def finish(self, started: Started, status: str, params: Mapping[str, str],
-               tags: Mapping[str, str]) -> Found:
-        """End a trial's run, with those params that it has not itself logged; what it has."""
+               tags: Mapping[str, str], *, reusable: bool = True) -> Found:
+        """End a trial's run, with those params that it has not itself logged; what it has. One
+        that is not reusable stands for no key afterwards."""
 
     def histories(self, run_ids: Sequence[str], metric: str
                   ) -> Mapping[str, Sequence[tuple[int, float]]]:
@@ -179,6 +184,10 @@ class Contestant(Protocol):
 
     @property
     def max_failures(self) -> int | None: ...
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the project's own file allows; it holds where the call names none for all."""
 
     @property
     def before(self) -> int:

@@ -250,7 +250,10 @@ class Call:
         """Run the sweeps of this call, of which this is one: the first that is asked for runs
         all, so that they share one queue and one budget."""
         if self._swept is None:
-            self._swept = self._run_sweeps()
+            try:
+                self._swept = self._run_sweeps()
+            except ToolchainError as error:  # else the next of this call would begin all again
+                self._swept = dict.fromkeys(self._named_of("sweep"), error)
         if name in self._swept:
             raise self._swept[name]
         if self.chain(name).config.register:
@@ -317,7 +320,8 @@ class Call:
         if any(word.partition(":")[0] in ("sweep", "best") for word in sys.argv[1:]):
             from toolchain.commands import sweep
 
-            sweep.check(self.chain(name))
+            to_run = any(word.partition(":")[0] == "sweep" for word in sys.argv[1:])
+            sweep.check(self.chain(name), to_run=to_run)
 
     def remember(self) -> None:
         """At the end: put on record what was found fresh, for a faster look next time.
