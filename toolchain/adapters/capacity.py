@@ -21,16 +21,12 @@ def cpus(groups: Path = _GROUPS, proc: Path = _PROC) -> float:
 
 
 def memory(groups: Path = _GROUPS, proc: Path = _PROC) -> int:
-    """Bytes of memory that can be had: what the machine has available, or what a cgroup's limit
-    leaves if that is less. Zero where nothing says it."""
-    found = [size for size in (_available(proc / "meminfo"),) if size]
+    """Bytes of memory: the machine's, or a cgroup's limit if that is less; zero where nothing says
+    it. What is in use counts too: a training that has it may end, and is waited for."""
+    found = [_total(proc / "meminfo")]
     for folder in _folders(groups, proc, "memory"):
-        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-        if limit:
-            # What the page cache holds is given back when it is needed.
-            found.append(max(1, limit - max(0, used - _cached(folder / "memory.stat"))))
-    return min(found, default=0)
+        found.append(_number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes"))
+    return min(filter(None, found), default=0)
 
 
 def _folders(groups: Path, proc: Path, controller: str) -> Iterator[Path]:
@@ -71,20 +67,11 @@ def _number(path: Path) -> int:
     return number if 0 < number < 1 << 60 else 0  # version 1 has a huge one for no limit
 
 
-def _cached(path: Path) -> int:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    found = dict(line.split()[:2] for line in lines if len(line.split()) == 2)
-    return int(found.get("total_inactive_file") or found.get("inactive_file") or 0)
-
-
-def _available(path: Path) -> int:
+def _total(path: Path) -> int:
     try:
         for line in path.read_text().splitlines():
             name, _, rest = line.partition(":")
-            if name == "MemAvailable":
+            if name == "MemTotal":
                 return int(rest.split()[0]) * 1024
     except (OSError, ValueError, IndexError):
         pass

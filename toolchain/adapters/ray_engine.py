@@ -28,7 +28,7 @@ from toolchain.adapters.supervised import exit_on_sigterm
 from toolchain.errors import EngineError, without_credentials
 from toolchain.image import Image
 from toolchain.lock import Lock
-from toolchain.run import Job, Outcome
+from toolchain.run import Job, Outcome, Resources
 from toolchain.shares import THREADS
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class RayEngine:
         # Only what the node uses of it; a trial's message stays small.
         sent = replace(
             job, docker=None, image=Image(layers=(), config=b"", manifest=b""),
-            environment=environment, **_cleared(job))
+            environment=environment, resources=_threaded(job.resources), **_cleared(job))
         tracking = environment.get("MLFLOW_TRACKING_URI", "")
         return Order(job=sent, place=self._place, shared=tuple(_shared(job)), machine=machine(),
                      local=_loopback(tracking), is_rehearsal=is_rehearsal)
@@ -178,6 +178,11 @@ def _loopback(uri: str) -> str:
         return ""
     host = urlsplit(uri).hostname or ""
     return without_credentials(uri) if is_loopback(host) else ""
+
+
+def _threaded(resources: Resources) -> Resources:
+    """Who asks for no processors gets one of Ray, and is not to start threads for all of a node."""
+    return resources if resources.cpus or resources.threads else replace(resources, threads=1)
 
 
 def _cleared(job: Job) -> dict[str, Any]:
