@@ -164,7 +164,7 @@ parameters:
     assert len(sweeps.lines(monorepo, "begun")) == 4
     pictures = {path.name for path in (monorepo.folder / "mlruns" / parent
                                        / "artifacts/plots").iterdir()}
-    assert {"history.png", "parallel.png", "slice.png", "sweep.html"} <= pictures
+    assert pictures == {"history.png", "importance.png", "parallel.png", "slice.png", "sweep.html"}
 
 
 def test_the_best_trial_is_registered(monorepo: Monorepo) -> None:
