@@ -217,7 +217,7 @@ class Config:
     parallel: str = _setting("", CALL, "how many trials run at once")
     budget: str = _setting(
         "", CALL, "a sweep's trials over all projects of the call, or its time: `40`, `30m`, "
-        "`1h30m`"
+        "`1h30m`; empty: each project's own, of its `sweep.yaml`"
     )
     max_failures: str = _setting(
         "", CALL, "how many of a project's trials may fail before its sweep ends"
