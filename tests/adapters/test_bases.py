@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.support.images import ImageLayout, debian
+from tests.support.debs import member
+from tests.support.images import ImageLayout, debian, tar
 from tests.support.services import docker_client
 from toolchain.adapters.bases import BaseImages
 from toolchain.adapters.docker_engine import DockerEngine
@@ -135,6 +137,29 @@ def test_a_size_that_lies_is_noticed(layout: ImageLayout, images: BaseImages) ->
     layout.tag({**made, **layout.blob(json.dumps(manifest).encode())})
     with pytest.raises(ResolveError, match="damaged"):
         images.pin("oci:base", "linux/amd64")
+
+
+def _bomb() -> bytes:
+    """A layer whose second entry has a name of a gigabyte, as it says itself."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    return member("usr/bin/x")[0].tobuf() + info.tobuf(tarfile.GNU_FORMAT) + bytes(8 << 20)
+
+
+@pytest.mark.parametrize(("bad", "says"), [
+    (_bomb(), "is damaged: headers that are too large"),
+    (tar([member("../../etc/x", b"x")]), "an entry leaves its layer: '../../etc/x'"),
+    (tar([member("/usr/bin/x", b"x")]), "an entry leaves its layer: '/usr/bin/x'"),
+])
+def test_a_layer_that_means_harm_is_named(layout: ImageLayout, images: BaseImages, bad: bytes,
+                                          says: str) -> None:
+    made = layout.manifest([*debian(), bad])
+    layout.tag(made)
+    manifest = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    with pytest.raises(ResolveError) as caught:
+        images.pin("oci:base", "linux/amd64")
+    assert says in caught.value.what
+    assert manifest["layers"][-1]["digest"] in caught.value.what
 
 
 @pytest.mark.parametrize(("change", "says"), [
