@@ -36,6 +36,10 @@ class Memory:
         self.tags = {} if manifest is None else {"tag": manifest}
         self.events: list[str] = []
 
+    @property
+    def location(self) -> tuple[str, str] | None:
+        return None
+
     def manifest(self, reference: str) -> bytes | None:
         return self.tags.get(reference)
 

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -306,7 +307,7 @@ def test_a_python_too_old_for_the_images_own_entry_point_is_said(
 def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
                               tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
-    with RegistryServer(tmp_path / "registry") as server:
+    with RegistryServer(tmp_path / "registry", log=True) as server:
         host = server.host
         subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
                         f"oci:{base.folder}:latest", f"docker://{host}/library/python:3.12-slim"],
@@ -333,14 +334,26 @@ def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLay
         assert "in the registry" in again
         assert monorepo.receipt("one", "push")["reference"] == digest
         assert not list((monorepo.folder / "cache").glob("blobs/sha256/*")) or output
-        # Another repository of the same registry: the base's layers are mounted, not sent.
-        shutil.rmtree(monorepo.folder / "cache")
-        monorepo.doit("push", "repository=another/place")
-        check = subprocess.run(
-            [need("skopeo"), "inspect", "--tls-verify=false",
-             f"docker://{monorepo.receipt('one', 'push')['reference']}"],
-            capture_output=True, text=True, timeout=60)
-        assert check.returncode == 0, check.stderr
+        # Another repository of the same registry: the base's layers are mounted, not sent, by a
+        # machine without them and by the one that pinned them and so has them.
+        for repository, lines in (("another/place", ()), ("a/third", ("upgrade=1",))):
+            shutil.rmtree(monorepo.folder / "cache")
+            asked = len(server.requests)
+            monorepo.doit("push", f"repository={repository}", *lines)
+            check = subprocess.run(
+                [need("skopeo"), "inspect", "--tls-verify=false",
+                 f"docker://{monorepo.receipt('one', 'push')['reference']}"],
+                capture_output=True, text=True, timeout=60)
+            assert check.returncode == 0, check.stderr
+            requests = server.requests[asked:]
+            below = [item["digest"] for item in json.loads(manifest)["layers"]][:2]
+            for digest in below:
+                (taken,) = [line for line in requests if f"mount={quote(digest)}" in line
+                            or f"mount={digest}" in line]
+                assert taken.startswith(f"POST /v2/{repository}/blobs/uploads/")
+                assert taken.endswith(" 201")
+                assert not [line for line in requests if line.startswith("PUT ")
+                            and digest.removeprefix("sha256:") in line]
 
 
 def test_plain_http_is_for_the_registry_that_it_is_said_of(
