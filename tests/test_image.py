@@ -146,6 +146,7 @@ FOREIGN = {
     "a layer's digest of another kind": altered(layers=first_layer(digest="sha512:00")),
     "a digest that is a number": altered(config={"digest": 5}),
     "a config that is a list": altered(config=[]),
+    "lists within lists": b"[" * 200_000,
 }
 
 

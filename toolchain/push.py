@@ -122,7 +122,7 @@ def find(registry: Registry, tag: str) -> Image | None:
     try:
         config = Digest.parse(json.loads(manifest)["config"]["digest"])
         return from_bytes(manifest, registry.config(config)) if registry.has_blob(config) else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # somebody else's tag of that name
 
 

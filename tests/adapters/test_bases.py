@@ -199,6 +199,16 @@ def test_a_manifest_or_index_that_was_changed_is_refused(layout: ImageLayout,
         images.pin("oci:base:sha256:nothing", "linux/amd64")
 
 
+def test_documents_that_are_too_deep(layout: ImageLayout, images: BaseImages) -> None:
+    deep = b'{"a":' * 200_000
+    layout.tag({"mediaType": "application/vnd.oci.image.manifest.v1+json", **layout.blob(deep)})
+    with pytest.raises(ResolveError, match="not JSON"):
+        images.pin("oci:base", "linux/amd64")
+    (layout.folder / "index.json").write_bytes(deep)
+    with pytest.raises(ResolveError, match="not JSON"):
+        images.pin("oci:base", "linux/amd64")
+
+
 @pytest.mark.parametrize("manifests", [None, 7, ["text"], [{"platform": "linux/amd64"}]])
 def test_an_index_that_lies(layout: ImageLayout, images: BaseImages, manifests: object) -> None:
     data = {"mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
