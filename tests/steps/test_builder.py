@@ -170,11 +170,17 @@ def test_inputs_have_fusemls_names_and_become_settings() -> None:
     warnings: list[str] = []
     asked = read(["--base_image=python:3.11", "pull_registry=in-cluster:5000", "python=3.12"], {
         "registry": "", "FUSEML_REGISTRY": "a:1", "REPOSITORY": "x/y", "intel_optimized": "true",
-        "compressed_caching": "false", "VERBOSE": "true", "HOME": "/h"}, warnings.append)
+        "compressed_caching": "true", "VERBOSE": "true", "HOME": "/h"}, warnings.append)
     assert asked.verbose
     assert {name: text for name, text in asked.settings.items() if name != "cache"} == {
         "registry": "a:1", "repository": "x/y", "image.base": "python:3.11",
         "pull_registry": "in-cluster:5000", "python": "3.12"}
     assert [text.split(" ")[0] for text in warnings] == ["intel_optimized", "compressed_caching"]
+    warnings.clear()
+    read(["--compressed_caching=false", "intel_optimized=no", "miniconda_version="], {},
+         warnings.append)
+    assert warnings == []  # they ask for nothing
+    with pytest.raises(ConfigError, match="compressed_caching is yes or no"):
+        read(["--compressed_caching=perhaps"], {}, warnings.append)
     with pytest.raises(ConfigError, match="unknown input --entry_point"):
         read(["--entry_point=main"], {}, warnings.append)
