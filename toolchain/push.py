@@ -152,13 +152,13 @@ class _AtHand:
         return self._source.stream(digest, size)
 
 
-def manifest_size(registry: Registry, digest: Digest) -> int:
-    """The size of a manifest that is there, in bytes. Raises RegistryError if it is not."""
+def manifest_of(registry: Registry, digest: Digest) -> bytes:
+    """A manifest that is there. Raises RegistryError if it is not."""
     manifest = registry.manifest(str(digest))
     if manifest is None:
         raise RegistryError("the registry lost a manifest that was pushed",
                             where=f"{registry.name}@{digest}", fix="run it again")
-    return len(manifest)
+    return manifest
 
 
 def make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,

@@ -217,6 +217,8 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
     receipt = monorepo.receipt("one", "push")
     index = Pushed(monorepo, receipt["digest"]).manifest
     assert [item["platform"]["architecture"] for item in index["manifests"]] == ["amd64", "arm64"]
+    assert index["annotations"]["org.opencontainers.image.title"] == "one"
+    assert "org.opencontainers.image.base.digest" not in index["annotations"]
     for item in index["manifests"]:
         image = Pushed(monorepo, item["digest"])
         assert image.config["architecture"] == item["platform"]["architecture"]
