@@ -303,6 +303,16 @@ def test_a_python_too_old_for_the_images_own_entry_point_is_said(
     assert said not in monorepo.doit("push", "upgrade=1")
 
 
+def test_a_python_without_a_compiler_is_said(monorepo: Monorepo, mirror: Mirror,
+                                             base: ImageLayout) -> None:
+    base.tag(base.manifest(debian("3.12")))
+    monorepo.add("one")
+    set_base(monorepo, mirror, 'python = "3.12"', 'image.base = "oci:base"')
+    said = "one: no byte-code is made, as there are compilers for Python 3.11 and 3.13 alone"
+    assert said in monorepo.doit("resolve", "image.bytecode=yes")
+    assert said not in monorepo.doit("resolve", "image.bytecode=no")
+
+
 # A base in a registry
 
 
