@@ -12,6 +12,7 @@ from types import TracebackType
 import pytest
 
 from tests.support.services import free_port, need
+from tests.support.tls import make_ca, make_server
 
 _CONFIG = """\
 version: 0.1
@@ -95,3 +96,21 @@ class RegistryServer:
             except OSError:
                 time.sleep(0.02)
         return False
+
+
+def secured(folder: Path) -> RegistryServer:
+    """A registry over HTTPS, with a CA of its own (`folder/ca.crt`) and for `user` alone."""
+    made = make_server(folder, make_ca(folder))
+    return RegistryServer(folder, tls=(made.certificate, made.key), password=True)
+
+
+def trusting_user(home: Path, registry: RegistryServer, environ: dict[str, str]) -> Path:
+    """Make `home` one in which Docker's settings trust the registry's CA; without a login."""
+    certificates = home / ".config/docker/certs.d" / registry.host
+    certificates.mkdir(parents=True)
+    (certificates / "ca.crt").write_bytes((registry.folder / "ca.crt").read_bytes())
+    (home / ".docker").mkdir()
+    environ["HOME"] = str(home)
+    for name in ("DOCKER_CONFIG", "XDG_CONFIG_HOME"):
+        environ.pop(name, None)
+    return home
