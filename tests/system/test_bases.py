@@ -19,6 +19,7 @@ from tests.support.images import PATH, ImageLayout, debian, one_layer
 from tests.support.monorepo import Monorepo, ran
 from tests.support.registry import RegistryServer
 from tests.support.services import docker_client, need
+from tests.support.wheels import wheel
 from toolchain.digest import Digest
 from toolchain.lock.base import from_text
 
@@ -398,6 +399,58 @@ def test_a_registry_that_is_not_there(monorepo: Monorepo, mirror: Mirror) -> Non
     output = monorepo.doit("push", expect=1)
     assert "the registry cannot be reached" in output
     assert "fix: " in output
+
+
+# Another architecture
+
+
+def test_the_embedded_base_and_wheels_of_arm64(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "mirror")
+    mirror.publish({**{name: deb(name, architecture="arm64") for name in default_packages()},
+                    "python3": deb("python3", "3.11.2-1", architecture="arm64",
+                                   depends="libc6", members=[
+                        member("./usr/bin/python3.11", b"#!/bin/sh\n", mode=0o755)]),
+                    "libc6": deb("libc6", "2.36-9", architecture="arm64", members=[
+                        member("./lib/ld-linux-aarch64.so.1", b"loader", mode=0o755)])},
+                   architecture="arm64")
+    for machine in ("x86_64", "aarch64"):
+        wheel(tmp_path / "wheels", "gamma", tag=f"cp311-cp311-manylinux_2_17_{machine}",
+              files={"gamma.py": b"", f"gamma_{machine}.so": machine.encode()})
+    repo = Monorepo(tmp_path / "workspace", mirror, tmp_path / "wheels")
+    repo.add("one", requirements="gamma\n")
+    repo.doit("push", "image.platform=linux/arm64")
+    image = Pushed.of(repo, "one")
+    assert image.config["architecture"] == "arm64"
+    files = image.files()
+    assert "opt/venv/lib/python3.11/site-packages/gamma_aarch64.so" in files
+    assert [path for path in files if path.endswith("lib/ld-linux-aarch64.so.1")]
+    assert not [path for path in files if "x86_64" in path]
+    (pinned,) = from_text((repo.folder / "base.lock").read_text(), "")
+    assert pinned.name == ("base", "bookworm", "linux/arm64")
+    assert set(ran(repo.doit("push", "image.platform=linux/arm64"), "one").values()) == {"fresh"}
+
+
+# An image of a Docker engine
+
+
+def test_an_image_of_an_engine_is_the_base(monorepo: Monorepo, mirror: Mirror) -> None:
+    client = docker_client()
+    client.api.import_image_from_data(one_layer(), repository="toolchain-test/daemon", tag="1")
+    monorepo.add("one")
+    set_base(monorepo, mirror, 'image.base = "docker-daemon:toolchain-test/daemon:1"')
+    try:
+        monorepo.doit("push")
+        image = Pushed.of(monorepo, "one")
+        assert image.config["rootfs"]["diff_ids"][0] == str(Digest.of(one_layer()))
+        assert {"usr/local/bin/python3.11", "opt/venv/lib/python3.11/site-packages/alpha.py",
+                "project/train.py"} <= image.files().keys()
+        assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+        # Without the cache the pinned layers come out of the engine again.
+        shutil.rmtree(monorepo.folder / "cache")
+        monorepo.doit("push")
+        assert Pushed.of(monorepo, "one").layers == image.layers
+    finally:
+        client.images.remove("toolchain-test/daemon:1", force=True)
 
 
 # A Dockerfile of the project
