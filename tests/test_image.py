@@ -36,6 +36,10 @@ class Memory:
         self.tags = {} if manifest is None else {"tag": manifest}
         self.events: list[str] = []
 
+    @property
+    def location(self) -> tuple[str, str] | None:
+        return None
+
     def manifest(self, reference: str) -> bytes | None:
         return self.tags.get(reference)
 
@@ -97,6 +101,20 @@ def test_config_and_manifest_name_the_layers_in_order() -> None:
     assert len(config["history"]) == len(MADE.layers)
 
 
+def test_an_index_has_the_annotations_that_its_images_share() -> None:
+    def made(platform: str, **annotations: str) -> bytes:
+        return image.make(MADE.layers, "1000", platform, annotations).manifest
+
+    amd = made("linux/amd64", title="one", base="a")
+    arm = made("linux/arm64/v8", title="one", base="b")
+    index = json.loads(image.index({"linux/amd64": amd, "linux/arm64/v8": arm}))
+    assert index["annotations"] == {"title": "one"}
+    assert index["manifests"][1] == {
+        "mediaType": image.MANIFEST, "digest": str(Digest.of(arm)), "size": len(arm),
+        "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}}
+    assert "annotations" not in json.loads(image.index({"linux/amd64": made("linux/amd64")}))
+
+
 def test_an_image_is_read_back_from_its_bytes() -> None:
     assert image.from_bytes(MADE.manifest, MADE.config) == MADE
 
@@ -142,6 +160,7 @@ FOREIGN = {
     "a layer's digest of another kind": altered(layers=first_layer(digest="sha512:00")),
     "a digest that is a number": altered(config={"digest": 5}),
     "a config that is a list": altered(config=[]),
+    "lists within lists": b"[" * 200_000,
 }
 
 

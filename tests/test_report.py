@@ -8,7 +8,11 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
+
+from tests.support.terminal import on_terminal
 from toolchain import report
 from toolchain.progress import Progress
 
@@ -78,3 +82,19 @@ def test_progress_begins_anew() -> None:
     with report.progress(counter, "next"):
         assert (counter.expected, counter.done, counter.layers_expected, counter.layers_done) == (
             0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("err", [False, True])
+def test_progress_is_silenced_on_a_terminal(tmp_path: Path, err: bool) -> None:
+    program = ("import time\nfrom toolchain import progress, report\n"
+               f"with report.silenced(out={err}, err={err}):\n"
+               "    with report.progress(progress.Progress(), 'title'):\n"
+               "        report.emit('a line')\n        time.sleep(3)\n")
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"}
+    for name in ("CI", "NO_COLOR"):
+        environ.pop(name, None)
+    with on_terminal([sys.executable, "-c", program], folder=tmp_path,
+                     environ=environ) as terminal:
+        assert terminal.read_to_the_end() == 0
+    assert ("title" in terminal.text) is not err
+    assert ("a line" in terminal.text) is not err

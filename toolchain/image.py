@@ -106,16 +106,26 @@ def from_bytes(manifest: bytes, config: bytes) -> Image:
     return Image(layers=layers, config=config, manifest=manifest)
 
 
-def index(images: Mapping[str, tuple[Digest, int]]) -> bytes:
-    """An image index (image-index.md): platform -> digest and size of its manifest, in order."""
+def index(images: Mapping[str, bytes]) -> bytes:
+    """An image index (image-index.md) of platform -> manifest, in order.
+
+    It has the annotations that all of them have; the digest of a base image is none, where every
+    platform has another.
+    """
+    import json
+
+    given = [json.loads(manifest).get("annotations") or {} for manifest in images.values()]
+    common = {name: value for name, value in given[0].items()
+              if all(other.get(name) == value for other in given[1:])}
     return canonical_json({
         "schemaVersion": 2,
         "mediaType": INDEX,
         "manifests": [
-            {"mediaType": MANIFEST, "digest": str(digest), "size": size,
+            {"mediaType": MANIFEST, "digest": str(Digest.of(manifest)), "size": len(manifest),
              "platform": _platform(platform)}
-            for platform, (digest, size) in images.items()
+            for platform, manifest in images.items()
         ],
+        **({"annotations": common} if common else {}),
     })
 
 

@@ -68,6 +68,10 @@ class Registry(Protocol):
     def name(self) -> str:
         """What a reference begins with, as the place that runs images sees it."""
 
+    @property
+    def location(self) -> tuple[str, str] | None:
+        """As that of a BlobSource."""
+
     def manifest(self, reference: str) -> bytes | None:
         """The manifest with that tag or digest, verified if it is a digest; None if not there."""
 
@@ -118,28 +122,43 @@ def find(registry: Registry, tag: str) -> Image | None:
     try:
         config = Digest.parse(json.loads(manifest)["config"]["digest"])
         return from_bytes(manifest, registry.config(config)) if registry.has_blob(config) else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # somebody else's tag of that name
 
 
 def fetcher(registry: Registry, store: Store) -> Callable[[Digest, int], Iterator[bytes]]:
     """Reads blobs from the store where they are there, else from the registry."""
-    def stored(digest: Digest) -> Iterator[bytes]:
-        with store.open(digest) as stream:
-            while piece := stream.read(_CHUNK):
-                yield piece
-
-    return lambda digest, size: (stored(digest) if store.has(digest)
+    return lambda digest, size: (_stored(store, digest) if store.has(digest)
                                  else registry.stream(digest, size))
 
 
-def manifest_size(registry: Registry, digest: Digest) -> int:
-    """The size of a manifest that is there, in bytes. Raises RegistryError if it is not."""
+def _stored(store: Store, digest: Digest) -> Iterator[bytes]:
+    with store.open(digest) as stream:
+        while piece := stream.read(_CHUNK):
+            yield piece
+
+
+class _AtHand:
+    """A source whose blobs are read from the store where they are there. Implements BlobSource."""
+
+    def __init__(self, store: Store, source: BlobSource) -> None:
+        self._store = store
+        self._source = source
+        self.location = source.location
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        if self._store.has(digest):
+            return _stored(self._store, digest)
+        return self._source.stream(digest, size)
+
+
+def manifest_of(registry: Registry, digest: Digest) -> bytes:
+    """A manifest that is there. Raises RegistryError if it is not."""
     manifest = registry.manifest(str(digest))
     if manifest is None:
         raise RegistryError("the registry lost a manifest that was pushed",
                             where=f"{registry.name}@{digest}", fix="run it again")
-    return len(manifest)
+    return manifest
 
 
 def make(image: Image, tag: str, registry: Registry, store: Store, progress: Progress,
@@ -148,14 +167,15 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
          before: Digest | None = None) -> tuple[Pushed, int, int]:
     """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
 
-    `lent` layers that are not in the store come from `source`, the base image's home. `beside` is
+    `lent` layers come from `source`, the base image's home, where the registry can take them over
+    from there or the store does not have them. `beside` is
     called meanwhile, in a thread, and has ended before the tag is put. `before` is a manifest that
     was pushed earlier: if it is still there, so are its blobs. Raises what `beside` does,
     RegistryError, and StoreError for a blob that the store lost.
     """
     def send(digest: Digest, size: int) -> None:
-        if source is not None and digest in lent and not store.has(digest):
-            registry.copy_blob(digest, size, source, progress)
+        if source is not None and digest in lent and (is_near or not store.has(digest)):
+            registry.copy_blob(digest, size, _AtHand(store, source), progress)
         else:
             registry.put_blob(digest, size, store, progress)
         progress.advance(0, layers=1)
@@ -170,6 +190,8 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
             pass
         return missing
 
+    here, home = registry.location, source.location if source is not None else None
+    is_near = here is not None and home is not None and here[0] == home[0]
     known = _blobs(registry, before)
     store.put(image.config)
     with ThreadPoolExecutor(_UPLOADS + 1) as pool:

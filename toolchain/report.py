@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -24,6 +25,27 @@ def aside(text: str) -> None:
     """Write one line where it does not mix with a document on standard output."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def silenced(*, out: bool, err: bool) -> Iterator[None]:
+    """Nothing is shown of standard output, or of standard error and so of progress."""
+    if not (out or err):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        if out:
+            stack.enter_context(contextlib.redirect_stdout(_Nowhere()))
+        if err:
+            stack.enter_context(contextlib.redirect_stderr(_Nowhere()))
+        yield
+
+
+class _Nowhere(io.TextIOBase):
+    """No file that would have to be closed: of doit's threads another one may still use it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def line(stage: str, project: str, words: str, seconds: float) -> str:

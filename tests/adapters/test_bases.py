@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.support.images import ImageLayout, debian
+from tests.support.debs import member
+from tests.support.images import ImageLayout, debian, tar
 from tests.support.services import docker_client
 from toolchain.adapters.bases import BaseImages
 from toolchain.adapters.docker_engine import DockerEngine
@@ -137,6 +139,29 @@ def test_a_size_that_lies_is_noticed(layout: ImageLayout, images: BaseImages) ->
         images.pin("oci:base", "linux/amd64")
 
 
+def _bomb() -> bytes:
+    """A layer whose second entry has a name of a gigabyte, as it says itself."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    return member("usr/bin/x")[0].tobuf() + info.tobuf(tarfile.GNU_FORMAT) + bytes(8 << 20)
+
+
+@pytest.mark.parametrize(("bad", "says"), [
+    (_bomb(), "is damaged: headers that are too large"),
+    (tar([member("../../etc/x", b"x")]), "an entry leaves its layer: '../../etc/x'"),
+    (tar([member("/usr/bin/x", b"x")]), "an entry leaves its layer: '/usr/bin/x'"),
+])
+def test_a_layer_that_means_harm_is_named(layout: ImageLayout, images: BaseImages, bad: bytes,
+                                          says: str) -> None:
+    made = layout.manifest([*debian(), bad])
+    layout.tag(made)
+    manifest = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    with pytest.raises(ResolveError) as caught:
+        images.pin("oci:base", "linux/amd64")
+    assert says in caught.value.what
+    assert manifest["layers"][-1]["digest"] in caught.value.what
+
+
 @pytest.mark.parametrize(("change", "says"), [
     (lambda m: m["config"].update(size=1 << 40), "no sensible size"),
     (lambda m: m["config"].update(digest=7), "no sha256"),
@@ -172,6 +197,16 @@ def test_a_manifest_or_index_that_was_changed_is_refused(layout: ImageLayout,
         path.write_bytes(whole)
     with pytest.raises(ResolveError, match="no sha256"):
         images.pin("oci:base:sha256:nothing", "linux/amd64")
+
+
+def test_documents_that_are_too_deep(layout: ImageLayout, images: BaseImages) -> None:
+    deep = b'{"a":' * 200_000
+    layout.tag({"mediaType": "application/vnd.oci.image.manifest.v1+json", **layout.blob(deep)})
+    with pytest.raises(ResolveError, match="not JSON"):
+        images.pin("oci:base", "linux/amd64")
+    (layout.folder / "index.json").write_bytes(deep)
+    with pytest.raises(ResolveError, match="not JSON"):
+        images.pin("oci:base", "linux/amd64")
 
 
 @pytest.mark.parametrize("manifests", [None, 7, ["text"], [{"platform": "linux/amd64"}]])

@@ -273,7 +273,7 @@ def test_what_was_pushed_can_be_streamed_and_is_verified(
     registry: Registry, made: Image, store: Store
 ) -> None:
     push.make(made, "tag", registry, store, Progress())
-    source: BlobSource = registry  # type: ignore[assignment]
+    source: BlobSource = registry
     for layer in made.layers:
         assert b"".join(source.stream(layer.digest, layer.size)) == store.read(layer.digest)
         for wrong in (layer.size - 1, layer.size + 1):
@@ -293,7 +293,7 @@ def test_one_registry_copies_from_another(
     push.make(made, "tag", registry, store, Progress())
     other = Layout(tmp_path / "other", "other", tmp_path / "quarantine", journal)
     for layer in made.layers:
-        other.copy_blob(layer.digest, layer.size, registry, Progress())  # type: ignore[arg-type]
+        other.copy_blob(layer.digest, layer.size, registry, Progress())
         assert other.config(layer.digest) == store.read(layer.digest)
 
 

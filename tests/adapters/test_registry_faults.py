@@ -16,11 +16,13 @@ from tests.support import faults
 from tests.support.faults import FaultyProxy
 from tests.support.registry import RegistryServer
 from toolchain import image, push
+from toolchain.adapters import referrers
 from toolchain.adapters.backoff import Backoff
 from toolchain.adapters.registry import HttpRegistry
+from toolchain.attest import CYCLONEDX, IN_TOTO, Document, attach
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
-from toolchain.image import Image
+from toolchain.image import CREATED, Image
 from toolchain.layer import GZIP, Layer
 from toolchain.progress import Progress
 from toolchain.store import Store
@@ -46,15 +48,62 @@ def _open(host: str, repository: str) -> HttpRegistry:
     return HttpRegistry(host, host, repository, insecure=False, backoff=_QUICK)
 
 
-def _image(store: Store, chance: random.Random) -> Image:
-    """An image of three layers of random bytes, from a few to some hundred thousand."""
-    layers = []
+def _image(store: Store, chance: random.Random, lent: Layer) -> Image:
+    """An image of a lent layer and three of random bytes, from a few to some hundred thousand."""
+    layers = [lent]
     for number in range(3):
         data = chance.randbytes(chance.choice([1, 700, 70_000, 400_000]) + number)
         digest = store.put(data)
         layers.append(Layer(digest=digest, diff_id=digest, size=len(data), media_type=GZIP,
                             label=f"layer {number}"))
     return image.make(tuple(layers), "1000", "linux/amd64")
+
+
+class Elsewhere:
+    """The home of a base image that is no registry; implements push.BlobSource."""
+
+    location = None
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
+        assert size == len(self._data)
+        yield from (self._data[at:at + 10_000] for at in range(0, size, 10_000))
+
+
+def _lent(direct: HttpRegistry, faulty: HttpRegistry, store: Store, chance: random.Random
+          ) -> tuple[Layer, push.BlobSource]:
+    """A layer that is in another repository of the registry, or not in a registry at all."""
+    data = chance.randbytes(90_000)
+    digest = Digest.of(data)
+    layer = Layer(digest=digest, diff_id=digest, size=len(data), media_type=GZIP, label="lent")
+    kind = chance.choice(["mounted", "mounted, and in the store", "streamed"])
+    if kind == "streamed":
+        return layer, Elsewhere(data)
+    assert store.put(data) == digest
+    direct.put_blob(digest, len(data), store, Progress())
+    if kind == "mounted":
+        store.path(digest).unlink()
+    return layer, faulty
+
+
+def _documents(chance: random.Random) -> tuple[Document, ...]:
+    return tuple(Document(media_type=kind, data=chance.randbytes(3000))
+                 for kind in (CYCLONEDX, IN_TOTO))
+
+
+def _attached_is_whole(registry: HttpRegistry, image: Image) -> set[str]:
+    """Whatever the registry lists beside an image is there, and about it; what kinds they are."""
+    listed = registry.referrers(image.digest)
+    for item in listed:
+        manifest = registry.manifest(item["digest"])
+        assert manifest is not None
+        assert item["size"] == len(manifest)
+        assert json.loads(manifest)["subject"]["digest"] == str(image.digest)
+        _is_whole(registry, manifest)
+    assert len({item["digest"] for item in listed}) == len(listed)
+    return {item["artifactType"] for item in listed}
 
 
 def _is_whole(registry: HttpRegistry, manifest: bytes) -> None:
@@ -74,11 +123,21 @@ def test_two_hundred_faults(server: RegistryServer, proxy: FaultyProxy, store: S
         attempt += 1
         repository = f"faults/{attempt}"
         direct, faulty = _open(server.host, repository), _open(proxy.host, repository)
-        made = _image(store, chance)
+        layer, source = _lent(_open(server.host, f"lent/{attempt}"),
+                              _open(proxy.host, f"lent/{attempt}"), store, chance)
+        made = _image(store, chance, layer)
+        documents = _documents(chance)
+
+        def send(progress: Progress, made: Image = made, layer: Layer = layer,
+                 source: push.BlobSource = source, faulty: HttpRegistry = faulty,
+                 documents: tuple[Document, ...] = documents) -> None:
+            push.make(made, "tag", faulty, store, progress, {layer.digest}, source,
+                      lambda: attach(documents, made, CREATED, faulty, store, progress))
+
         progress = Progress()
         proxy.rate = chance.choice([0.05, 0.2, 0.4, 0.7])
         try:
-            push.make(made, "tag", faulty, store, progress)
+            send(progress)
             outcome = "right"
             assert direct.manifest("tag") == made.manifest
             assert progress.done >= progress.expected
@@ -89,10 +148,16 @@ def test_two_hundred_faults(server: RegistryServer, proxy: FaultyProxy, store: S
             manifest = direct.manifest(reference)
             if manifest is not None:
                 _is_whole(direct, manifest)
+        kinds = _attached_is_whole(direct, made)
+        if direct.manifest("tag") is not None:  # it comes last
+            assert kinds == {CYCLONEDX, IN_TOTO}
         proxy.rate = 0
-        push.make(made, "tag", faulty, store, Progress())
+        send(Progress())
         assert direct.manifest("tag") == made.manifest
         _is_whole(direct, made.manifest)
+        assert _attached_is_whole(direct, made) == {CYCLONEDX, IN_TOTO}
+        # The registry keeps no list of its own, so the one under a tag went through the faults.
+        assert direct.manifest(referrers.fallback_tag(made.digest)) is not None
         outcomes[outcome] += 1
     print(outcomes, Counter(kind for kind, _ in proxy.faults))
 

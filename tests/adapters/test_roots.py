@@ -60,6 +60,27 @@ def _files(root: Path) -> dict[str, str]:
             ("resolv.conf", "hosts")}
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_cannot_fill_the_memory(images: Images, kind: bytes) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 1 << 30
+    bomb = tar([member("a", b"1")])[:1024] + info.tobuf(tarfile.GNU_FORMAT) + bytes(6 << 20)
+    with pytest.raises(EngineError, match="headers that are too large"):
+        images.root(images.layer(bomb))
+
+
+def test_a_sparse_file_cannot_fill_the_disk(images: Images) -> None:
+    """Its holes are in no byte of the layer."""
+    info = tarfile.TarInfo("x")
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"\x80" + (1 << 40).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(EngineError, match="more than a layer may"):
+        images.root(images.layer(bytes(header) + bytes(1024)))
+
+
 def test_whiteouts_and_replacements(images: Images) -> None:
     lower = images.layer(tar([
         member("a/gone", b"1"), member("a/stays", b"2"), member("b/x/deep", b"3"),

@@ -69,10 +69,72 @@ def test_a_distroless_image_has_a_file_for_each_package() -> None:
     assert found.installed() == {"libc6": "2.36-9"}
 
 
-@pytest.mark.parametrize("path", ["../etc/os-release", "/etc/os-release", "./etc/os-release"])
-def test_paths_are_only_compared_never_opened(path: str) -> None:
-    found = look(tar([member(path, b"ID=debian\nVERSION_CODENAME=x\n")]))
-    assert found.suite() == ("" if path.startswith("..") else "x")
+@pytest.mark.parametrize("path", ["etc/os-release", "./etc/os-release", "etc/./os-release"])
+def test_ordinary_names_are_taken(path: str) -> None:
+    root = member("./", kind=tarfile.DIRTYPE)
+    assert look(tar([root, member(path, b"ID=debian\nVERSION_CODENAME=x\n")])).suite() == "x"
+
+
+@pytest.mark.parametrize("path", ["../etc/os-release", "/etc/os-release", "usr/../../x", "a/.."])
+def test_an_entry_that_leaves_its_layer_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="leaves its layer") as caught:
+        look(tar([member(path, b"ID=debian\n")]))
+    assert repr(path) in str(caught.value)
+
+
+def test_a_whiteout_of_everything() -> None:
+    lower = tar([member("usr/bin/python3.9")])
+    assert look(lower, tar([member(".wh..wh..opq")])).pythons("/usr/bin") == {}
+
+
+class Endless:
+    """What a few thousand bytes unpack to; a reader that goes on for too long is told so."""
+
+    def __init__(self, start: bytes, again: bytes, most: int) -> None:
+        self._now = io.BytesIO(start)
+        self._again = io.BytesIO(again)
+        self._left = most
+
+    def read(self, size: int) -> bytes:
+        data = self._now.read(size)
+        if not data:
+            self._now = self._again
+            self._now.seek(0)
+            data = self._now.read(size)
+        self._left -= len(data)
+        assert self._left > 0, "read on and on"
+        return data
+
+
+def _long(kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME,
+                                  tarfile.GNUTYPE_LONGLINK])
+def test_a_header_cannot_fill_the_memory(kind: bytes) -> None:
+    first = member("usr/bin/x")[0].tobuf()
+    for start in (b"", first):
+        with pytest.raises(tarfile.TarError, match="headers that are too large"):
+            Survey().layer(Endless(start + _long(kind, 1 << 33), bytes(1 << 20), 8 << 20))
+
+
+def test_headers_before_headers_are_refused() -> None:
+    record = b"11 a=bcdef\n".ljust(512, b"\0")
+    with pytest.raises(tarfile.TarError, match="headers"):
+        Survey().layer(Endless(b"", _long(tarfile.XHDTYPE, 11) + record, 8 << 20))
+
+
+def test_many_that_pose_as_small_files_are_refused() -> None:
+    text, _ = member("var/lib/dpkg/status.d/x")
+    text.size = 1 << 20
+    with pytest.raises(ValueError, match="more to look at"):
+        Survey(left=4 << 20).layer(Endless(b"", text.tobuf() + bytes(1 << 20), 8 << 20))
+    gone = tar([member("a/.wh." + "x" * 80)])[:512]
+    with pytest.raises(ValueError, match="more to look at"):
+        Survey(left=1 << 16).layer(Endless(b"", gone, 1 << 20))
 
 
 def test_a_giant_that_poses_as_a_small_file_is_refused() -> None:

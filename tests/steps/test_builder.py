@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from tests.support.debs import Mirror
 from tests.support.images import ImageLayout, debian
 from tests.support.monorepo import Monorepo
-from tests.support.registry import RegistryServer
+from tests.support.registry import RegistryServer, secured, trusting_user
 from toolchain.errors import ConfigError
 from toolchain.steps.inputs import read
 
@@ -134,6 +135,29 @@ def test_several_platforms_are_one_name(codeset: Codeset, registry: str) -> None
     assert [item["platform"]["architecture"] for item in index["manifests"]] == ["amd64", "arm64"]
 
 
+def test_a_registry_with_a_ca_of_its_own_and_a_password(codeset: Codeset, tmp_path: Path) -> None:
+    auth = base64.b64encode(b"user:hunter2").decode()
+    (tmp_path / "secured").mkdir()
+    with secured(tmp_path / "secured") as server:
+        home = trusting_user(tmp_path / "home", server, codeset.environment)
+        asked = f"--registry=https://{server.host}"
+        done = codeset.build(asked, expect=1)
+        assert f"docker login {server.host}" in done.stderr
+        (home / ".docker/config.json").write_text(json.dumps(
+            {"auths": {server.host: {"auth": auth}}}))
+        done = codeset.build(asked, "--verbose=true")
+        assert _results(done)["image"].startswith(f"{server.host}/mlflow/trainer:")
+        (home / ".config/docker/certs.d" / server.host / "ca.crt").unlink()
+        (codeset.folder / "train.py").write_text("print(2)\n")
+        failed = codeset.build(asked, expect=1)
+        assert "certificate" in failed.stderr
+    for secret in ("hunter2", auth):
+        assert secret not in done.stdout + done.stderr + failed.stderr
+        for place in (codeset.folder, Path(f"{codeset.folder}-cache")):
+            assert not [path for path in place.rglob("*")
+                        if path.is_file() and secret.encode() in path.read_bytes()]
+
+
 def test_the_name_is_the_folders_where_the_project_has_none(
     codeset: Codeset, registry: str
 ) -> None:
@@ -170,11 +194,17 @@ def test_inputs_have_fusemls_names_and_become_settings() -> None:
     warnings: list[str] = []
     asked = read(["--base_image=python:3.11", "pull_registry=in-cluster:5000", "python=3.12"], {
         "registry": "", "FUSEML_REGISTRY": "a:1", "REPOSITORY": "x/y", "intel_optimized": "true",
-        "compressed_caching": "false", "VERBOSE": "true", "HOME": "/h"}, warnings.append)
+        "compressed_caching": "true", "VERBOSE": "true", "HOME": "/h"}, warnings.append)
     assert asked.verbose
     assert {name: text for name, text in asked.settings.items() if name != "cache"} == {
         "registry": "a:1", "repository": "x/y", "image.base": "python:3.11",
         "pull_registry": "in-cluster:5000", "python": "3.12"}
     assert [text.split(" ")[0] for text in warnings] == ["intel_optimized", "compressed_caching"]
+    warnings.clear()
+    read(["--compressed_caching=false", "intel_optimized=no", "miniconda_version="], {},
+         warnings.append)
+    assert warnings == []  # they ask for nothing
+    with pytest.raises(ConfigError, match="compressed_caching is yes or no"):
+        read(["--compressed_caching=perhaps"], {}, warnings.append)
     with pytest.raises(ConfigError, match="unknown input --entry_point"):
         read(["--entry_point=main"], {}, warnings.append)

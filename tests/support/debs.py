@@ -23,9 +23,10 @@ def member(path: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, link:
 
 
 def deb(name: str, version: str = "1.0-1", *, depends: str = "", fields: str = "",
-        members: Iterable[tuple[tarfile.TarInfo, bytes]] | None = None) -> bytes:
+        members: Iterable[tuple[tarfile.TarInfo, bytes]] | None = None,
+        architecture: str = "amd64") -> bytes:
     """The bytes of a package; by default with one file, usr/share/<name>."""
-    control = (f"Package: {name}\nVersion: {version}\nArchitecture: amd64\n"
+    control = (f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
                f"Maintainer: nobody <nobody@example.invalid>\nPriority: required\n"
                + (f"Depends: {depends}\n" if depends else "") + fields
                + "Description: for a test\n")
@@ -82,11 +83,12 @@ class Mirror:
     def url(self) -> str:
         return (self.folder / "debian").as_uri()
 
-    def publish(self, packages: dict[str, bytes] | None = None) -> None:
-        """Write pool, Packages and a signed InRelease."""
+    def publish(self, packages: dict[str, bytes] | None = None,
+                architecture: str = "amd64") -> None:
+        """Write pool, Packages and a signed InRelease, for one architecture."""
         paragraphs = []
         for name, data in (default_packages() if packages is None else packages).items():
-            path = f"pool/main/{name}_{hashlib.sha256(data).hexdigest()[:12]}_amd64.deb"
+            path = f"pool/main/{name}_{hashlib.sha256(data).hexdigest()[:12]}_{architecture}.deb"
             target = self.folder / "debian" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
@@ -96,11 +98,11 @@ class Mirror:
         compressed = lzma.compress("\n".join(paragraphs).encode())
         digest = hashlib.sha256(compressed).hexdigest()
         dist = self.folder / "debian" / "dists" / self.suite
-        by_hash = dist / "main" / "binary-amd64" / "by-hash" / "SHA256"
+        by_hash = dist / "main" / f"binary-{architecture}" / "by-hash" / "SHA256"
         by_hash.mkdir(parents=True, exist_ok=True)
         (by_hash / digest).write_bytes(compressed)
         release = (f"Origin: test\nCodename: {self.suite}\nSHA256:\n"
-                   f" {digest} {len(compressed)} main/binary-amd64/Packages.xz\n")
+                   f" {digest} {len(compressed)} main/binary-{architecture}/Packages.xz\n")
         (dist / "Release").write_text(release)
         (dist / "InRelease").unlink(missing_ok=True)
         self._gpg("--clearsign", "--output", str(dist / "InRelease"), str(dist / "Release"))

@@ -17,6 +17,10 @@ class EmptyRegistry:
 
     name = "host.invalid/one"
 
+    @property
+    def location(self) -> tuple[str, str] | None:
+        return None
+
     def manifest(self, reference: str) -> bytes | None:
         return None
 

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.support.images import PATH, ImageLayout, debian, one_layer
 from tests.support.monorepo import Monorepo, ran
 from tests.support.registry import RegistryServer
 from tests.support.services import docker_client, need
+from tests.support.wheels import wheel
 from toolchain.digest import Digest
 from toolchain.lock.base import from_text
 
@@ -216,6 +218,8 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
     receipt = monorepo.receipt("one", "push")
     index = Pushed(monorepo, receipt["digest"]).manifest
     assert [item["platform"]["architecture"] for item in index["manifests"]] == ["amd64", "arm64"]
+    assert index["annotations"]["org.opencontainers.image.title"] == "one"
+    assert "org.opencontainers.image.base.digest" not in index["annotations"]
     for item in index["manifests"]:
         image = Pushed(monorepo, item["digest"])
         assert image.config["architecture"] == item["platform"]["architecture"]
@@ -300,13 +304,23 @@ def test_a_python_too_old_for_the_images_own_entry_point_is_said(
     assert said not in monorepo.doit("push", "upgrade=1")
 
 
+def test_a_python_without_a_compiler_is_said(monorepo: Monorepo, mirror: Mirror,
+                                             base: ImageLayout) -> None:
+    base.tag(base.manifest(debian("3.12")))
+    monorepo.add("one")
+    set_base(monorepo, mirror, 'python = "3.12"', 'image.base = "oci:base"')
+    said = "one: no byte-code is made, as there are compilers for Python 3.11 and 3.13 alone"
+    assert said in monorepo.doit("resolve", "image.bytecode=yes")
+    assert said not in monorepo.doit("resolve", "image.bytecode=no")
+
+
 # A base in a registry
 
 
 def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLayout,
                               tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
-    with RegistryServer(tmp_path / "registry") as server:
+    with RegistryServer(tmp_path / "registry", log=True) as server:
         host = server.host
         subprocess.run([need("skopeo"), "copy", "--quiet", "--dest-tls-verify=false",
                         f"oci:{base.folder}:latest", f"docker://{host}/library/python:3.12-slim"],
@@ -333,14 +347,26 @@ def test_a_base_in_a_registry(monorepo: Monorepo, mirror: Mirror, base: ImageLay
         assert "in the registry" in again
         assert monorepo.receipt("one", "push")["reference"] == digest
         assert not list((monorepo.folder / "cache").glob("blobs/sha256/*")) or output
-        # Another repository of the same registry: the base's layers are mounted, not sent.
-        shutil.rmtree(monorepo.folder / "cache")
-        monorepo.doit("push", "repository=another/place")
-        check = subprocess.run(
-            [need("skopeo"), "inspect", "--tls-verify=false",
-             f"docker://{monorepo.receipt('one', 'push')['reference']}"],
-            capture_output=True, text=True, timeout=60)
-        assert check.returncode == 0, check.stderr
+        # Another repository of the same registry: the base's layers are mounted, not sent, by a
+        # machine without them and by the one that pinned them and so has them.
+        for repository, lines in (("another/place", ()), ("a/third", ("upgrade=1",))):
+            shutil.rmtree(monorepo.folder / "cache")
+            asked = len(server.requests)
+            monorepo.doit("push", f"repository={repository}", *lines)
+            check = subprocess.run(
+                [need("skopeo"), "inspect", "--tls-verify=false",
+                 f"docker://{monorepo.receipt('one', 'push')['reference']}"],
+                capture_output=True, text=True, timeout=60)
+            assert check.returncode == 0, check.stderr
+            requests = server.requests[asked:]
+            below = [item["digest"] for item in json.loads(manifest)["layers"]][:2]
+            for digest in below:
+                (taken,) = [line for line in requests if f"mount={quote(digest)}" in line
+                            or f"mount={digest}" in line]
+                assert taken.startswith(f"POST /v2/{repository}/blobs/uploads/")
+                assert taken.endswith(" 201")
+                assert not [line for line in requests if line.startswith("PUT ")
+                            and digest.removeprefix("sha256:") in line]
 
 
 def test_plain_http_is_for_the_registry_that_it_is_said_of(
@@ -373,6 +399,58 @@ def test_a_registry_that_is_not_there(monorepo: Monorepo, mirror: Mirror) -> Non
     output = monorepo.doit("push", expect=1)
     assert "the registry cannot be reached" in output
     assert "fix: " in output
+
+
+# Another architecture
+
+
+def test_the_embedded_base_and_wheels_of_arm64(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "mirror")
+    mirror.publish({**{name: deb(name, architecture="arm64") for name in default_packages()},
+                    "python3": deb("python3", "3.11.2-1", architecture="arm64",
+                                   depends="libc6", members=[
+                        member("./usr/bin/python3.11", b"#!/bin/sh\n", mode=0o755)]),
+                    "libc6": deb("libc6", "2.36-9", architecture="arm64", members=[
+                        member("./lib/ld-linux-aarch64.so.1", b"loader", mode=0o755)])},
+                   architecture="arm64")
+    for machine in ("x86_64", "aarch64"):
+        wheel(tmp_path / "wheels", "gamma", tag=f"cp311-cp311-manylinux_2_17_{machine}",
+              files={"gamma.py": b"", f"gamma_{machine}.so": machine.encode()})
+    repo = Monorepo(tmp_path / "workspace", mirror, tmp_path / "wheels")
+    repo.add("one", requirements="gamma\n")
+    repo.doit("push", "image.platform=linux/arm64")
+    image = Pushed.of(repo, "one")
+    assert image.config["architecture"] == "arm64"
+    files = image.files()
+    assert "opt/venv/lib/python3.11/site-packages/gamma_aarch64.so" in files
+    assert [path for path in files if path.endswith("lib/ld-linux-aarch64.so.1")]
+    assert not [path for path in files if "x86_64" in path]
+    (pinned,) = from_text((repo.folder / "base.lock").read_text(), "")
+    assert pinned.name == ("base", "bookworm", "linux/arm64")
+    assert set(ran(repo.doit("push", "image.platform=linux/arm64"), "one").values()) == {"fresh"}
+
+
+# An image of a Docker engine
+
+
+def test_an_image_of_an_engine_is_the_base(monorepo: Monorepo, mirror: Mirror) -> None:
+    client = docker_client()
+    client.api.import_image_from_data(one_layer(), repository="toolchain-test/daemon", tag="1")
+    monorepo.add("one")
+    set_base(monorepo, mirror, 'image.base = "docker-daemon:toolchain-test/daemon:1"')
+    try:
+        monorepo.doit("push")
+        image = Pushed.of(monorepo, "one")
+        assert image.config["rootfs"]["diff_ids"][0] == str(Digest.of(one_layer()))
+        assert {"usr/local/bin/python3.11", "opt/venv/lib/python3.11/site-packages/alpha.py",
+                "project/train.py"} <= image.files().keys()
+        assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+        # Without the cache the pinned layers come out of the engine again.
+        shutil.rmtree(monorepo.folder / "cache")
+        monorepo.doit("push")
+        assert Pushed.of(monorepo, "one").layers == image.layers
+    finally:
+        client.images.remove("toolchain-test/daemon:1", force=True)
 
 
 # A Dockerfile of the project

@@ -175,3 +175,17 @@ def test_an_image_that_trains_nothing_is_pushed_only(monorepo: Monorepo) -> None
     (folder / "pyproject.toml").write_text('[tool.toolchain]\nlast_stage = "puhs"\n')
     output = monorepo.doit("push", expect=2)
     assert "unknown stage 'puhs' (did you mean 'push'?)" in output
+
+
+def test_verbosity_0_shows_errors_alone(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    for arguments in (("-v", "0", "train"), ("-v", "0", "train"), ("-v", "1", "train", "force=1"),
+                      ("-v", "0", "-n", "2", "push", "upgrade=1")):
+        assert monorepo.doit(*arguments) == "", arguments
+    assert monorepo.receipt("one", "train")["run_id"]
+    assert json.loads(monorepo.doit("-v", "0", "sbom", "project=one"))["components"]
+    monorepo.add("two", requirements="no-such-package\n")
+    output = monorepo.doit("-v", "0", "push", expect=2)
+    assert output.startswith("resolve two  failed\n")
+    assert "  fix: " in output
+    assert "push one" not in output

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.monorepo import Monorepo, ran
-from tests.support.registry import RegistryServer
-from tests.support.tls import make_ca, make_server
+from tests.support.registry import RegistryServer, secured, trusting_user
 
 _PASSWORD = "hunter2"
 _AUTH = base64.b64encode(f"user:{_PASSWORD}".encode()).decode()
@@ -19,23 +18,14 @@ _AUTH = base64.b64encode(f"user:{_PASSWORD}".encode()).decode()
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    folder = tmp_path_factory.mktemp("registry")
-    made = make_server(folder, make_ca(folder))
-    with RegistryServer(folder, tls=(made.certificate, made.key), password=True) as started:
+    with secured(tmp_path_factory.mktemp("registry")) as started:
         yield started
 
 
 @pytest.fixture
 def user(registry: RegistryServer, monorepo: Monorepo, tmp_path: Path) -> Path:
     """A user's folder in which Docker's settings trust the registry's CA."""
-    certificates = tmp_path / "home/.config/docker/certs.d" / registry.host
-    certificates.mkdir(parents=True)
-    (certificates / "ca.crt").write_bytes((registry.folder / "ca.crt").read_bytes())
-    (tmp_path / "home/.docker").mkdir()
-    monorepo.environment["HOME"] = str(tmp_path / "home")
-    for name in ("DOCKER_CONFIG", "XDG_CONFIG_HOME"):
-        monorepo.environment.pop(name, None)
-    return tmp_path / "home"
+    return trusting_user(tmp_path / "home", registry, monorepo.environment)
 
 
 def test_two_projects_are_pushed_by_two_processes_and_no_secret_stays(

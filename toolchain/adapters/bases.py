@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from toolchain.adapters.docker_save import LARGEST_IMAGE
 from toolchain.adapters.documents import (
     Home,
     check_platform,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 _DOWNLOADS = 4
 _ENGINE = "docker-daemon:"
 _DOCKERFILE = "dockerfile:"
-_HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
-_SLACK = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -160,16 +159,20 @@ class BaseImages:
             list(pool.map(fetch, missing))
 
     def _survey(self, layers: tuple[BaseLayer, ...], reference: str) -> Survey:
-        survey = Survey()
+        survey, left = Survey(), LARGEST_IMAGE
         for layer in layers:
             with self._store.open(layer.digest) as blob:
-                most = _SLACK + _HIGHEST_RATIO * layer.size
                 try:
-                    unpacked = Hashed(plain(blob, layer.media_type, most))
-                    survey.layer(cast("IO[bytes]", unpacked))
+                    unpacked = Hashed(plain(blob, layer.media_type, left))
+                    survey.layer(unpacked)
                     unpacked.drain()
-                except (tarfile.TarError, ValueError, StoreError) as error:
-                    raise unusable(reference, f"layer {layer.digest} is damaged: {error}") from None
+                except ValueError as error:
+                    raise unusable(reference, f"layer {layer.digest}: {error}") from None
+                except (tarfile.TarError, StoreError) as error:
+                    reason = error.what if isinstance(error, StoreError) else error
+                    raise unusable(reference,
+                                   f"layer {layer.digest} is damaged: {reason}") from None
+                left -= unpacked.size
                 if unpacked.digest != layer.diff_id:
                     raise unusable(reference, f"layer {layer.digest} does not hold what the "
                                               "image's config names")

@@ -12,21 +12,20 @@ Two forms are known: Docker's own (`<id>/layer.tar`, `<config>.json`) and the OC
 
 from __future__ import annotations
 
-import contextlib
 import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from toolchain.adapters.docker_layer import LayerStream, is_layer
 from toolchain.digest import Digest
 from toolchain.errors import EngineError
+from toolchain.layer.foreign_tar import ForeignTar
 
 LARGEST_IMAGE = 64 << 30  # bytes of all layers, uncompressed
 _LARGEST_DOCUMENT = 8 << 20
 _ALL_DOCUMENTS = 32 << 20
-_MOST_HEADERS = 1 << 20  # bytes between two members; more than any name needs
 _CHUNK = 1 << 20
 _BLOBS = "blobs/sha256/"
 
@@ -39,7 +38,7 @@ class SavedImage:
 
     def __init__(self, archive: Iterator[bytes], image_id: Digest, diff_ids: tuple[Digest, ...],
                  where: str, *, largest: int = LARGEST_IMAGE) -> None:
-        self._source = _Source(archive, where)
+        self._source = _Source(archive)
         self._image_id = image_id
         self._diff_ids = diff_ids
         self._where = where
@@ -62,11 +61,9 @@ class SavedImage:
         When the last is done, every diff_id of the image was seen and the config is verified.
         """
         try:
-            with contextlib.ExitStack() as stack:
-                with self._source.at_most(_MOST_HEADERS):  # it reads the first header at once
-                    outer = stack.enter_context(tarfile.open(
-                        fileobj=cast("IO[bytes]", self._source), mode="r|", bufsize=_CHUNK))
-                while (member := self._next(outer)) is not None:
+            with ForeignTar(self._source, _CHUNK) as outer:
+                for member in outer:
+                    self._check_name(member)
                     stream = self._layer(outer, member)
                     if stream is not None:
                         yield stream
@@ -79,14 +76,6 @@ class SavedImage:
         if missing:
             raise self.bad(f"lacks {len(missing)} layers, the first of them {min(missing)}")
         self._config = self._find_config()
-
-    def _next(self, outer: tarfile.TarFile) -> tarfile.TarInfo | None:
-        with self._source.at_most(_MOST_HEADERS):
-            member = outer.next()
-        outer.members = []  # type: ignore[attr-defined]  # it would keep every header
-        if member is not None:
-            self._check_name(member)
-        return member
 
     def _check_name(self, member: tarfile.TarInfo) -> None:
         names = [member.name]
@@ -102,13 +91,12 @@ class SavedImage:
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
             raise self.bad(f"has a member that is no file: {member.name!r}")
 
-    def _layer(self, outer: tarfile.TarFile, member: tarfile.TarInfo) -> LayerStream | None:
+    def _layer(self, outer: ForeignTar, member: tarfile.TarInfo) -> LayerStream | None:
         """The stream of a member that is a layer; other members are dealt with here."""
         if not member.isreg():
             return None
         name = posixpath.normpath(member.name)
-        file = outer.extractfile(member)
-        assert file is not None
+        file = outer.content(member)
         if name.endswith("/layer.tar"):
             return LayerStream(self, file, b"", None)
         claimed = _claimed(name)
@@ -165,24 +153,11 @@ class SavedImage:
 
 
 class _Source:
-    """The archive's bytes as tarfile reads them; bounded where it reads headers, since it would
-    take a header's own word for how much memory to fill."""
+    """The archive's bytes as a tar is read from."""
 
-    def __init__(self, pieces: Iterator[bytes], where: str) -> None:
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._where = where
         self._rest = memoryview(b"")
-        self._allowed: int | None = None
-
-    def at_most(self, size: int) -> _Source:
-        self._allowed = size
-        return self
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._allowed = None
 
     def read(self, size: int) -> bytes:
         """As much as is at hand, at most `size`."""
@@ -193,11 +168,6 @@ class _Source:
             self._rest = memoryview(piece)
         data = bytes(self._rest[:size])
         self._rest = self._rest[len(data):]
-        if self._allowed is not None:
-            self._allowed -= len(data)
-            if self._allowed < -_CHUNK:  # tarfile reads up to a buffer ahead
-                raise EngineError("what the Docker engine sent has headers that are too large",
-                                  where=self._where, fix="do not trust this image")
         return data
 
     def close(self) -> None:

@@ -137,7 +137,7 @@ def digest_of(descriptor: Any, reference: str) -> Digest:
 def parsed(data: bytes, reference: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise unusable(reference, "a document of it is not JSON")

@@ -16,11 +16,12 @@ class _Readable(Protocol):
 
 
 class Hashed(io.RawIOBase):
-    """`digest` is that of what was read up to now."""
+    """`digest` and `size` are those of what was read up to now."""
 
     def __init__(self, stream: _Readable) -> None:
         self._stream = stream
         self._sha = hashlib.sha256()
+        self.size = 0
 
     def readable(self) -> bool:
         return True
@@ -28,6 +29,7 @@ class Hashed(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size if size >= 0 else _PIECE) or b""
         self._sha.update(data)
+        self.size += len(data)
         return data
 
     def drain(self) -> None:

@@ -217,7 +217,7 @@ class Layout:
                 _tag(item)
         except FileNotFoundError:
             return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RegistryError("not an image layout", where=str(path),
                                 fix="delete the file; `doit push` writes it anew") from None
         except OSError as error:

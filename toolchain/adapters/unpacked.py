@@ -18,7 +18,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from toolchain.adapters.hashed import Hashed
 from toolchain.adapters.tar_stream import Member, TarStream, Unusual
@@ -26,13 +26,13 @@ from toolchain.adapters.workfolder import remove, sweep
 from toolchain.bundle import Fetch
 from toolchain.errors import EngineError
 from toolchain.layer import GZIP, Layer
-from toolchain.layer.archive import plain
+from toolchain.layer.archive import LARGEST_TAR, plain
+from toolchain.layer.foreign_tar import ForeignTar
 from toolchain.layer.gunzip import Gunzip
 from toolchain.prune import mark_used
 from toolchain.trace import Trace
 
 _CHUNK = 1 << 20
-_BUFFER = 1 << 15  # tarfile copies what is left of it for each entry
 _DONE = ".json"
 _LEFT_OUT = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 
@@ -101,24 +101,27 @@ class UnpackedLayers:
 
 
 def _write_with_tarfile(stream: Hashed, tree: _Tree) -> None:
+    left = LARGEST_TAR
     try:
-        with tarfile.open(fileobj=cast(BinaryIO, _Filled(stream)), mode="r|",
-                          bufsize=_BUFFER) as archive:
+        with ForeignTar(stream) as archive:
             for info in archive:
                 # A sparse file and an old type are files too.
                 kind = (tarfile.REGTYPE if info.isreg() else
                         tarfile.DIRTYPE if info.isdir() else info.type)
+                if info.isreg():
+                    left -= info.size  # a sparse file has its holes filled
+                if left < 0:
+                    raise tarfile.ReadError("it holds more than a layer may")
                 tree.add(Member(name=info.name, kind=kind, mode=info.mode, uid=info.uid,
                                 mtime=info.mtime, size=info.size, link=info.linkname),
                          _content(archive, info))
-                archive.members.clear()  # type: ignore[attr-defined]
     except tarfile.TarError as error:
         raise EngineError(f"not a valid layer: {error}", where=tree.where,
                           fix="push the image again") from None
 
 
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[memoryview]:
-    source: Any = archive.extractfile(info)
+def _content(archive: ForeignTar, info: tarfile.TarInfo) -> Iterator[memoryview]:
+    source = archive.content(info)
     left = info.size
     while left:
         data = source.read(min(left, _CHUNK))
@@ -247,20 +250,6 @@ class _Pieces(io.RawIOBase):
         size = len(self._rest) if size < 0 else size
         data, self._rest = bytes(self._rest[:size]), self._rest[size:]
         return data
-
-
-class _Filled:
-    """A stream that gives as much as is asked for, as tarfile expects."""
-
-    def __init__(self, stream: Hashed) -> None:
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        pieces = []
-        while size and (data := self._stream.read(size)):
-            size -= len(data)
-            pieces.append(data)
-        return b"".join(pieces)
 
 
 def _umask() -> int:

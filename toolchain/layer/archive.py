@@ -37,7 +37,7 @@ _MAGIC = b"ustar\00000".ljust(_BLOCK - 257, b"\0")  # what follows the link's na
 _MAGIC_SUM = sum(_MAGIC)
 # Bytes that tarfile reads at once. It copies what is left of them for each entry.
 _BUFFER = 1 << 15
-_LARGEST_TAR = 64 << 30
+LARGEST_TAR = 64 << 30  # bytes of a layer, uncompressed
 _LARGEST_WINDOW = 128 << 20  # bytes of memory that a zstd frame may ask for
 # 1980-01-02: zip files cannot hold an earlier time, and programs in the image may zip its files.
 TIME = 315_619_200
@@ -220,7 +220,7 @@ def _pax_header(entry: Entry, size: int) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
+def opened(stream: IO[bytes], media_type: str, most: int = LARGEST_TAR
            ) -> Iterator[tarfile.TarFile]:
     """A layer's tar, to be read from its beginning to its end.
 
@@ -235,7 +235,7 @@ def opened(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR
         raise _refused(f"not a valid layer: {error}", media_type) from None
 
 
-def plain(stream: IO[bytes], media_type: str, most: int = _LARGEST_TAR) -> _Bounded:
+def plain(stream: IO[bytes], media_type: str, most: int = LARGEST_TAR) -> _Bounded:
     """A layer's bytes, uncompressed. Raises as `opened`."""
     if media_type == GZIP:
         return _Bounded(gzip.GzipFile(fileobj=stream), most, (EOFError, OSError, zlib.error))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import posixpath
 import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
+
+from toolchain.layer.foreign_tar import ForeignTar, Readable
 
 _OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
 _STATUS = "var/lib/dpkg/status"
@@ -20,6 +22,8 @@ _MUSL = re.compile(r"(usr/)?lib/ld-musl-[^/]+\.so\.1\Z")
 _PYTHON = re.compile(r"(.+/)?bin/python(3\.\d+)\Z")
 _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
 _LARGEST_FILE = 64 << 20
+_MOST_KEPT = 256 << 20  # bytes, of all layers
+_OVERHEAD = 200  # bytes that a path costs beside its letters
 
 
 @dataclass(slots=True)
@@ -27,39 +31,55 @@ class Survey:
     """What was seen so far: path -> content, a link's target for a link, of files that matter."""
 
     _files: dict[str, bytes] = field(default_factory=dict)
+    left: int = _MOST_KEPT  # what may still be kept
 
-    def layer(self, stream: IO[bytes]) -> None:
-        """Look through one layer's uncompressed tar. Raises tarfile.TarError, ValueError."""
-        hidden: list[str] = []
+    def layer(self, stream: Readable) -> None:
+        """Look through one layer's uncompressed tar.
+
+        Raises tarfile.TarError for what is no tar, ValueError for one that is refused.
+        """
+        gone: set[str] = set()
+        emptied: set[str] = set()
         seen: dict[str, bytes] = {}
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with ForeignTar(stream) as archive:
             for member in archive:
-                path = posixpath.normpath(member.name.lstrip("/"))
+                path = _checked(member.name)
                 folder, _, name = path.rpartition("/")
                 if name == ".wh..wh..opq":
-                    hidden.append(f"{folder}/")
+                    self._keep(folder, emptied)
                 elif name.startswith(".wh."):
-                    hidden.append(posixpath.join(folder, name.removeprefix(".wh.")))
+                    self._keep(posixpath.join(folder, name.removeprefix(".wh.")), gone)
                 elif _matters(path):
-                    seen[path] = self._content(member, archive, seen)
+                    self._spend(_OVERHEAD + len(path))
+                    seen[path] = self._content(path, member, archive, seen)
         for path in list(self._files):  # a whiteout hides what lower layers have, not its own
-            if any(path == gone or path.startswith(f"{gone.rstrip('/')}/") for gone in hidden):
+            if path in gone or any(above in gone or above in emptied for above in _above(path)):
                 del self._files[path]
         self._files.update(seen)
 
-    def _content(self, member: tarfile.TarInfo, archive: tarfile.TarFile,
+    def _content(self, path: str, member: tarfile.TarInfo, archive: ForeignTar,
                  seen: dict[str, bytes]) -> bytes:
         if member.issym():
-            return member.linkname.encode()
+            self._spend(len(member.linkname))
+            return member.linkname.encode("utf-8", "surrogateescape")
         if member.islnk():
             target = posixpath.normpath(member.linkname.lstrip("/"))
             return seen.get(target, self._files.get(target, b""))
-        if not member.isreg() or _PYTHON.match(member.name):
+        if not member.isreg() or _PYTHON.match(path):
             return b""
         if member.size > _LARGEST_FILE:
             raise ValueError(f"{member.name} is too large to be what it seems")
-        data = archive.extractfile(member)
-        return data.read() if data else b""
+        self._spend(member.size)
+        return archive.content(member).read()
+
+    def _keep(self, path: str, paths: set[str]) -> None:
+        self._spend(_OVERHEAD + len(path))
+        paths.add(path)
+
+    def _spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("it has more to look at than any image needs")
 
     def suite(self) -> str:
         """Debian's codename; empty for another system."""
@@ -112,3 +132,17 @@ def _matters(path: str) -> bool:
     return (path in _OS_RELEASE or path == _STATUS
             or (path.startswith(_STATUS_FOLDER) and not path.endswith(".md5sums"))
             or any(pattern.match(path) for pattern in (_LIBC, _MUSL, _PYTHON)))
+
+
+def _checked(name: str) -> str:
+    """An entry's path, as in `usr/bin`. Raises ValueError for one that leaves the layer."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"an entry leaves its layer: {name[:200]!r}")
+    return posixpath.normpath(name)
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders above a path; last of them the root, which is empty."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path

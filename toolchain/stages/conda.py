@@ -13,7 +13,7 @@ from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.lock import conda as conda_lock
 from toolchain.lock import file, requirements
-from toolchain.lock.base import Foundation
+from toolchain.lock.base import SUITES, Foundation
 from toolchain.lock.conda import CondaLock, CondaRequest, Unreachable
 from toolchain.spec import Conda
 from toolchain.spec.conda import DEFAULTS
@@ -93,6 +93,15 @@ def bytecode(foundation: Foundation, locked: lock.Lock) -> str | None:
     if locked.conda is not None and locked.python_minor != BASE_PYTHON:
         return None
     return pins.bytecode(foundation, locked.python_minor)
+
+
+def without_compiler(chain: Chain) -> str:
+    """Why nothing compiles a project's modules."""
+    if pins.own_image(chain):
+        return "as the image is the project's own"
+    if is_asked(chain):
+        return f"as with conda packages there is a compiler for Python {BASE_PYTHON} alone"
+    return f"as there are compilers for Python {' and '.join(SUITES)} alone"
 
 
 def _beside(request: lock.Request, made: CondaLock, words: str) -> Settled:

@@ -72,11 +72,9 @@ def make(chain: Chain) -> Made:
 def join(chain: Chain, values: dict[str, Any]) -> Any:
     """Publish an index of the images for every platform."""
     registry = chain.session.tools.registry(chain.config)
-    images = {}
-    for platform, value in values.items():
-        digest = push.Pushed.from_json(value).digest
-        images[platform] = (digest, push.manifest_size(registry, digest))
-    index = image.index(images)
+    index = image.index({
+        platform: push.manifest_of(registry, push.Pushed.from_json(value).digest)
+        for platform, value in values.items()})
     name = Digest.of_json({platform: tag(chain.on(platform)) for platform in values}).hex
     registry.put_manifest(index, name)
     digest = Digest.of(index)

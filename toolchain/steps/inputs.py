@@ -47,9 +47,8 @@ def read(arguments: Sequence[str], environ: Mapping[str, str],
         given[name] = value
     for name, why in _WITHOUT_MEANING.items():
         text = given.pop(name)
-        if name == "intel_optimized" and not is_yes(text, name):
-            continue
-        if text:
+        asks = bool(text) if name == "miniconda_version" else is_yes(text, name)
+        if asks:
             warn(f"{name} has no meaning here: {why}")
     verbose = is_yes(given.pop("verbose"), "verbose")
     settings = {_SETTINGS.get(name, name): text for name, text in given.items() if text}

@@ -32,6 +32,7 @@ __all__ = [
 _LOOKING = frozenset({"list", "info", "clean", "forget", "help", "ignore", "tabcompletion",
                       "dumpdb", "reset-dep"})
 _ORDER = tuple(pipeline.STAGES)
+_ANSWERS = frozenset({"best", "explain", "sbom"})
 
 
 def _open() -> Call:
@@ -43,13 +44,17 @@ def _open() -> Call:
         raise InvalidDodoFile(str(error)) from None
 
 
-def _act(what: str, name: str) -> TaskFailed | None:
+def _act(what: str, name: str, task: Any) -> TaskFailed | None:
     """What every task does: a stage or a command, for one project or for the workspace."""
+    # doit itself silences only what it captures, and keeps that in memory. A command's answer is
+    # no report of what is done.
+    level = 2 if what in _ANSWERS else task.verbosity
     try:
-        if what in pipeline.STAGES:
-            _call.run(what, name)
-        else:
-            _call.command(what, name)
+        with report.silenced(out=level < 2, err=level < 1):
+            if what in pipeline.STAGES:
+                _call.run(what, name)
+            else:
+                _call.command(what, name)
     except ToolchainError as error:
         return TaskFailed(str(error))
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from toolchain import report
 from toolchain.pipeline import STAGES
 
 _MOST_RESULTS = 5
+_EVERYTHING = 2  # of doit's `-v`
 
 
 class StageReporter(ConsoleReporter):  # type: ignore[misc]
@@ -22,6 +23,7 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
         super().__init__(outstream, options)
         self._asked: dict[str, str] = {}  # project -> stage, as selected
         self._failed: set[str] = set()
+        self._last: dict[str, Any] = {}  # project -> the task of that stage
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
         for name in selected_tasks:
@@ -36,6 +38,7 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
                 if stage in STAGES and order.index(stage) >= order.index(
                         self._asked.get(project, order[0])):
                     self._asked[project] = stage
+                    self._last[project] = member
 
     def execute_task(self, task: Any) -> None:
         if not _stage_of(task)[0]:
@@ -43,10 +46,10 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
 
     def skip_uptodate(self, task: Any) -> None:
         stage, project = _stage_of(task)
-        if stage:
-            self.write(f"{report.up_to_date(stage, project)}\n")
-        else:
+        if not stage:
             super().skip_uptodate(task)
+        elif task.verbosity == _EVERYTHING:
+            self.write(f"{report.up_to_date(stage, project)}\n")
 
     def add_failure(self, task: Any, fail: Any) -> None:
         stage, project = _stage_of(task)
@@ -72,7 +75,8 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
 
         remember()
         done = [name for name, stage in self._asked.items()
-                if name not in self._failed and stage in ("push", "train", "register")]
+                if name not in self._failed and stage in ("push", "train", "register")
+                and self._last[name].verbosity == _EVERYTHING]
         for name in done[:_MOST_RESULTS]:
             for line in results(name, self._asked[name]):
                 self.write(f"{line}\n")
