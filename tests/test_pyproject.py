@@ -103,7 +103,11 @@ def test_dependencies_and_places_of_uv() -> None:
     (f"x = {'[' * 5000}", "not valid TOML"),
     ("[tool.x]\n", "has no [project] table"),
     (PROJECT + 'dynamic = ["dependencies"]\n', "the dependencies are dynamic"),
+    (PROJECT + "dynamic = true\n", "not a list of texts"),
+    (PROJECT + "x." + "y." * 5000 + "z = 1\n", "not valid TOML: nested too deeply"),
+    (PROJECT + f"x = 0x{'f' * 5000}\n", "not valid TOML: a number has more than 64 bits"),
     (PROJECT + 'dependencies = "alpha"\n', "not a list of texts"),
+    (PROJECT + "[tool.uv]\nindex = 1\n", "not a list of tables"),
     (PROJECT + 'dependencies = ["alpha=1"]\n', "not a requirement"),
     (PROJECT + 'dependencies = ["--pre"]\n', "not a requirement"),
     (PROJECT + 'dependencies = ["a"]\n[tool.uv.sources]\na = { workspace = true }\n',
@@ -169,11 +173,27 @@ def test_a_secret_in_a_uv_lock_is_refused() -> None:
     assert caught.value.where == "uv.lock, lib"
 
 
+_ONE = (LOCK + 'dependencies = [{ name = "lib", extra = [[1]] }]\n[[package]]\nname = "lib"\n'
+        'source = { registry = "https" }\n')
+_PACKAGE = 'lock-version = "1.0"\n[[packages]]\nname = "a"\n'
+
+
 @pytest.mark.parametrize(("name", "text", "what"), [
     ("uv.lock", "version = 2\n", "not a uv.lock of version 1"),
     ("uv.lock", "version = 1\npackage = [1]\n", "uv.lock is damaged"),
     ("uv.lock", "version = 1\n", "uv.lock has no member one"),
     ("uv.lock", LOCK + 'dependencies = [{ name = "gone" }]\n', "gone is needed and not there"),
+    ("uv.lock", _ONE + "wheels = 7\n", "wheels has not the form"),
+    ("uv.lock", _ONE + "wheels = ['x']\n", "a file has not the form"),
+    ("uv.lock", _ONE + "sdist = { hash = 7 }\n", "hash has not the form"),
+    ("uv.lock", _ONE + "version = 7\n", "version has not the form"),
+    ("uv.lock", _ONE + "resolution-markers = 7\n", "resolution-markers has not the form"),
+    ("uv.lock", _ONE.replace("registry", "git").replace("https", "https://[#a"),
+     "without a commit"),
+    ("pylock.toml", _PACKAGE + "wheels = ['x']\n", "a file has not the form"),
+    ("pylock.toml", _PACKAGE + "wheels = [{ hashes = 'x' }]\n", "hashes has not the form"),
+    ("pylock.toml", _PACKAGE + "wheels = [{ url = 'http://[' }]\n", "url has not the form"),
+    ("pylock.toml", _PACKAGE + "marker = ['x']\n", "marker has not the form"),
     ("pylock.toml", "x = 1\n", "not a pylock.toml of version 1"),
     ("pylock.toml", 'lock-version = "1.0"\npackages = 1\n', "not a list of tables"),
     ("pylock.toml", 'lock-version = "1.0"\n[[packages]]\nname = "a"\n'

@@ -17,6 +17,7 @@ from toolchain.errors import SpecError
 from toolchain.spec import Reader, Warn
 from toolchain.spec import source as sources
 from toolchain.spec.environment import Environment
+from toolchain.spec.lockedfile import check_package
 from toolchain.spec.requirements import Requirements, parse_requirement
 from toolchain.spec.source import Source
 from toolchain.spec.tomltext import canonical, load
@@ -98,7 +99,7 @@ def read_pyproject(path: str, reader: Reader, named_at: str, default_python: str
     if not isinstance(project, dict):
         raise SpecError("pyproject.toml has no [project] table", where=path,
                         fix="add one with `dependencies`, or name another environment file")
-    if "dependencies" in (project.get("dynamic") or ()):
+    if "dependencies" in _strings(project.get("dynamic"), f"{path}, project.dynamic"):
         raise SpecError("the dependencies are dynamic: only a build knows them", where=path,
                         fix="run `uv lock` and commit uv.lock, or list them in "
                             "project.dependencies")
@@ -165,12 +166,20 @@ def _relative(lock: str, text: str) -> str:
     return path if path.startswith(".") else f"./{path}"
 
 
-def _pylock_sources(data: Mapping[str, Any], path: str) -> Iterable[Source]:
-    """The packages of a pylock.toml that are of no index (PEP 751)."""
+def pylock_packages(data: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    """The packages of a pylock.toml. Raises SpecError unless they are well-formed."""
     if _text(data.get("lock-version")).split(".")[0] != "1":
         raise SpecError("not a pylock.toml of version 1", where=path,
                         fix="make it with a tool that writes lock-version 1.0")
-    for number, package in enumerate(_tables(data.get("packages"), f"{path}, packages")):
+    packages = _tables(data.get("packages"), f"{path}, packages")
+    for number, package in enumerate(packages):
+        check_package(package, f"{path}, packages[{number}]")
+    return packages
+
+
+def _pylock_sources(data: Mapping[str, Any], path: str) -> Iterable[Source]:
+    """The packages of a pylock.toml that are of no index (PEP 751)."""
+    for number, package in enumerate(pylock_packages(data, path)):
         where = f"{path}, packages[{number}]"
         name, marker = _text(package.get("name")), ""
         vcs, folder, archive = (_table(package, key) for key in ("vcs", "directory", "archive"))
@@ -255,7 +264,8 @@ def _at_root(lock: str, reader: Reader, project: Mapping[str, Any]) -> Mapping[s
 def _indexes(data: Mapping[str, Any]) -> list[str]:
     """The package indexes that the project itself names for uv."""
     found = [_text(item.get("url"))
-             for item in _tables(_table(data, "tool", "uv").get("index"), "tool.uv.index")]
+             for item in _tables(_table(data, "tool", "uv").get("index"),
+                             f"{PYPROJECT}, tool.uv.index")]
     for url in found:
         sources.check_secret(url, f"{PYPROJECT}, tool.uv.index")
     return [url for url in found if "://" in url and not any(map(str.isspace, url))]
