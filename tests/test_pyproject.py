@@ -56,6 +56,43 @@ def test_order_and_comments_do_not_matter() -> None:
     assert canonical(one) == canonical(two)
 
 
+def project_text_of(dependencies: str, groups: str) -> str:
+    text = (PROJECT + f"dependencies = {dependencies}\n[project.optional-dependencies]\n"
+            f"x = {dependencies}\n[dependency-groups]\ntest = {groups}\n"
+            f"[build-system]\nrequires = {dependencies}\n")
+    return read(text).wanted.files["pyproject.toml"]
+
+
+def test_the_order_and_spelling_of_requirements_do_not_matter_and_an_edit_does() -> None:
+    one = project_text_of('["beta", "Alpha_x >= 1"]', '[{include-group = "a"}, "b", "a"]')
+    assert one == project_text_of('["alpha-x>=1", "beta"]', '["a", {include-group = "a"}, "b"]')
+    assert one != project_text_of('["alpha-x>=2", "beta"]', '["a", {include-group = "a"}, "b"]')
+    assert one != project_text_of('["alpha-x>=1", "beta"]', '["a", {include-group = "a"}, "c"]')
+    indexes = ['[[tool.uv.index]]\nurl = "https://a.invalid"\n',
+               '[[tool.uv.index]]\nurl = "https://b.invalid"\n']
+    first, second = (read(PROJECT + "".join(several)).wanted.files
+                     for several in (indexes, indexes[::-1]))
+    assert first != second
+
+
+@pytest.mark.parametrize(("name", "head", "parts"), [
+    ("pylock.toml", 'lock-version = "1.0"\n', [
+        f'[[packages]]\nname = "{name}"\nversion = "1"\nwheels = [{{ name = "w" }}]\n'
+        for name in "abc"]),
+    ("uv.lock", LOCK, [f'[[package]]\nname = "{name}"\nsource = {{ registry = "r" }}\n'
+                       for name in "abc"]),
+])
+def test_the_order_of_packages_in_a_lock_does_not_matter_and_an_edit_does(
+    name: str, head: str, parts: list[str],
+) -> None:
+    def text(parts: list[str]) -> str:
+        return read_lock(name, head + "".join(parts)).wanted.files[name]
+
+    assert text(parts) == text(parts[::-1])
+    assert text(parts) != text(parts[:2])
+    assert text(parts) != text([*parts[:2], parts[2].replace('"c"', '"d"')])
+
+
 @pytest.mark.parametrize(("files", "found"), [
     ({}, ""),
     ({"pyproject.toml": "[tool.toolchain]\n"}, ""),

@@ -20,7 +20,8 @@ from toolchain.spec.environment import Environment
 from toolchain.spec.lockedfile import check_package
 from toolchain.spec.requirements import Requirements, parse_requirement
 from toolchain.spec.source import Source
-from toolchain.spec.tomltext import canonical, load
+from toolchain.spec.tomlorder import lock_text, project_text
+from toolchain.spec.tomltext import load
 from toolchain.spec.uvlock import UvLock
 
 UV_LOCK, PYLOCK, PYPROJECT = "uv.lock", "pylock.toml", "pyproject.toml"
@@ -74,7 +75,6 @@ def read_existing_lock(path: str, reader: Reader, named_at: str, default_python:
     if posixpath.basename(path) == UV_LOCK:
         beside = _beside(path, reader)
         project = _load(beside, reader, path, wanted)
-        wanted.files[beside] = canonical(project)
         lock = UvLock(data, path)
         found: Iterable[Source] = lock.sources(project)
         whole = _at_root(path, reader, project)
@@ -242,7 +242,8 @@ def _load(path: str, reader: Reader, named_at: str, wanted: Requirements) -> dic
         raise SpecError(f"no such environment file: {path}", where=named_at,
                         fix="make the file, or name the right one")
     data = load(text, path)
-    wanted.files[path] = canonical(data)
+    is_project = posixpath.basename(path) == PYPROJECT
+    wanted.files[path] = project_text(data) if is_project else lock_text(data)
     return data
 
 
