@@ -280,6 +280,32 @@ def test_a_lock_answers_what_is_wanted_and_not_how_it_is_written(
             assert request_of(spec(edited, one)) != request_of(before)
 
 
+@pytest.mark.parametrize(("one", "two"), [
+    ("default: 0.5", 'default: "0.5"'), ("default: 0.5", "default: '0.5'"),
+    ("default: 1e-1", 'default: "1e-1"'), ("default: 7", 'default: "7"'),
+    ("type: float", 'type: "float"'), ("default: None", "default: 'None'"),
+    ("default: 0.50", "default: 0.5"), ("default: a b", "default: >-\n          a\n          b"),
+])
+def test_quotes_that_mean_nothing_change_nothing(one: str, two: str) -> None:
+    text = ("name: {0}\nentry_points:\n  main:\n    command: run {{x}}\n    parameters:\n"
+            "      x:\n        {1}\ndocker_env:\n  image: base:1\n  environment: [[A, {2}]]\n")
+    assert (spec_of(MLproject=text.format("7", one, "1")).to_json()
+            == spec_of(MLproject=text.format("'7'", two, '"1"')).to_json())
+
+
+@pytest.mark.parametrize(("one", "two"), [
+    ("default: yes", 'default: "yes"'),  # `True` for the program
+    ("default: 0.50", 'default: "0.50"'),
+    ("default: null", 'default: "null"'),
+    ("default: 0.5", "default: 0.6"),
+])
+def test_quotes_that_mean_something_change_the_spec(one: str, two: str) -> None:
+    text = "entry_points: {{main: {{command: 'run {{x}}', parameters: {{x: {{{0}}}}}}}}}"
+    first, second = spec_of(MLproject=text.format(one)), spec_of(MLproject=text.format(two))
+    assert first.entry_points != second.entry_points
+    assert first.files != second.files
+
+
 # Rules that tables say best.
 
 @pytest.mark.parametrize(("wanted", "python", "pip"), [
