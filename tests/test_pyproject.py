@@ -93,17 +93,25 @@ def test_the_order_of_packages_in_a_lock_does_not_matter_and_an_edit_does(
     assert text(parts) != text([*parts[:2], parts[2].replace('"c"', '"d"')])
 
 
+_DYNAMIC = 'dynamic = ["version", "dependencies"]\n'
+
+
 @pytest.mark.parametrize(("files", "found"), [
     ({}, ""),
     ({"pyproject.toml": "[tool.toolchain]\n"}, ""),
     ({"pyproject.toml": PROJECT}, "pyproject.toml"),
+    ({"pyproject.toml": PROJECT + _DYNAMIC}, ""),
+    ({"pyproject.toml": PROJECT + "dynamic = true\n"}, "pyproject.toml"),
+    ({"pyproject.toml": PROJECT + _DYNAMIC, "pylock.toml": ""}, "pylock.toml"),
+    ({"pyproject.toml": PROJECT + _DYNAMIC, "../uv.lock": LOCK.replace('"."', '"a"')},
+     "../uv.lock"),
     ({"pyproject.toml": PROJECT, "pylock.toml": ""}, "pylock.toml"),
     ({"pyproject.toml": PROJECT, "pylock.toml": "", "uv.lock": ""}, "uv.lock"),
     ({"pyproject.toml": PROJECT, "../../uv.lock": LOCK.replace('"."', '"a/b"')}, "../../uv.lock"),
     ({"pyproject.toml": PROJECT, "../uv.lock": LOCK.replace('"one"', '"two"')}, "pyproject.toml"),
 ])
 def test_the_file_that_stands_for_a_project(files: dict[str, str], found: str) -> None:
-    assert default_file(Texts(files)) == found
+    assert default_file(Texts(files), lambda _: None) == found
 
 
 @pytest.mark.parametrize(("requires", "pinned", "python"), [

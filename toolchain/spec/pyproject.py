@@ -34,9 +34,11 @@ def is_existing_lock(path: str) -> bool:
     return name == UV_LOCK or re.fullmatch(r"pylock(\.[^./]+)?\.toml", name) is not None
 
 
-def default_file(reader: Reader) -> str:
+def default_file(reader: Reader, warn: Warn) -> str:
     """The lock, or the pyproject.toml, that stands for a project whose MLproject names no
-    environment; empty where there is none. A uv.lock may be that of a workspace further up."""
+    environment; empty where there is none. A uv.lock may be that of a workspace further up.
+
+    One whose dependencies only a build knows is passed over: MLflow takes no notice of it."""
     for name in (UV_LOCK, PYLOCK):
         if reader.read(name) is not None:
             return name
@@ -47,9 +49,19 @@ def default_file(reader: Reader) -> str:
         data = load(text, PYPROJECT)
     except SpecError:
         return PYPROJECT  # whoever reads it will say what is wrong
-    if not isinstance(data.get("project"), dict):
+    project = data.get("project")
+    if not isinstance(project, dict):
         return ""
-    return _workspace_lock(reader, _text(data["project"].get("name"))) or PYPROJECT
+    lock = _workspace_lock(reader, _text(project.get("name")))
+    if lock or not _is_dynamic(project):
+        return lock or PYPROJECT
+    warn(f"{PYPROJECT}: passed over, since its dependencies are dynamic: only a build knows them")
+    return ""
+
+
+def _is_dynamic(project: Mapping[str, Any]) -> bool:
+    dynamic = project.get("dynamic")
+    return isinstance(dynamic, list) and "dependencies" in dynamic
 
 
 def _workspace_lock(reader: Reader, name: str) -> str:
@@ -99,7 +111,8 @@ def read_pyproject(path: str, reader: Reader, named_at: str, default_python: str
     if not isinstance(project, dict):
         raise SpecError("pyproject.toml has no [project] table", where=path,
                         fix="add one with `dependencies`, or name another environment file")
-    if "dependencies" in _strings(project.get("dynamic"), f"{path}, project.dynamic"):
+    _strings(project.get("dynamic"), f"{path}, project.dynamic")
+    if _is_dynamic(project):
         raise SpecError("the dependencies are dynamic: only a build knows them", where=path,
                         fix="run `uv lock` and commit uv.lock, or list them in "
                             "project.dependencies")
