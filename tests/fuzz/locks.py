@@ -110,7 +110,7 @@ def attempt(chance: random.Random) -> None:
                            else _reshaped(_SEEDS[name][0], chance))
     spec = parse("MLproject", "one", texts, "3.11", lambda text: None)
     assert Spec.from_json(json.loads(canonical_json(spec.to_json()))) == spec
-    assert "user:secret@" not in "".join(spec.options)
+    assert "://user:secret@" not in "".join(spec.options)
     request = lock.request(spec, "3.11", "linux/amd64")
     canonical_json(request.plan())
     settled = tuple(_settled(source) for source in request.sources)
@@ -130,6 +130,8 @@ def _reshaped(text: str, chance: random.Random) -> str:
     value = load(text, "seed")
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
         places = list(_places(value))
+        if not places:
+            break
         holder, key = chance.choice(places)
         if chance.random() < 0.2:
             del holder[key]
