@@ -18,9 +18,9 @@ from toolchain.spec.command import (
     check_value,
     parse_params,
     refuse_formatting,
-    substitute,
 )
 from toolchain.spec.commandline import stripped
+from toolchain.spec.placeholder import refuse_backticks, substitute
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40)
 
@@ -44,6 +44,42 @@ def test_a_value_is_one_literal_word_in_every_kind_of_quotes(value: str) -> None
     text = value.encode()
     assert bash(line, {"VALUE": value}) == b"|".join(
         [text, text, text, b"pre" + text + b"post", b""])
+
+
+@pytest.mark.parametrize(("template", "expected"), [
+    ("# don't shuffle\nprintf '%s' {x}", "VALUE"),
+    ("printf '%s' {x} # it's so\nprintf '%s' {x}", "VALUEVALUE"),
+    ("printf '%s|' \\\n  `# don't` \\\n  {x}", "VALUE|"),
+    ("printf '%s|' a#b'{x}' \\#'{x}' \"${#HOME}\" {x}", "a#bVALUE|#VALUE|0|VALUE|"),
+    ("printf '%s' \"$(printf '%s' {x} # don't\n)\" {x}", "VALUEVALUE"),
+    ("printf '%s' \"`printf '%s' {x}`\"", "VALUE"),
+    ("printf '%s|' $'a\\'b' {x} $'c\\'{x}\\t'", "a'b|VALUE|c'VALUE\t|"),
+    ("cat <<END\n{x} \"{x}\" don't\nEND\nprintf '%s' {x}",
+     "VALUE \"VALUE\" don't\nVALUE"),
+    ("cat <<-END # don't\n\t{x}\n\tEND", "VALUE\n"),
+    ("cat <<'END'\n{x} ${HOME} `{x}` \\$ \\\\ \"'\nEND",
+     "VALUE ${HOME} `VALUE` \\$ \\\\ \"'\n"),
+    ("cat <<E\"N\"'D'; printf '%s' {x}\n$x {x}\nEND", "$x VALUE\nVALUE"),
+    ("cat <<-'THE END'\n\t$x {x}\n\tTHE END\nprintf '%s' {x}", "$x VALUE\nVALUE"),
+    ("cat - /dev/fd/3 <<A 3<<'B' 4<<\\C\n{x}\nA\n$(no) {x}\nB\nC\nprintf '%s' {x}",
+     "VALUE\n$(no) VALUE\nVALUE"),
+    ("printf '%s' \"$(cat <<'END'\n{x} $x don't\nEND\n)\" {x}", "VALUE $x don'tVALUE"),
+    ("printf '%s|' $((1 << 2)) {x}", "4|VALUE|"),
+])
+@pytest.mark.parametrize("value", ["plain", "two  words", "it's \"$HOME\" `x` \\ * END"])
+def test_a_program_gets_the_value_wherever_the_placeholder_stands(
+    template: str, expected: str, value: str,
+) -> None:
+    line = substitute(template, {"x": "V"})
+    assert bash(line, {"V": value, "HOME": ""}).decode() == expected.replace("VALUE", value)
+
+
+def test_a_quoted_here_document_in_backticks_cannot_have_a_placeholder() -> None:
+    command = "echo `cat <<'END'\n{x}\nEND\n`"
+    refuse_backticks(command, {}, "here")
+    with pytest.raises(SpecError, match="here-document") as caught:
+        refuse_backticks(command, {"x": None}, "MLproject:4")
+    assert (caught.value.where, bool(caught.value.fix)) == ("MLproject:4", True)
 
 
 @settings(max_examples=40, deadline=None)
@@ -78,6 +114,17 @@ def test_a_value_is_never_run_whatever_is_around_it(template: str, value: str) -
     ("python a.py --rate {x}", 'python a.py --rate "${V}"'),
     ("echo '{x}'", "echo ''\"${V}\"''"),
     ('echo "a {x}"', 'echo "a ${V}"'),
+    ("awk '{if($1){print}}'", "awk '{if($1){print}}'"),
+    ("run --json '{\"a\":{\"b\":1}}'", "run --json '{\"a\":{\"b\":1}}'"),
+    ("run '{\"a\":{\"b\":{x}}}'", "run '{\"a\":{\"b\":'\"${V}\"'}}'"),
+    ("echo ${a:-${b}}", "echo ${a:-${b}}"),
+    ("awk '{{if($1){{print}}}}' {x}", "awk '{if($1){print}}' \"${V}\""),
+    ("awk '{{if($1){print}}}' ${HOME}", "awk '{if($1){print}}' ${HOME}"),
+    ("run '{{\"a\":{\"b\":1}}}'", "run '{\"a\":{\"b\":1}}'"),
+    ("run {{{x}}} {{{{y}}}}", "run {\"${V}\"} {{y}}"),
+    ("run {{ }} }}", "run { } }"),  # MLflow takes it
+    ("run {{ {y}", "run {{ {y}"),  # MLflow does not
+    ("run \\{{x}}", "run \\{x}"),
 ])
 def test_only_declared_names_in_braces_are_replaced(template: str, expected: str) -> None:
     assert substitute(template, {"x": "V"}) == expected

@@ -56,17 +56,62 @@ def test_order_and_comments_do_not_matter() -> None:
     assert canonical(one) == canonical(two)
 
 
+def project_text_of(dependencies: str, groups: str) -> str:
+    text = (PROJECT + f"dependencies = {dependencies}\n[project.optional-dependencies]\n"
+            f"x = {dependencies}\n[dependency-groups]\ntest = {groups}\n"
+            f"[build-system]\nrequires = {dependencies}\n")
+    return read(text).wanted.files["pyproject.toml"]
+
+
+def test_the_order_and_spelling_of_requirements_do_not_matter_and_an_edit_does() -> None:
+    one = project_text_of('["beta", "Alpha_x >= 1"]', '[{include-group = "a"}, "b", "a"]')
+    assert one == project_text_of('["alpha-x>=1", "beta"]', '["a", {include-group = "a"}, "b"]')
+    assert one != project_text_of('["alpha-x>=2", "beta"]', '["a", {include-group = "a"}, "b"]')
+    assert one != project_text_of('["alpha-x>=1", "beta"]', '["a", {include-group = "a"}, "c"]')
+    indexes = ['[[tool.uv.index]]\nurl = "https://a.invalid"\n',
+               '[[tool.uv.index]]\nurl = "https://b.invalid"\n']
+    first, second = (read(PROJECT + "".join(several)).wanted.files
+                     for several in (indexes, indexes[::-1]))
+    assert first != second
+
+
+@pytest.mark.parametrize(("name", "head", "parts"), [
+    ("pylock.toml", 'lock-version = "1.0"\n', [
+        f'[[packages]]\nname = "{name}"\nversion = "1"\nwheels = [{{ name = "w" }}]\n'
+        for name in "abc"]),
+    ("uv.lock", LOCK, [f'[[package]]\nname = "{name}"\nsource = {{ registry = "r" }}\n'
+                       for name in "abc"]),
+])
+def test_the_order_of_packages_in_a_lock_does_not_matter_and_an_edit_does(
+    name: str, head: str, parts: list[str],
+) -> None:
+    def text(parts: list[str]) -> str:
+        return read_lock(name, head + "".join(parts)).wanted.files[name]
+
+    assert text(parts) == text(parts[::-1])
+    assert text(parts) != text(parts[:2])
+    assert text(parts) != text([*parts[:2], parts[2].replace('"c"', '"d"')])
+
+
+_DYNAMIC = 'dynamic = ["version", "dependencies"]\n'
+
+
 @pytest.mark.parametrize(("files", "found"), [
     ({}, ""),
     ({"pyproject.toml": "[tool.toolchain]\n"}, ""),
     ({"pyproject.toml": PROJECT}, "pyproject.toml"),
+    ({"pyproject.toml": PROJECT + _DYNAMIC}, ""),
+    ({"pyproject.toml": PROJECT + "dynamic = true\n"}, "pyproject.toml"),
+    ({"pyproject.toml": PROJECT + _DYNAMIC, "pylock.toml": ""}, "pylock.toml"),
+    ({"pyproject.toml": PROJECT + _DYNAMIC, "../uv.lock": LOCK.replace('"."', '"a"')},
+     "../uv.lock"),
     ({"pyproject.toml": PROJECT, "pylock.toml": ""}, "pylock.toml"),
     ({"pyproject.toml": PROJECT, "pylock.toml": "", "uv.lock": ""}, "uv.lock"),
     ({"pyproject.toml": PROJECT, "../../uv.lock": LOCK.replace('"."', '"a/b"')}, "../../uv.lock"),
     ({"pyproject.toml": PROJECT, "../uv.lock": LOCK.replace('"one"', '"two"')}, "pyproject.toml"),
 ])
 def test_the_file_that_stands_for_a_project(files: dict[str, str], found: str) -> None:
-    assert default_file(Texts(files)) == found
+    assert default_file(Texts(files), lambda _: None) == found
 
 
 @pytest.mark.parametrize(("requires", "pinned", "python"), [
@@ -103,7 +148,11 @@ def test_dependencies_and_places_of_uv() -> None:
     (f"x = {'[' * 5000}", "not valid TOML"),
     ("[tool.x]\n", "has no [project] table"),
     (PROJECT + 'dynamic = ["dependencies"]\n', "the dependencies are dynamic"),
+    (PROJECT + "dynamic = true\n", "not a list of texts"),
+    (PROJECT + "x." + "y." * 5000 + "z = 1\n", "not valid TOML: nested too deeply"),
+    (PROJECT + f"x = 0x{'f' * 5000}\n", "not valid TOML: a number has more than 64 bits"),
     (PROJECT + 'dependencies = "alpha"\n', "not a list of texts"),
+    (PROJECT + "[tool.uv]\nindex = 1\n", "not a list of tables"),
     (PROJECT + 'dependencies = ["alpha=1"]\n', "not a requirement"),
     (PROJECT + 'dependencies = ["--pre"]\n', "not a requirement"),
     (PROJECT + 'dependencies = ["a"]\n[tool.uv.sources]\na = { workspace = true }\n',
@@ -169,11 +218,27 @@ def test_a_secret_in_a_uv_lock_is_refused() -> None:
     assert caught.value.where == "uv.lock, lib"
 
 
+_ONE = (LOCK + 'dependencies = [{ name = "lib", extra = [[1]] }]\n[[package]]\nname = "lib"\n'
+        'source = { registry = "https" }\n')
+_PACKAGE = 'lock-version = "1.0"\n[[packages]]\nname = "a"\n'
+
+
 @pytest.mark.parametrize(("name", "text", "what"), [
     ("uv.lock", "version = 2\n", "not a uv.lock of version 1"),
     ("uv.lock", "version = 1\npackage = [1]\n", "uv.lock is damaged"),
     ("uv.lock", "version = 1\n", "uv.lock has no member one"),
     ("uv.lock", LOCK + 'dependencies = [{ name = "gone" }]\n', "gone is needed and not there"),
+    ("uv.lock", _ONE + "wheels = 7\n", "wheels has not the form"),
+    ("uv.lock", _ONE + "wheels = ['x']\n", "a file has not the form"),
+    ("uv.lock", _ONE + "sdist = { hash = 7 }\n", "hash has not the form"),
+    ("uv.lock", _ONE + "version = 7\n", "version has not the form"),
+    ("uv.lock", _ONE + "resolution-markers = 7\n", "resolution-markers has not the form"),
+    ("uv.lock", _ONE.replace("registry", "git").replace("https", "https://[#a"),
+     "without a commit"),
+    ("pylock.toml", _PACKAGE + "wheels = ['x']\n", "a file has not the form"),
+    ("pylock.toml", _PACKAGE + "wheels = [{ hashes = 'x' }]\n", "hashes has not the form"),
+    ("pylock.toml", _PACKAGE + "wheels = [{ url = 'http://[' }]\n", "url has not the form"),
+    ("pylock.toml", _PACKAGE + "marker = ['x']\n", "marker has not the form"),
     ("pylock.toml", "x = 1\n", "not a pylock.toml of version 1"),
     ("pylock.toml", 'lock-version = "1.0"\npackages = 1\n', "not a list of tables"),
     ("pylock.toml", 'lock-version = "1.0"\n[[packages]]\nname = "a"\n'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +18,18 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, find, given, settings
 from hypothesis import strategies as st
 
 from toolchain import lock
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
-from toolchain.spec import PARAMETER_TYPES, Docker, EntryPoint, Parameter, Spec
+from toolchain.spec import PARAMETER_TYPES, Conda, Docker, EntryPoint, Parameter, Spec
 from toolchain.spec.docker import placed
 from toolchain.spec.mlproject import name_of, parse
 from toolchain.spec.reader import TreeReader
+from toolchain.spec.source import FILE, FOLDER, GIT, Source
 from toolchain.spec.yamltext import canonical
 from toolchain.tree import Tree
 
@@ -44,7 +46,7 @@ class Texts(dict[str, str]):
 
 def spec_of(**files: str) -> Spec:
     """`python_env_yaml="…"` is that file's text."""
-    texts = Texts({name.replace("_yaml", ".yaml").replace("_txt", ".txt"): text
+    texts = Texts({re.sub("_(yaml|txt|toml)$", r".\1", name): text
                    for name, text in files.items()})
     texts.setdefault("MLproject", "name: one\n")
     return parse("MLproject", "one", texts, "3.11", lambda _: None)
@@ -105,7 +107,22 @@ specs = st.builds(
     files=st.dictionaries(text, text, max_size=3),
     docker=st.none() | st.builds(Docker, image=text, volumes=st.lists(text).map(tuple),
                                  environment=st.dictionaries(text, text, max_size=3),
-                                 copied=st.lists(text).map(tuple)))
+                                 copied=st.lists(text).map(tuple)),
+    sources=st.lists(st.builds(
+        Source, kind=st.sampled_from([FOLDER, GIT, FILE]), location=text, name=text,
+        extras=st.lists(text, max_size=2).map(tuple), marker=text, revision=text,
+        subdirectory=text, hashes=st.lists(text, max_size=2).map(tuple)).map(Source.to_json),
+        max_size=3).map(tuple),
+    options=st.lists(text, max_size=3).map(tuple), locked=text,
+    conda=st.none() | st.builds(Conda, channels=st.lists(text).map(tuple),
+                                packages=st.lists(text).map(tuple), file=text),
+    variables=st.dictionaries(text, text, max_size=3))
+
+
+def test_the_round_trip_leaves_no_field_of_a_spec_at_its_default() -> None:
+    """A field that is added to Spec has to be added to `specs` too."""
+    for name in Spec.__dataclass_fields__:
+        find(specs, lambda spec, name=name: bool(getattr(spec, name)))  # type: ignore[misc]
 
 
 @settings(max_examples=100, deadline=None)
@@ -230,7 +247,8 @@ def test_another_version_of_one_package_changes_the_spec(
 
 def request_of(spec: Spec) -> Digest:
     """What a lock answers."""
-    return Digest.of_json(lock.request(spec, "3.11", "linux/amd64").plan())
+    plan = lock.request(spec, "3.11", "linux/amd64").plan()
+    return Digest.of_json([plan, spec.conda and spec.conda.to_json()])
 
 
 def documents(kind: str, lines: list[str], style: Mapping[str, Any], chance: random.Random,
@@ -248,12 +266,51 @@ def documents(kind: str, lines: list[str], style: Mapping[str, Any], chance: ran
         return {"python_env_yaml": written(
             {"python": "3.11", "build_dependencies": ["pip"], "dependencies": lines}, style,
             chance)}
+    if kind == "pyproject":
+        return {"pyproject_toml": with_noise(
+            ["[project]", 'name = "x"', *toml_list("dependencies", lines, chance)], chance)}
+    if kind == "pylock":
+        return {"pylock_toml": with_noise(
+            ['lock-version = "1.0"', *(line for text in lines for line in locked(text, chance))],
+            chance)}
+    if kind == "conda packages":
+        return {"conda_yaml": written(
+            {"name": "x", "channels": ["one", "two"],
+             "dependencies": ["python=3.11", *(conda_package(text) for text in lines)]}, style,
+            chance)}
     conda: list[Any] = ["python=3.11", "pip", {"pip": lines}]
     chance.shuffle(conda)
     return {"conda_yaml": written({"name": "x", "dependencies": conda}, style, chance)}
 
 
-@pytest.mark.parametrize("kind", ["requirements", "included", "constraints", "python_env", "conda"])
+def toml_list(key: str, lines: list[str], chance: random.Random) -> list[str]:
+    quote = chance.choice("\"'")
+    quoted = [f"{quote}{line}{quote}" for line in lines]
+    if chance.random() < 0.5:
+        return [f"{key} = [{', '.join(quoted)}]"]
+    return [f"{key} = [", *(f"  {line}," for line in quoted), "]"]
+
+
+def name_and_version(requirement: str) -> tuple[str, str]:
+    name, version = requirement.replace("(", "").replace(")", "").split("==")
+    return name.strip().lower(), version.strip()
+
+
+def locked(requirement: str, chance: random.Random) -> list[str]:
+    name, version = name_and_version(requirement)
+    fields = [f'name = "{name}"', f"version = '{version}'",
+              f"wheels = [{{ name = '{name}-{version}-py3-none-any.whl' }}]"]
+    chance.shuffle(fields)
+    return ["[[packages]]", *fields]
+
+
+def conda_package(requirement: str) -> str:
+    name, version = name_and_version(requirement)
+    return f"z{name}={version}"  # `pip` and `python` are names that mean something
+
+
+@pytest.mark.parametrize("kind", ["requirements", "included", "constraints", "python_env", "conda",
+                                  "pyproject", "pylock", "conda packages"])
 @settings(max_examples=40, deadline=None)
 @given(project=mlprojects, pinned=pins, one=styles, two=styles,
        chance=st.randoms(use_true_random=False), data=st.data())
@@ -278,6 +335,45 @@ def test_a_lock_answers_what_is_wanted_and_not_how_it_is_written(
     for edited in edits:
         if edited or kind != "conda":
             assert request_of(spec(edited, one)) != request_of(before)
+
+
+@pytest.mark.parametrize(("one", "two"), [
+    ("default: 0.5", 'default: "0.5"'), ("default: 0.5", "default: '0.5'"),
+    ("default: 1e-1", 'default: "1e-1"'), ("default: 7", 'default: "7"'),
+    ("type: float", 'type: "float"'), ("default: None", "default: 'None'"),
+    ("default: 0.50", "default: 0.5"), ("default: a b", "default: >-\n          a\n          b"),
+])
+def test_quotes_that_mean_nothing_change_nothing(one: str, two: str) -> None:
+    text = ("name: {0}\nentry_points:\n  main:\n    command: run {{x}}\n    parameters:\n"
+            "      x:\n        {1}\ndocker_env:\n  image: base:1\n  environment: [[A, {2}]]\n")
+    assert (spec_of(MLproject=text.format("7", one, "1")).to_json()
+            == spec_of(MLproject=text.format("'7'", two, '"1"')).to_json())
+
+
+@pytest.mark.parametrize(("one", "two"), [
+    ("default: yes", 'default: "yes"'),  # `True` for the program
+    ("default: 0.50", 'default: "0.50"'),
+    ("default: null", 'default: "null"'),
+    ("default: 0.5", "default: 0.6"),
+])
+def test_quotes_that_mean_something_change_the_spec(one: str, two: str) -> None:
+    text = "entry_points: {{main: {{command: 'run {{x}}', parameters: {{x: {{{0}}}}}}}}}"
+    first, second = spec_of(MLproject=text.format(one)), spec_of(MLproject=text.format(two))
+    assert first.entry_points != second.entry_points
+    assert first.files != second.files
+
+
+@settings(max_examples=30, deadline=None)
+@given(channels=st.lists(names, min_size=2, max_size=4, unique=True),
+       chance=st.randoms(use_true_random=False))
+def test_the_order_of_channels_means_something(channels: list[str], chance: random.Random) -> None:
+    def spec(channels: list[str]) -> Spec:
+        return spec_of(conda_yaml=yaml.safe_dump({"channels": channels,
+                                                  "dependencies": ["zlib=1.2"]}))
+
+    other = [*channels[1:], channels[0]]
+    assert request_of(spec(channels)) != request_of(spec(other))
+    assert spec(channels).files != spec(other).files
 
 
 # Rules that tables say best.

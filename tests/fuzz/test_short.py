@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fuzz import archives, command, mlproject
+from tests.fuzz import archives, command, locks, mlproject
 from tests.fuzz.mutation import run
 
 
 @pytest.mark.parametrize(("attempt", "runs"), [
-    (mlproject.attempt, 1500), (command.attempt, 5000), (archives.attempt_wheel, 1000),
+    (mlproject.attempt, 1500), (command.attempt, 5000), (locks.attempt, 1500),
+    (archives.attempt_wheel, 1000),
     (archives.attempt_deb, 1000), (archives.attempt_layer, 1000), (archives.attempt_conda, 1500)])
 def test_only_toolchain_errors_come_out(attempt: Callable[[random.Random], None],
                                         runs: int) -> None:

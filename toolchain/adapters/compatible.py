@@ -63,7 +63,8 @@ def best_file(entry: dict[str, Any], ranks: Mapping[str, int],
     for wheel in entry.get("wheels", []):
         if allowed and wheel["hashes"].get("sha256") not in allowed:
             continue
-        location = wheel.get("name") or wheel.get("url") or wheel.get("path")
+        location = next((wheel[key] for key in ("name", "url", "path", "filename")
+                         if wheel.get(key)), "")
         filename = unquote(urlsplit(location).path.rsplit("/", 1)[-1])
         try:
             tags = parse_wheel_filename(filename)[3]

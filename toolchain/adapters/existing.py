@@ -14,7 +14,7 @@ from toolchain.adapters.compatible import best_file, machine_of
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock import Existing, Package, Request
-from toolchain.spec.pyproject import UV_LOCK
+from toolchain.spec.pyproject import UV_LOCK, pylock_packages
 from toolchain.spec.tomltext import load
 from toolchain.spec.uvlock import UvLock, holds
 
@@ -32,7 +32,7 @@ def pick(request: Request, ranks: Mapping[str, int]) -> Iterator[tuple[Package, 
             continue
         for wheel in entry.get("wheels") or ():
             _hashed(wheel)
-        if entry.get("sdist"):
+        if "sdist" in entry:
             _hashed(entry["sdist"])
         file = best_file(entry, ranks, None)
         if file is None:
@@ -73,7 +73,7 @@ def _entries(existing: Existing, request: Request) -> Iterator[dict[str, Any]]:
     more = {"extras": frozenset(), "dependency_groups": frozenset(
         str(name) for name in (groups if isinstance(groups, list) else ()))}
     seen: dict[str, str] = {}
-    for entry in data.get("packages", ()):
+    for entry in pylock_packages(data, existing.path):
         name = canonicalize_name(str(entry.get("name", "")))
         if not holds(entry.get("marker"), {**markers, **more}, existing.path):
             continue

@@ -21,7 +21,8 @@ OLDEST = (3, 9)  # Python that it runs with
 # Standard library only; tests/runner/test_files.py sees to it. What an entry
 # point's command means is decided by the same modules in the image and outside.
 _SHARED = ("__init__.py", "errors.py", "spec/__init__.py", "spec/address.py",
-           "spec/command.py", "spec/commandline.py")
+           "spec/command.py", "spec/commandline.py",
+           "spec/placeholder.py")
 
 
 @cache

@@ -46,7 +46,7 @@ def choose(top: dict[str, Located], path: str, reader: Reader, warn: Warn) -> Ch
             if name in _OURS:
                 _announce(name, path, warn)
             return Choice(kind=kind, path=name, where=path)
-    other = default_file(reader) or (_LAST if reader.read(_LAST) is not None else "")
+    other = default_file(reader, warn) or (_LAST if reader.read(_LAST) is not None else "")
     if not other:
         return None
     _announce(other, path, warn)

@@ -3,9 +3,9 @@
 As MLflow: `{name}` stands for the parameter's value, as one literal word; parameters that the
 entry point does not declare are appended to the last command line as `--name value`. Unlike
 MLflow: other braces are left alone, and a value is no part of the line. The line holds
-`"${TOOLCHAIN_PARAMETER_1}"`, and the value is in the environment: bash does not read it as code, in
-whatever context the author put the placeholder (quotes, `$(…)`, backticks, comments,
-here-documents).
+`"${TOOLCHAIN_PARAMETER_1}"` (toolchain.spec.placeholder), and the value is in the environment: bash
+does not read it as code, in whatever context the author put the placeholder (quotes, `$(…)`,
+backticks, comments, here-documents).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import EntryPoint, Spec, Warn
 from toolchain.spec.commandline import split
+from toolchain.spec.placeholder import substitute
 
-_TOKEN = re.compile(r"\\.|\{\{|\}\}|\$\{(?!\{)|\{(\w[\w.-]*)\}|.", re.DOTALL)
 # A word of params: up to a blank, or a comma that `name=` follows. Group 1 is empty between words.
 _WORD = re.compile(r"""\s+|,(?=\s*[\w.-]+=)|((?:[^\s"',]|"[^"]*"|'[^']*'|,(?!\s*[\w.-]+=))+)""")
 _QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
@@ -30,8 +30,6 @@ _FORMAT = re.compile(r"(?:\.[A-Za-z_]\w*|\[[^][]*\])*(?:![rsa])?(?::.*)?")
 _PROGRAMS = {".py": "python", ".sh": "bash"}
 SCRIPTS = (*_PROGRAMS, ".R")
 _BOOLS = frozenset({"true", "false", "1", "0", "yes", "no", "y", "n", "t", "f", "on", "off"})
-# By the quotes around a placeholder: a reference that stays one word there.
-_REFERENCE = {"": '"{}"', '"': "{}", "'": "'\"{}\"'"}
 
 
 @dataclass(frozen=True)
@@ -206,34 +204,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def substitute(template: str, variables: Mapping[str, str]) -> str:
-    """Replace `{name}` by a reference to its variable; leave all other braces.
-
-    `{{` and `}}` are one brace, as in MLflow's str.format; `${NAME}` is the shell's.
-    """
-    return "".join(_pieces(template, variables))
-
-
-def _pieces(template: str, variables: Mapping[str, str]) -> Iterator[str]:
-    # Which quotes the shell is in decides only how the reference is kept one word. A context
-    # that this does not follow, such as $(…) within quotes, may split a value, never run it.
-    quote = ""
-    for token in _TOKEN.finditer(template):
-        piece = token[0]
-        if token[1] is not None and token[1] in variables:
-            yield _REFERENCE[quote].format(f"${{{variables[token[1]]}}}")
-        elif token[1] is None and piece in ("{{", "}}"):
-            yield piece[0]
-        else:
-            if piece == quote:
-                quote = ""
-            elif not quote and piece in ("'", '"'):
-                quote = piece
-            elif quote == "'" and piece == "\\'":
-                quote = ""  # within single quotes a backslash is only a backslash
-            yield piece
 
 
 def _identity(kind: str, text: str) -> object:

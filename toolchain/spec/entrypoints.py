@@ -9,6 +9,7 @@ from toolchain.errors import SpecError, nearest
 from toolchain.spec import PARAMETER_TYPES, EntryPoint, Parameter, Warn
 from toolchain.spec.command import check_value, is_number, no_command, refuse_formatting
 from toolchain.spec.commandline import stripped
+from toolchain.spec.placeholder import refuse_backticks
 from toolchain.spec.yamltext import Located
 
 _ENTRY_KEYS = ("command", "parameters", "description")
@@ -54,6 +55,7 @@ def _entry_point(name: str, value: Located, path: str, warn: Warn) -> EntryPoint
             warn(f"{path}:{command.line}: the command has {{{word}}}, which is no parameter{hint}")
     at = f"{path}:{command.line}, entry_points.{name}.command"
     refuse_formatting(text, declared, at)
+    refuse_backticks(text, declared, at)
     if "\0" in text:
         raise SpecError("a command holds a NUL character", where=at, fix="take it out")
     return EntryPoint(command=stripped(text), parameters=declared,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 
 from toolchain.errors import SpecError, nearest
-from toolchain.spec import Docker, Reader, Spec, Warn
+from toolchain.spec import Docker, EntryPoint, Reader, Spec, Warn
 from toolchain.spec.choice import KEYS, Choice, choose
 from toolchain.spec.docker import read_docker
 from toolchain.spec.entrypoints import entry_points
@@ -58,6 +59,7 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         warn(f"{path}:{top.value['name'].line}: the project's name is taken as {name!r}")
     environment, docker = _environment(top.value, path, reader, default_python, warn)
     wanted = environment.wanted
+    entries = entry_points(top.value.get("entry_points"), path, warn)
     return Spec(
         name=name or folder_name,
         environment=environment.kind,
@@ -65,8 +67,8 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         requirements=tuple(sorted(wanted.requirements)),
         constraints=tuple(sorted(wanted.constraints)),
         hashes={name: tuple(sorted(values)) for name, values in wanted.hashes.items()},
-        entry_points=entry_points(top.value.get("entry_points"), path, warn),
-        files={**wanted.files, path: canonical(top.plain())},
+        entry_points=entries,
+        files={**wanted.files, path: _canonical(top.value, entries)},
         docker=docker,
         sources=tuple(source.to_json() for source in sorted(wanted.sources)),
         options=wanted.options.to_lines(),
@@ -74,6 +76,14 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         conda=environment.conda,
         variables=environment.variables,
     )
+
+
+def _canonical(top: dict[str, Located], entries: Mapping[str, EntryPoint]) -> str:
+    """MLproject as it is understood: `default: 0.5` and `default: "0.5"` are one text."""
+    found = {key: item.texts() for key, item in top.items()}
+    if "entry_points" in found:
+        found["entry_points"] = {name: entry.to_json() for name, entry in entries.items()}
+    return canonical(found)
 
 
 def name_of(data: bytes) -> str:

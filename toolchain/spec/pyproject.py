@@ -17,9 +17,11 @@ from toolchain.errors import SpecError
 from toolchain.spec import Reader, Warn
 from toolchain.spec import source as sources
 from toolchain.spec.environment import Environment
+from toolchain.spec.lockedfile import check_package
 from toolchain.spec.requirements import Requirements, parse_requirement
 from toolchain.spec.source import Source
-from toolchain.spec.tomltext import canonical, load
+from toolchain.spec.tomlorder import lock_text, project_text
+from toolchain.spec.tomltext import load
 from toolchain.spec.uvlock import UvLock
 
 UV_LOCK, PYLOCK, PYPROJECT = "uv.lock", "pylock.toml", "pyproject.toml"
@@ -32,9 +34,11 @@ def is_existing_lock(path: str) -> bool:
     return name == UV_LOCK or re.fullmatch(r"pylock(\.[^./]+)?\.toml", name) is not None
 
 
-def default_file(reader: Reader) -> str:
+def default_file(reader: Reader, warn: Warn) -> str:
     """The lock, or the pyproject.toml, that stands for a project whose MLproject names no
-    environment; empty where there is none. A uv.lock may be that of a workspace further up."""
+    environment; empty where there is none. A uv.lock may be that of a workspace further up.
+
+    One whose dependencies only a build knows is passed over: MLflow takes no notice of it."""
     for name in (UV_LOCK, PYLOCK):
         if reader.read(name) is not None:
             return name
@@ -45,9 +49,19 @@ def default_file(reader: Reader) -> str:
         data = load(text, PYPROJECT)
     except SpecError:
         return PYPROJECT  # whoever reads it will say what is wrong
-    if not isinstance(data.get("project"), dict):
+    project = data.get("project")
+    if not isinstance(project, dict):
         return ""
-    return _workspace_lock(reader, _text(data["project"].get("name"))) or PYPROJECT
+    lock = _workspace_lock(reader, _text(project.get("name")))
+    if lock or not _is_dynamic(project):
+        return lock or PYPROJECT
+    warn(f"{PYPROJECT}: passed over, since its dependencies are dynamic: only a build knows them")
+    return ""
+
+
+def _is_dynamic(project: Mapping[str, Any]) -> bool:
+    dynamic = project.get("dynamic")
+    return isinstance(dynamic, list) and "dependencies" in dynamic
 
 
 def _workspace_lock(reader: Reader, name: str) -> str:
@@ -73,7 +87,6 @@ def read_existing_lock(path: str, reader: Reader, named_at: str, default_python:
     if posixpath.basename(path) == UV_LOCK:
         beside = _beside(path, reader)
         project = _load(beside, reader, path, wanted)
-        wanted.files[beside] = canonical(project)
         lock = UvLock(data, path)
         found: Iterable[Source] = lock.sources(project)
         whole = _at_root(path, reader, project)
@@ -98,7 +111,8 @@ def read_pyproject(path: str, reader: Reader, named_at: str, default_python: str
     if not isinstance(project, dict):
         raise SpecError("pyproject.toml has no [project] table", where=path,
                         fix="add one with `dependencies`, or name another environment file")
-    if "dependencies" in (project.get("dynamic") or ()):
+    _strings(project.get("dynamic"), f"{path}, project.dynamic")
+    if _is_dynamic(project):
         raise SpecError("the dependencies are dynamic: only a build knows them", where=path,
                         fix="run `uv lock` and commit uv.lock, or list them in "
                             "project.dependencies")
@@ -165,12 +179,20 @@ def _relative(lock: str, text: str) -> str:
     return path if path.startswith(".") else f"./{path}"
 
 
-def _pylock_sources(data: Mapping[str, Any], path: str) -> Iterable[Source]:
-    """The packages of a pylock.toml that are of no index (PEP 751)."""
+def pylock_packages(data: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    """The packages of a pylock.toml. Raises SpecError unless they are well-formed."""
     if _text(data.get("lock-version")).split(".")[0] != "1":
         raise SpecError("not a pylock.toml of version 1", where=path,
                         fix="make it with a tool that writes lock-version 1.0")
-    for number, package in enumerate(_tables(data.get("packages"), f"{path}, packages")):
+    packages = _tables(data.get("packages"), f"{path}, packages")
+    for number, package in enumerate(packages):
+        check_package(package, f"{path}, packages[{number}]")
+    return packages
+
+
+def _pylock_sources(data: Mapping[str, Any], path: str) -> Iterable[Source]:
+    """The packages of a pylock.toml that are of no index (PEP 751)."""
+    for number, package in enumerate(pylock_packages(data, path)):
         where = f"{path}, packages[{number}]"
         name, marker = _text(package.get("name")), ""
         vcs, folder, archive = (_table(package, key) for key in ("vcs", "directory", "archive"))
@@ -233,7 +255,8 @@ def _load(path: str, reader: Reader, named_at: str, wanted: Requirements) -> dic
         raise SpecError(f"no such environment file: {path}", where=named_at,
                         fix="make the file, or name the right one")
     data = load(text, path)
-    wanted.files[path] = canonical(data)
+    is_project = posixpath.basename(path) == PYPROJECT
+    wanted.files[path] = project_text(data) if is_project else lock_text(data)
     return data
 
 
@@ -255,7 +278,8 @@ def _at_root(lock: str, reader: Reader, project: Mapping[str, Any]) -> Mapping[s
 def _indexes(data: Mapping[str, Any]) -> list[str]:
     """The package indexes that the project itself names for uv."""
     found = [_text(item.get("url"))
-             for item in _tables(_table(data, "tool", "uv").get("index"), "tool.uv.index")]
+             for item in _tables(_table(data, "tool", "uv").get("index"),
+                             f"{PYPROJECT}, tool.uv.index")]
     for url in found:
         sources.check_secret(url, f"{PYPROJECT}, tool.uv.index")
     return [url for url in found if "://" in url and not any(map(str.isspace, url))]

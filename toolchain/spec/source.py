@@ -227,7 +227,7 @@ def _marker(text: str, where: str) -> str:
         return ""
     try:
         return str(Marker(text))
-    except InvalidMarker as error:
+    except (InvalidMarker, RecursionError) as error:
         raise SpecError(without_credentials(f"not a marker: {text} ({str(error).splitlines()[0]})"),
                         where=where,
                         fix="write it as in `; python_version < '3.12'`") from None

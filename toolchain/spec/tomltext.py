@@ -10,6 +10,7 @@ from typing import Any
 from toolchain.errors import SpecError
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
+_DEEPEST = 64
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -19,9 +20,26 @@ def parse(text: str) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(text)
+        value = tomllib.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    _refuse_extremes(value)
+    return value
+
+
+def _refuse_extremes(value: dict[str, Any]) -> None:
+    # `a.b.c = 1` nests without brackets, and 0xfff… is never too long for Python: tomllib gets
+    # through where `canonical` would not.
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner = [item for outer in level
+                 for item in (outer.values() if isinstance(outer, dict) else outer)]
+        if any(isinstance(item, int) and not -2**63 <= item < 2**63 for item in inner):
+            raise ValueError("a number has more than 64 bits")
+        level = [item for item in inner if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def load(text: str, where: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from toolchain.errors import SpecError
 from toolchain.spec import source as sources
+from toolchain.spec.lockedfile import check_package
 from toolchain.spec.source import Source
 
 _LOCAL = ("editable", "directory", "virtual")
@@ -30,6 +31,8 @@ class UvLock:
                 and isinstance(item.get("source"), dict) for item in packages):
             raise SpecError("uv.lock is damaged: a package has no name or source", where=path,
                             fix="make it anew: `uv lock`")
+        for package in packages:
+            check_package(package, f"{path}, {package['name']}")
         self._packages: list[dict[str, Any]] = packages
         self._by_name: dict[str, list[int]] = {}
         for number, package in enumerate(packages):
@@ -66,11 +69,10 @@ class UvLock:
                 continue
             for number in self._numbers(wanted, environment):
                 package = self._packages[number]
-                extras = wanted.get("extra")
-                for extra in ("", *(extras if isinstance(extras, list) else ())):
-                    if (number, str(extra)) in seen:
+                for extra in ("", *_texts(wanted.get("extra"))):
+                    if (number, extra) in seen:
                         continue
-                    seen.add((number, str(extra)))
+                    seen.add((number, extra))
                     optional = package.get("optional-dependencies")
                     more = (package.get("dependencies") if not extra
                             else optional.get(extra) if isinstance(optional, dict) else None)
@@ -148,7 +150,11 @@ def _groups(project: Mapping[str, Any]) -> list[str]:
     if chosen == "all":
         groups = project.get("dependency-groups")
         chosen = list(groups) if isinstance(groups, dict) else []
-    return [str(name) for name in chosen if name != "dev"] if isinstance(chosen, list) else []
+    return [name for name in _texts(chosen) if name != "dev"]
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _dependencies(value: Any) -> list[Mapping[str, Any]]:
@@ -159,18 +165,27 @@ def holds(marker: Any, environment: Mapping[str, Any] | None, where: str) -> boo
     """Whether a marker is true in an environment; any is without one. Raises SpecError."""
     if not marker or environment is None:
         return True
-    from packaging.markers import InvalidMarker, Marker, UndefinedComparison
+    from packaging.markers import (
+        InvalidMarker,
+        Marker,
+        UndefinedComparison,
+        UndefinedEnvironmentName,
+    )
 
     try:
         return Marker(str(marker)).evaluate(dict(environment), context="lock_file")
-    except (InvalidMarker, UndefinedComparison) as error:
+    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName,
+            RecursionError) as error:
         raise SpecError(f"not a marker: {marker} ({str(error).splitlines()[0]})", where=where,
                         fix="make the lock anew") from None
 
 
 def _git(url: str, where: str) -> str:
     """uv's `https://host/repo?rev=main&subdirectory=x#COMMIT` as pip writes it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if not parts.fragment:
         raise SpecError("uv.lock is damaged: a git source without a commit", where=where,
                         fix="make it anew: `uv lock`")

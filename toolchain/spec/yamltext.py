@@ -32,6 +32,14 @@ class Located:
             return [item.plain() for item in self.value]
         return self.value
 
+    def texts(self) -> Any:
+        """As `plain`, but a number or a date is the text that was written."""
+        if isinstance(self.value, dict):
+            return {key: item.texts() for key, item in self.value.items()}
+        if isinstance(self.value, list):
+            return [item.texts() for item in self.value]
+        return self.value if self.value is None or isinstance(self.value, bool) else self.text
+
 
 def load(text: str, where: str) -> Located:
     """Parse one YAML document. Raises SpecError with file, line and column.
