@@ -6,11 +6,13 @@ import contextlib
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.test_sources import git
+from tests.support.loopback import Loopback
 from toolchain.adapters.git_url import is_url, of_submodule, split
 from toolchain.adapters.repository import Repositories
 from toolchain.errors import ResolveError
@@ -213,6 +215,12 @@ def test_a_submodule_goes_through_no_link(
     ("https://host/a", "../${TOKEN}", None),
     ("https://host/a", "../b/../../c", None),
     ("ssh://git@host/me/a", "../b", "ssh://git@host/me/b"),
+    ("git@host:me/a.git", "../b.git", "git@host:me/b.git"),
+    ("host:a.git", "../b.git", "host:b.git"),
+    ("host:/a.git", "../b.git", "host:/b.git"),
+    ("host:a.git", "../../b.git", None),
+    ("http://host/a.git", "../b.git", "http://host/b.git"),
+    ("https://host/a", "other:b", "other:b"),
 ])
 def test_an_address_of_a_submodule(parent: str, written: str, expected: str | None) -> None:
     if expected is not None:
@@ -266,9 +274,53 @@ def test_a_variable_reaches_git_by_its_environment(tmp_path: Path) -> None:
         "url.https://me:s3%2Fcr3t@host.invalid/.insteadOf https://host.invalid/\n")
 
 
+def test_a_repository_by_http(
+    repositories: Repositories, upstream: Upstream, tmp_path: Path
+) -> None:
+    git(upstream.folder, "update-server-info")
+    with Loopback(lambda *given: SimpleHTTPRequestHandler(*given, directory=tmp_path)) as server:
+        url, folder = split(f"{server.url}/upstream/.git#sub")
+        assert folder == "sub"
+        commit = repositories.pin(url, "v1")
+        assert (repositories.files(url, commit) / "file").read_text() == "one"
+
+
+def test_no_redirect_leads_to_http(
+    repositories: Repositories, upstream: Upstream, tmp_path: Path
+) -> None:
+    """git is told so by its environment, for every URL that is not itself one."""
+    program = tmp_path / "bin/git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$GIT_ALLOW_PROTOCOL" >> {tmp_path}/env\nexit 1\n')
+    program.chmod(0o755)
+    made = Repositories(tmp_path / "git", {"PATH": str(program.parent)},
+                        Trace(tmp_path / "c", Journal(tmp_path / "c")))
+    for url in ("https://host.invalid/x", "http://host.invalid/x"):
+        with pytest.raises(ResolveError):
+            made.pin(url, "main")
+    assert (tmp_path / "env").read_text().split() == [
+        "file:git:https:ssh", "file:git:https:ssh:http"]
+
+
+def test_a_path_on_a_host_begins_in_a_home_there(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    """What stands for ssh runs the command in that home, on this machine."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nfor last; do :; done\ncd {tmp_path} && exec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    made = Repositories(tmp_path / "git", {**os.environ, "GIT_SSH_COMMAND": str(ssh)},
+                        Trace(tmp_path / "c", Journal(tmp_path / "c")))
+    url, _ = split("host:upstream#x")
+    assert (made.files(url, made.pin(url, "v1")) / "file").read_text() == "one"
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("https://host.invalid/a.git#one/two", ("https://host.invalid/a.git", "one/two")),
-    ("git@host.invalid:me/a.git", ("ssh://git@host.invalid/me/a.git", "")),
+    ("git@host.invalid:me/a.git", ("git@host.invalid:me/a.git", "")),
+    ("host:a.git#one", ("host:a.git", "one")),
+    ("git+host.invalid:/srv/a", ("host.invalid:/srv/a", "")),
+    ("http://host.invalid/a", ("http://host.invalid/a", "")),
     ("git+ssh://git@host.invalid/a#subdirectory=x", ("ssh://git@host.invalid/a", "x")),
     ("file:///srv/a.git", ("file:///srv/a.git", "")),
 ])
@@ -278,9 +330,10 @@ def test_urls_are_those_that_mlflow_takes(text: str, expected: tuple[str, str]) 
 
 
 @pytest.mark.parametrize("text", [
-    "ext::sh -c 'touch x'://", "http://host.invalid/a", "--upload-pack=x://y",
+    "ext::sh -c 'touch x'://", "ftp://host.invalid/a", "ext::x", "--upload-pack=x://y",
     "https://host.invalid/a#../../x", "https://me:s3cr3t@host.invalid/a", "https://[/a",
-    "https://host.invalid/a b",
+    "https://host.invalid/a b", "-oProxyCommand=x:y", "me@-oProxyCommand=x:y", "host:${HOME}",
+    "http://me:s3cr3t@host.invalid/a",
 ])
 def test_a_url_that_is_not_followed_is_refused(text: str) -> None:
     with pytest.raises(ResolveError) as caught:
@@ -288,6 +341,6 @@ def test_a_url_that_is_not_followed_is_refused(text: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["elasticnet", "a,b", "my project"])
+@pytest.mark.parametrize("text", ["elasticnet", "a,b", "my project", "-a:b", "a :b"])
 def test_a_name_is_no_url(text: str) -> None:
     assert not is_url(text)

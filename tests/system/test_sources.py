@@ -212,7 +212,7 @@ def test_a_guest_reads_nothing_of_the_workspace(repo: Monorepo) -> None:
 
 @pytest.mark.parametrize(("words", "what"), [
     (("project=https://me:s3cr3t@host.invalid/a",), "a password is written into the URL"),
-    (("project=http://host.invalid/a",), "repositories by http:// are not followed"),
+    (("project=ftp://host.invalid/a",), "repositories by ftp:// are not followed"),
     (("project=file:///nothing/here",), "git failed"),
     (("project=one", "version=main"), "version= says which commit"),
 ])

@@ -12,8 +12,13 @@ from urllib.parse import urlsplit
 from toolchain.errors import ResolveError, without_credentials
 
 PROTOCOLS = "file:git:https:ssh"
+# Anyone on the way can read and change what http:// brings, but not the files of a commit that is
+# known. So it is spoken where the URL asks for it, and no redirect leads to it.
+PLAIN = "http"
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_SCP = re.compile(r"([\w.-]+@[\w.-]+):(?!/)([^\s]+)\Z")
+# No project has a `:` in its name. A path that does not begin with `/` begins in a home there,
+# for which ssh:// has no word that all servers know.
+_SCP = re.compile(r"(?:(?!-)[\w.-]+@)?(?!-)[\w.-]+:(?!//|:)[^\s$\x00-\x1f]+\Z")
 
 
 def is_url(text: str) -> bool:
@@ -25,25 +30,28 @@ def split(text: str) -> tuple[str, str]:
     """`URL#folder` -> URL, folder. Raises ResolveError for what is not followed."""
     url, _, folder = text.removeprefix("git+").partition("#")
     folder = folder.removeprefix("subdirectory=").strip("/")
-    if scp := _SCP.match(url):
-        url = f"ssh://{scp[1]}/{scp[2]}"
+    if not _SCP.match(url):
+        _check(url)
+    if ".." in folder.split("/") or any(ord(letter) < 32 for letter in folder):
+        raise ResolveError(f"leaves the repository: {folder}", where=without_credentials(url),
+                           fix="name a folder within it, as in URL#folder")
+    return url, folder
+
+
+def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         raise ResolveError("not a repository's URL", where=without_credentials(url),
                            fix="give it as https://host/repository.git") from None
-    if parts.scheme not in PROTOCOLS.split(":") or re.search(r"[\s\x00-\x1f]", url):
+    if parts.scheme not in (*PROTOCOLS.split(":"), PLAIN) or re.search(r"[\s\x00-\x1f]", url):
         raise ResolveError(f"repositories by {parts.scheme or 'path'}:// are not followed",
                            where=without_credentials(url),
-                           fix="use https://, ssh://, git:// or file://")
+                           fix="use https://, ssh://, git://, http:// or file://")
     if parts.password and not _VARIABLE.fullmatch(parts.password):
         raise ResolveError("a password is written into the URL", where=without_credentials(url),
                            fix="use git's credential helper, ssh, or ${NAME} in its place")
-    if ".." in folder.split("/") or any(ord(letter) < 32 for letter in folder):
-        raise ResolveError(f"leaves the repository: {folder}", where=without_credentials(url),
-                           fix="name a folder within it, as in URL#folder")
-    return url, folder
 
 
 def of_submodule(written: str, parent: str) -> str:
@@ -66,18 +74,18 @@ def of_submodule(written: str, parent: str) -> str:
 
 def _beside(parent: str, relative: str) -> str:
     """As git has it: `../x` is what stands beside `parent`, `./x` what is below it."""
-    known = re.match(r"([^:/]+://[^/]*|[^:/]+:)(.*)\Z", parent, re.DOTALL)
+    known = re.match(r"([^:/]+://[^/]*|[^:/]+:)(/?)(.*)\Z", parent, re.DOTALL)
     assert known is not None  # split() let it pass
-    path, rest = known[2].rstrip("/"), relative
+    path, rest = known[3].rstrip("/"), relative
     while rest.startswith(("./", "../")):
         if rest.startswith("../"):
-            if not path.strip("/"):
+            if not path:
                 raise ResolveError("it leaves the server", where=relative,
                                    fix="it begins with more `../` than its repository has folders")
             path = path.rpartition("/")[0]
         rest = rest.partition("/")[2]
-    # The path of a scp-like address may begin without a slash, below somebody's home.
-    url = known[1] + (f"{path}/" if path or "://" in known[1] else "") + rest
+    slash = "/" if "://" in known[1] else known[2]
+    url = known[1] + slash + (f"{path}/" if path else "") + rest
     if "#" in rest or "${" in rest or ".." in rest.split("/"):
         raise ResolveError("not an address beside its repository", where=relative,
                            fix="write it as in ../other.git")

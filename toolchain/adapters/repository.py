@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from toolchain.adapters.git_url import PROTOCOLS
+from toolchain.adapters.git_url import PLAIN, PROTOCOLS
 from toolchain.adapters.submodules import Submodule, submodules
 from toolchain.adapters.variables import filled
 from toolchain.adapters.workfolder import work_folder
@@ -154,7 +154,7 @@ class Repositories:
             # Not every server gives out a commit by its name.
             self._git("--git-dir", str(bare), "fetch", "--quiet", "--depth=1", "--no-tags",
                       "--no-recurse-submodules", "--", *self._remote(url), commit,
-                      **self._login(url))
+                      **self._access(url))
             if not self._has(bare, commit):
                 self._fetch_all(url, bare)
             if not self._has(bare, commit):
@@ -178,6 +178,11 @@ class Repositories:
         """The URL as git's command line may hold it: anyone on the machine can read that."""
         return [without_credentials(url) if "${" in url else url]
 
+    def _access(self, url: str) -> dict[str, str]:
+        """What git's environment must have for that URL."""
+        plain = {"GIT_ALLOW_PROTOCOL": f"{PROTOCOLS}:{PLAIN}"}
+        return {**(plain if url.startswith(f"{PLAIN}://") else {}), **self._login(url)}
+
     def _login(self, url: str) -> dict[str, str]:
         """What makes git put `${NAME}`'s value into the URL, in its environment."""
         if "${" not in url:
@@ -194,7 +199,7 @@ class Repositories:
 
     def _must(self, url: str, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         remote = any(word in ("fetch", "ls-remote") for word in arguments)
-        done = self._git(*arguments, **(self._login(url) if remote else {}), **extra)
+        done = self._git(*arguments, **(self._access(url) if remote else {}), **extra)
         if done.returncode:
             said = " ".join(without_credentials(done.stderr).split())[:400]
             raise ResolveError(f"git failed: {said or 'without a word'}",
