@@ -8,7 +8,7 @@ import http.server
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.support.loopback import Loopback
 from tests.support.monorepo import Monorepo, ran
 from tests.support.wheels import wheel
 from tests.system.test_bases import Pushed, set_base
+from toolchain.lock.conda import from_text
 
 TRAIN = '''\
 import json, os, pathlib, subprocess, sys
@@ -306,6 +307,36 @@ def test_a_private_channel(repo: Monorepo, channel: Path) -> None:
             data = path.read_bytes()
             assert b"hunter2" not in data, path
             assert encoded not in data, path
+
+
+def local(folder: Path, *names: str, version: str = "1.0", build: str = "0") -> None:
+    for name in names:
+        conda.package(folder, name, version, build, files={f"lib/{name}.txt": version.encode()})
+
+
+def chosen(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """What a project's conda.lock has: name -> version, build, channel."""
+    lock = from_text((folder / "conda.lock").read_text(), "conda.lock")
+    return {item.name: (item.version, item.build, item.channel) for item in lock.packages}
+
+
+@pytest.mark.parametrize("write", [
+    Path.as_uri, lambda place: f"{place.as_uri()}/".replace("%C3%A9", "é"), str,
+    lambda place: f"FILE://{place.parent.as_uri()[7:]}/./channel"])
+def test_a_channels_url_may_be_written_in_several_ways(
+    repo: Monorepo, channel: Path, tmp_path: Path, write: Callable[[Path], str]
+) -> None:
+    place = tmp_path / "sous-sol é 1/channel"
+    shutil.copytree(channel, place)
+    text = CONDA.replace("./channel", write(place))
+    folder = project(repo, channel, text=text)
+    repo.doit("resolve", "project=one")
+    assert {channel for _, _, channel in chosen(folder).values()} == {
+        write(place).rstrip("/") if "://" in write(place) else f"file://{place}"}
+    # Named once more, in another way, it is the same channel.
+    (folder / "conda.yaml").write_text(text.replace("- tool=2.0", f"- {place.as_uri()}::tool=2.0"))
+    repo.doit("resolve", "project=one")
+    assert chosen(folder)["tool"][0] == "2.0"
 
 
 @contextlib.contextmanager
