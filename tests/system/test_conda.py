@@ -309,11 +309,6 @@ def test_a_private_channel(repo: Monorepo, channel: Path) -> None:
             assert encoded not in data, path
 
 
-def local(folder: Path, *names: str, version: str = "1.0", build: str = "0") -> None:
-    for name in names:
-        conda.package(folder, name, version, build, files={f"lib/{name}.txt": version.encode()})
-
-
 def chosen(folder: Path) -> dict[str, tuple[str, str, str]]:
     """What a project's conda.lock has: name -> version, build, channel."""
     lock = from_text((folder / "conda.lock").read_text(), "conda.lock")
@@ -337,6 +332,51 @@ def test_a_channels_url_may_be_written_in_several_ways(
     (folder / "conda.yaml").write_text(text.replace("- tool=2.0", f"- {place.as_uri()}::tool=2.0"))
     repo.doit("resolve", "project=one")
     assert chosen(folder)["tool"][0] == "2.0"
+
+
+def test_channels_packages_and_builds_are_those_that_are_asked_for(
+    repo: Monorepo, channel: Path, tmp_path: Path
+) -> None:
+    """Each package is in both channels; what would be chosen otherwise is always another one."""
+    strong, weak = repo.folder / "channel", tmp_path / "weak"
+    folder = project(repo, channel, text=f"""\
+channels: [../../channel, {weak.as_uri()}]
+dependencies:
+- python
+- everywhere
+- {weak.as_uri()}::aside
+- built=1.0=h_1
+- both 1.* h_1
+- needs
+""")
+    for place, newest in ((strong, "1.0"), (weak, "2.0")):
+        for name in ("everywhere", "indirect"):
+            conda.package(place, name, newest)
+        conda.package(place, "aside", "1.0" if place == weak else "3.0")
+    for number in range(3):
+        for name in ("built", "both"):
+            conda.package(strong, name, "1.0", f"h_{number}")
+    conda.package(weak, "built", "1.0", "h_1")
+    conda.package(weak, "needs", "1.0", depends=["indirect"])
+    conda.index(strong)
+    conda.index(weak)
+    repo.doit("push", "project=one")
+    found = chosen(folder)
+    found.pop("python")
+    here = "./channel"  # from the root of the workspace
+    assert found == {
+        "everywhere": ("1.0", "0", here), "aside": ("1.0", "0", weak.as_uri()),
+        "built": ("1.0", "h_1", here), "both": ("1.0", "h_1", here),
+        "needs": ("1.0", "0", weak.as_uri()), "indirect": ("1.0", "0", here)}
+    # The order of channels is part of what is asked for.
+    text = (folder / "conda.yaml").read_text()
+    (folder / "conda.yaml").write_text(text.replace(
+        f"[../../channel, {weak.as_uri()}]", f"[{weak.as_uri()}, ../../channel]"))
+    repo.doit("push", "project=one", "upgrade=1")
+    found = chosen(folder)
+    assert found["everywhere"] == found["indirect"] == ("2.0", "0", weak.as_uri())
+    assert found["built"] == ("1.0", "h_1", weak.as_uri())
+    assert found["both"] == ("1.0", "h_1", here)
 
 
 @contextlib.contextmanager
