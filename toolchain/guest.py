@@ -1,19 +1,22 @@
 """A git URL -> Project: somebody else's project, run from its repository as `mlflow run` does.
 
 Its files are a checkout below the cache, one for each commit. What its MLproject names must be in
-its own repository. Of its [tool.toolchain] only what describes its image is heeded
+its own repository. Without an MLproject it is what the script that is named as entry point needs
+by the files beside it. Of its [tool.toolchain] only what describes its image is heeded
 (toolchain.workspace): where images and runs go is for whoever runs it to say.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from toolchain.errors import SpecError, without_credentials
-from toolchain.scan import mlproject_in
+from toolchain.scan import fitting, mlproject_in
+from toolchain.spec.command import SCRIPTS
 from toolchain.workspace import Project, Workspace
 
 
@@ -49,11 +52,12 @@ def find(url: str, folder: str, workspace: Workspace, repositories: Repositories
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=f"{shown}#{folder}",
                         fix="name a folder of the repository, as in URL#folder") from None
-    if found is None:
+    if found is None and not _is_script(place, workspace.config.entry_point):
         raise SpecError("no MLproject there", where=f"{shown}#{folder}, commit {commit}",
-                        fix="name the folder that has it, as in URL#folder")
-    mlproject, named = found
-    name = named or folder.rpartition("/")[2] or _last(url)
+                        fix="name the folder that has it, as in URL#folder; or a script there, as "
+                            "in entry_point=train.py")
+    mlproject, named = found or ("MLproject", "")
+    name = named or fitting(folder.rpartition("/")[2] or _last(url))
     if not version or not commit.startswith(version):
         say(f"{name}: {version or 'HEAD'} of {shown} is {commit} (upgrade=1 asks again)")
     return Project(name=name, folder=_below(place, workspace.root), mlproject=mlproject,
@@ -61,7 +65,14 @@ def find(url: str, folder: str, workspace: Workspace, repositories: Repositories
 
 
 def _last(url: str) -> str:
-    return url.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    return re.split("[/:]", url.rstrip("/"))[-1].removesuffix(".git")
+
+
+def _is_script(folder: Path, entry_point: str) -> bool:
+    """Whether it is one that MLflow runs without having been told of it."""
+    path = folder / entry_point
+    return (path.suffix in SCRIPTS and path.is_file()
+            and path.resolve().is_relative_to(folder.resolve()))
 
 
 def _below(path: Path, root: Path) -> str:

@@ -140,7 +140,7 @@ class _Look:
 
     def _project(self, folder: str, mlproject: str) -> Project:
         own = os.path.basename(folder)
-        fallback = _UNFIT.sub("_", visible(own)) or "_"
+        fallback = fitting(own)
         if folder == ".":
             return Project(name=fallback, folder=folder, mlproject=mlproject, mistake=SpecError(
                 "the workspace itself cannot be a project: it holds the cache and the other "
@@ -175,6 +175,11 @@ class _Look:
         if is_settled(iter([now])):
             self._new[path] = [*now, name]
         return name
+
+
+def fitting(name: str) -> str:
+    """A name for a project, of that of its folder."""
+    return _UNFIT.sub("_", visible(name)) or "_"
 
 
 def mlproject_in(folder: Path) -> tuple[str, str] | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.loopback import Handler, Loopback
 from toolchain.adapters.interpreters import Interpreters
 from toolchain.errors import EngineError
 
@@ -39,12 +42,17 @@ def _fake(place: Path, version: str, kind: str = "cpython", status: int = 0) -> 
     return place
 
 
-def _find(wanted: str, *folders: Path, pyenv: Path | None = None) -> Path:
+def _find(wanted: str, *folders: Path, pyenv: Path | None = None,
+          said: list[str] | None = None) -> Path:
     with tempfile.TemporaryDirectory() as home:
         return Interpreters({
             "PATH": os.pathsep.join(map(str, folders)), "HOME": home,
             "PYENV_ROOT": str(pyenv or home), "UV_PYTHON_DOWNLOADS": "never", "UV_OFFLINE": "1",
-        }).find(wanted)
+        }, said.append if said is not None else _nothing).find(wanted)
+
+
+def _nothing(text: str) -> None:
+    raise AssertionError(text)
 
 
 def test_the_one_on_path_is_taken(path: Path) -> None:
@@ -76,13 +84,50 @@ def test_the_newest_patch_wins_and_an_exact_one_is_exact(path: Path, pyenv: Path
 def test_another_patch_serves_where_the_exact_one_is_missing(pyenv: Path) -> None:
     fakes = [_fake(pyenv / f"versions/3.97.{patch}/bin/python", f"3.97.{patch}")
              for patch in (1, 3)]
-    assert _find("3.97.2", pyenv=pyenv) == fakes[-1]
+    said: list[str] = []
+    assert _find("3.97.2", pyenv=pyenv, said=said) == fakes[-1]
+    (text,) = said
+    assert "Python 3.97.2 is asked for" in text
+    assert f"Python 3.97.3 is used here, {fakes[-1]}" in text
+
+
+class _Mirror(Handler):
+    """Has no interpreter, and keeps what it was asked for."""
+
+    def __init__(self, asked: list[str], *given: Any) -> None:
+        self._asked = asked
+        super().__init__(*given)
+
+    def answer(self) -> None:
+        self._asked.append(self.path)
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_uv_is_asked_for_the_exact_patch_before_another_serves(
+    path: Path, tmp_path: Path
+) -> None:
+    fake = _fake(path / "python3.10", "3.10.99")
+    asked: list[str] = []
+    said: list[str] = []
+    with Loopback(functools.partial(_Mirror, asked)) as mirror:
+        found = Interpreters({
+            "PATH": str(path), "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path),
+            "UV_PYTHON_INSTALL_DIR": str(tmp_path / "uv"), "UV_PYTHON_INSTALL_MIRROR": mirror.url,
+        }, said.append)
+        assert found.find("3.10.11") == fake
+        number = len(asked)
+        assert any("cpython-3.10.11" in place for place in asked)
+        assert found.find("3.10") == fake
+        assert len(asked) == number  # any patch level was asked for
+    assert len(said) == 1
 
 
 def test_pyenvs_folder_is_found_below_home_too(tmp_path: Path) -> None:
     fake = _fake(tmp_path / ".pyenv/versions/3.97.1/bin/python", "3.97.1")
     found = Interpreters({"PATH": "", "HOME": str(tmp_path), "UV_PYTHON_DOWNLOADS": "never",
-                          "UV_OFFLINE": "1"})
+                          "UV_OFFLINE": "1"}, _nothing)
     assert found.find("3.97") == fake
 
 

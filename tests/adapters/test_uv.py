@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.double import Answer, Double, Request
-from tests.adapters.machine import PYTHON, Machine, package, simple_index
+from tests.adapters.machine import PLATFORM, PYTHON, Machine, package, simple_index
 from tests.support.wheels import sdist, wheel
+from toolchain import lock
 from toolchain.adapters.indexes import uv_environment
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -199,3 +200,41 @@ def test_an_index_in_trouble_is_an_error_where_nothing_is_known(served: Served) 
     with pytest.raises(ResolveError) as caught:
         served.machine.resolve("alpha")
     assert caught.value.fix
+
+
+def _beside_conda(machine: Machine, project: Path, *options: str,
+                  requirements: tuple[str, ...] = ("epsilon",)) -> dict[str, str]:
+    """What is pinned where conda has alpha 1.1."""
+    return _pins(machine.resolver.resolve(lock.Request(
+        python=PYTHON, platform=PLATFORM, glibc="2.36", requirements=requirements,
+        constraints=(), hashes=(), options=options, provided=(("alpha", "1.1"),),
+        place=lock.Place(folder=project, root=project, skipped=())), ()))
+
+
+def test_what_conda_has_is_kept_beside_the_projects_own_links(
+    machine: Machine, tmp_path: Path
+) -> None:
+    wheel(tmp_path / "project/links", "epsilon", "1.0", requires=("gamma", "alpha>=1.1"))
+    assert _beside_conda(machine, tmp_path / "project", "--find-links links") == {
+        "epsilon": "1.0", "gamma": "1.0"}
+
+
+def test_what_conda_has_is_kept_beside_a_workspaces_uv_toml(tmp_path: Path) -> None:
+    """The index has that version too, with needs that only conda can meet."""
+    own = tmp_path / "workspace/uv.toml"
+    index = tmp_path / "workspace/index"
+    own.parent.mkdir()
+    own.write_text('find-links = ["./index"]\nno-index = true\n'
+                   'dependency-metadata = [{ name = "zeta", requires-dist = [] }]\n')
+    wheel(index, "alpha", "1.1", requires=("only-conda-has-it",))
+    wheel(index, "epsilon", "1.0", requires=("alpha",))
+    machine = Machine(tmp_path / "machine", index, environ={"UV_CONFIG_FILE": str(own)})
+    assert _beside_conda(machine, own.parent) == {"epsilon": "1.0"}
+
+
+def test_what_conda_has_is_not_changed_by_pip(machine: Machine, tmp_path: Path) -> None:
+    wheel(machine.index, "epsilon", "1.0", requires=("alpha>=2",))
+    with pytest.raises(ResolveError, match="alpha") as caught:
+        _beside_conda(machine, tmp_path)
+    assert "ask conda for another version" in caught.value.fix
+    assert "tmp" not in caught.value.what, "where the empty wheel was is of no use to anybody"

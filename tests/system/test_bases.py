@@ -502,3 +502,12 @@ def test_build_image_of_docker_env_is_the_dockerfile_beside_it(
         assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
     finally:
         client.images.remove("toolchain-test/built:1", force=True)
+
+
+def test_an_image_with_another_patch_level_is_said(monorepo: Monorepo) -> None:
+    for name, python in (("one", "3.11.7"), ("two", "3.11.2"), ("three", "3.11")):
+        monorepo.add(name, files={
+            "python_env.yaml": f"python: '{python}'\ndependencies: [-r requirements.txt]\n"})
+    said = monorepo.doit("push")
+    assert "warning: one: Python 3.11.7 is asked for; its image has Python 3.11.2" in said
+    assert said.count("is asked for; its image") == 1

@@ -8,7 +8,7 @@ import http.server
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.support.loopback import Loopback
 from tests.support.monorepo import Monorepo, ran
 from tests.support.wheels import wheel
 from tests.system.test_bases import Pushed, set_base
+from toolchain.lock.conda import from_text
 
 TRAIN = '''\
 import json, os, pathlib, subprocess, sys
@@ -306,6 +307,76 @@ def test_a_private_channel(repo: Monorepo, channel: Path) -> None:
             data = path.read_bytes()
             assert b"hunter2" not in data, path
             assert encoded not in data, path
+
+
+def chosen(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """What a project's conda.lock has: name -> version, build, channel."""
+    lock = from_text((folder / "conda.lock").read_text(), "conda.lock")
+    return {item.name: (item.version, item.build, item.channel) for item in lock.packages}
+
+
+@pytest.mark.parametrize("write", [
+    Path.as_uri, lambda place: f"{place.as_uri()}/".replace("%C3%A9", "é"), str,
+    lambda place: f"FILE://{place.parent.as_uri()[7:]}/./channel"])
+def test_a_channels_url_may_be_written_in_several_ways(
+    repo: Monorepo, channel: Path, tmp_path: Path, write: Callable[[Path], str]
+) -> None:
+    place = tmp_path / "sous-sol é 1/channel"
+    shutil.copytree(channel, place)
+    text = CONDA.replace("./channel", write(place))
+    folder = project(repo, channel, text=text)
+    repo.doit("resolve", "project=one")
+    assert {channel for _, _, channel in chosen(folder).values()} == {
+        write(place).rstrip("/") if "://" in write(place) else f"file://{place}"}
+    # Named once more, in another way, it is the same channel.
+    (folder / "conda.yaml").write_text(text.replace("- tool=2.0", f"- {place.as_uri()}::tool=2.0"))
+    repo.doit("resolve", "project=one")
+    assert chosen(folder)["tool"][0] == "2.0"
+
+
+def test_channels_packages_and_builds_are_those_that_are_asked_for(
+    repo: Monorepo, channel: Path, tmp_path: Path
+) -> None:
+    """Each package is in both channels; what would be chosen otherwise is always another one."""
+    strong, weak = repo.folder / "channel", tmp_path / "weak"
+    folder = project(repo, channel, text=f"""\
+channels: [../../channel, {weak.as_uri()}]
+dependencies:
+- python
+- everywhere
+- {weak.as_uri()}::aside
+- built=1.0=h_1
+- both 1.* h_1
+- needs
+""")
+    for place, newest in ((strong, "1.0"), (weak, "2.0")):
+        for name in ("everywhere", "indirect"):
+            conda.package(place, name, newest)
+        conda.package(place, "aside", "1.0" if place == weak else "3.0")
+    for number in range(3):
+        for name in ("built", "both"):
+            conda.package(strong, name, "1.0", f"h_{number}")
+    conda.package(weak, "built", "1.0", "h_1")
+    conda.package(weak, "needs", "1.0", depends=["indirect"])
+    conda.index(strong)
+    conda.index(weak)
+    repo.doit("push", "project=one")
+    found = chosen(folder)
+    found.pop("python")
+    here = "./channel"  # from the root of the workspace
+    assert found == {
+        "everywhere": ("1.0", "0", here), "aside": ("1.0", "0", weak.as_uri()),
+        "built": ("1.0", "h_1", here), "both": ("1.0", "h_1", here),
+        "needs": ("1.0", "0", weak.as_uri()), "indirect": ("1.0", "0", here)}
+    # The order of channels is part of what is asked for.
+    text = (folder / "conda.yaml").read_text()
+    (folder / "conda.yaml").write_text(text.replace(
+        f"[../../channel, {weak.as_uri()}]", f"[{weak.as_uri()}, ../../channel]"))
+    repo.doit("push", "project=one", "upgrade=1")
+    found = chosen(folder)
+    assert found["everywhere"] == found["indirect"] == ("2.0", "0", weak.as_uri())
+    assert found["built"] == ("1.0", "h_1", weak.as_uri())
+    assert found["both"] == ("1.0", "h_1", here)
 
 
 @contextlib.contextmanager

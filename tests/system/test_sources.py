@@ -201,6 +201,27 @@ def test_a_project_out_of_git(repo: Monorepo) -> None:
     assert "train guest  reused" in repo.doit("train", url, f"version={commit}")
 
 
+def test_a_script_of_a_repository_without_an_mlproject(repo: Monorepo) -> None:
+    """As `mlflow run URL -e train.py`: what it needs, the files beside it say."""
+    upstream = upstream_of(repo)
+    (upstream / "deep/MLproject").unlink()
+    (upstream / "deep/train.py").rename(upstream / "train.py")
+    (upstream / "requirements.txt").write_text("alpha\n")
+    commit = repository(upstream)
+    url = f"project=file://{upstream}"
+    said = repo.doit("train", url, "entry_point=trian.py", expect=3)
+    assert "no MLproject there" in said
+    assert "in entry_point=train.py" in said
+    repo.doit("push", f"{url}#deep", "entry_point=../train.py", expect=3)
+    repo.doit("push", url, expect=3)
+    said = repo.doit("train", url, "entry_point=train.py", "params=rate=0.75")
+    assert f"upstream: HEAD of file://{upstream} is {commit}" in said
+    assert "trained with --rate 0.75" in said
+    assert packages(repo, "upstream") == {"alpha": "1.1"}
+    assert set(ran(repo.doit("train", url, "entry_point=train.py", "params=rate=0.75"),
+                   "upstream").values()) == {"fresh"}
+
+
 def test_a_guest_reads_nothing_of_the_workspace(repo: Monorepo) -> None:
     upstream = upstream_of(repo)
     (upstream / "deep/requirements.txt").write_text("-r ../../../../../secret.txt\n")
@@ -212,7 +233,7 @@ def test_a_guest_reads_nothing_of_the_workspace(repo: Monorepo) -> None:
 
 @pytest.mark.parametrize(("words", "what"), [
     (("project=https://me:s3cr3t@host.invalid/a",), "a password is written into the URL"),
-    (("project=http://host.invalid/a",), "repositories by http:// are not followed"),
+    (("project=ftp://host.invalid/a",), "repositories by ftp:// are not followed"),
     (("project=file:///nothing/here",), "git failed"),
     (("project=one", "version=main"), "version= says which commit"),
 ])

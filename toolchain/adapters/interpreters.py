@@ -1,31 +1,35 @@
-"""Finds a Python interpreter by version: on PATH, pyenv's, uv's, in that order."""
+"""Finds a Python by version: on PATH, pyenv's, uv's, in that order; else uv brings it."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from toolchain.adapters.uv import uv_program
 from toolchain.errors import EngineError
 
 _DOWNLOAD = 180  # seconds that uv may take to bring an interpreter of some 30 MB
+_INSTEAD = 60  # the same where another patch level would serve
 _ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.implementation.name)"
 
 
 class Interpreters:
-    """The interpreters of this machine. `environ` is where PATH and pyenv's root come from."""
+    """The interpreters of this machine. `environ` is where PATH and pyenv's root come from; `say`
+    tells people."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
         self._environ = environ
+        self._say = say
 
     def find(self, wanted: str) -> Path:
         """The interpreter for `X.Y` (newest patch) or `X.Y.Z`.
 
-        For `X.Y.Z` that is nowhere, another patch of X.Y is taken: wheels and images are bound
-        to the minor version (docs/decisions/0004). Raises EngineError naming what is there.
+        For `X.Y.Z` that is not here and cannot be had, another patch of X.Y is taken, and it is
+        said: wheels and images are bound to the minor version (docs/decisions/0004). Raises
+        EngineError naming what is there.
         """
         seen: dict[tuple[int, ...], Path] = {}
         minor = ".".join(wanted.split(".")[:2])
@@ -38,11 +42,14 @@ class Interpreters:
         for version in reversed(same):
             if version[: len(exact)] == exact:
                 return seen[version]
-        if same:
-            return seen[same[-1]]
-        managed = self._managed(wanted)
+        managed = self._managed(wanted, _INSTEAD if same else _DOWNLOAD)
         if managed is not None:
             return managed
+        if same:
+            other = ".".join(map(str, same[-1]))
+            self._say(f"warning: Python {wanted} is asked for; it is not on this machine and uv "
+                      f"cannot bring it, so Python {other} is used here, {seen[same[-1]]}")
+            return seen[same[-1]]
         have = [".".join(map(str, version)) for version in sorted({*self._all_versions()})]
         raise EngineError(
             f"no Python {wanted} on this machine", where="PATH, pyenv and uv",
@@ -90,7 +97,7 @@ class Interpreters:
         folder = Path(done.stdout.strip())
         return sorted(folder.glob(f"cpython-{minor}.*/bin/python{minor}"))
 
-    def _managed(self, wanted: str) -> Path | None:
+    def _managed(self, wanted: str, patience: int) -> Path | None:
         """An interpreter that uv can bring, if its settings let it download."""
         if (self._environ.get("UV_PYTHON_DOWNLOADS") == "never"
                 or self._environ.get("UV_OFFLINE", "0") not in ("", "0", "false")):
@@ -98,15 +105,16 @@ class Interpreters:
         try:
             done = subprocess.run(
                 [uv_program(), "python", "install", "--quiet", wanted], capture_output=True,
-                env={"UV_HTTP_RETRIES": "1", **self._environ}, timeout=_DOWNLOAD,
+                env={"UV_HTTP_RETRIES": "1", **self._environ}, timeout=patience,
             )
         except subprocess.TimeoutExpired:  # a network that neither answers nor refuses
             return None
         if done.returncode:
             return None
+        exact = tuple(map(int, wanted.split(".")))
         for path in self._uv_installed(".".join(wanted.split(".")[:2])):
             version = self._version(path)
-            if version and ".".join(map(str, version)).startswith(wanted):
+            if version and version[: len(exact)] == exact:
                 return path
         return None
 

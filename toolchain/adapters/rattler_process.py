@@ -57,7 +57,9 @@ async def solve(request: dict[str, Any]) -> None:
         virtual_packages=[rattler.GenericVirtualPackage(
             rattler.PackageName(name), rattler.Version(version), rattler.BuildString(build))
             for name, version, build in request["virtual"]])
-    _say({"records": [_record(record) for record in found]})
+    asked = {_known(item["url"]): item["url"] for item in reversed(request["channels"])}
+    _say({"records": [{**_record(record), "channel": asked[_known(str(record.channel))]}
+                      for record in found]})
 
 
 async def download(request: dict[str, Any]) -> None:
@@ -88,7 +90,8 @@ def client(channels: list[dict[str, str]]) -> Client:
         S3Middleware,
     )
 
-    places = [(urlsplit(item["url"]), item["header"]) for item in channels if item["header"]]
+    places = [(urlsplit(_known(item["url"])), item["header"])
+              for item in channels if item["header"]]
 
     def headers(host: str, path: str) -> dict[str, str] | None:
         for known, header in places:
@@ -96,7 +99,7 @@ def client(channels: list[dict[str, str]]) -> Client:
                 return {"Authorization": header}
         return None
 
-    mirrors = {item["url"]: [item["real"]] for item in channels if item["real"]}
+    mirrors = {_known(item["url"]): [item["real"]] for item in channels if item["real"]}
     return Client([
         *([MirrorMiddleware(mirrors)] if mirrors else []),
         *([AddHeadersMiddleware(headers)] if places else []),
@@ -104,9 +107,16 @@ def client(channels: list[dict[str, str]]) -> Client:
         GCSMiddleware(), S3Middleware()])
 
 
+def _known(url: str) -> str:
+    """A channel's URL as rattler writes it: host in small letters, path quoted, no default port."""
+    import rattler
+
+    return rattler.Channel(url).base_url.rstrip("/")
+
+
 def _record(record: RepoDataRecord) -> dict[str, Any]:
     return {"name": record.name.normalized, "version": str(record.version),
-            "build": str(record.build), "channel": str(record.channel or "").rstrip("/"),
+            "build": str(record.build),
             "subdir": record.subdir, "file": record.file_name, "size": record.size,
             "sha256": record.sha256.hex() if record.sha256 else None,
             "depends": list(record.depends)}

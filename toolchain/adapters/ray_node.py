@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -112,12 +112,12 @@ class _Cache:
         return LocalEngine(
             cache=self._root, store=self._store, trace=self._trace,
             wheels=_SentWheels(wheels, self._store), conda=_no_conda, environ=environ,
-            environments=self._environments, log=lambda job: log)
+            environments=self._environments(log), log=lambda job: log)
 
-    @cached_property
-    def _environments(self) -> Environments:
-        uv = Uv(environ=uv_environment(os.environ), interpreter=Interpreters(os.environ).find)
-        return Environments(uv, self._store)
+    def _environments(self, log: Log) -> Environments:
+        interpreters = Interpreters(os.environ, lambda text: log.write(f"{text}\n".encode()))
+        return Environments(Uv(environ=uv_environment(os.environ), interpreter=interpreters.find),
+                            self._store)
 
     def bring(self, layer: Layer, place: Place) -> None:
         """Have a layer in the store. Raises RegistryError or EngineError."""

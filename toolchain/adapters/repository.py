@@ -1,8 +1,11 @@
 """Other people's git repositories: a revision -> a commit -> its files, with git as a program.
 
-Nothing of a repository is executed: no hooks, no submodules, no filters of its own. Only
-protocols on the list below are spoken, and git never asks for a password: credentials come from
-its own helpers, from ssh, or from `${NAME}` in a URL, which is handed to git by its environment.
+Nothing of a repository is executed: no hooks, no filters of its own. Only the protocols of
+adapters.git_url are spoken, and git never asks for a password: credentials come from its own
+helpers, from ssh, or from `${NAME}` in a URL, which is handed to git by its environment.
+
+Submodules are brought here and not by `git submodule`: of `.gitmodules` only addresses are read,
+and each is held to the same rules as the repository's own.
 """
 
 from __future__ import annotations
@@ -16,49 +19,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from toolchain.adapters.git_url import PLAIN, PROTOCOLS
+from toolchain.adapters.submodules import Submodule, submodules
 from toolchain.adapters.variables import filled
 from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.trace import Trace
 
-_PROTOCOLS = "file:git:https:ssh"
 _PIN = "git"  # trace stage: repository and revision -> {"commit"}
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")
 _SHORT = re.compile(r"[0-9a-f]{7,39}\Z")
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_SCP = re.compile(r"([\w.-]+@[\w.-]+):(?!/)([^\s]+)\Z")
 _PATIENCE = 600  # seconds for one call of git
-
-
-def is_url(text: str) -> bool:
-    """Whether a word is a repository's URL as git and MLflow take it, and not a name."""
-    return "://" in text or bool(_SCP.match(text)) or text.startswith("git+")
-
-
-def split(text: str) -> tuple[str, str]:
-    """`URL#folder` -> URL, folder. Raises ResolveError for what is not followed."""
-    url, _, folder = text.removeprefix("git+").partition("#")
-    folder = folder.removeprefix("subdirectory=").strip("/")
-    if scp := _SCP.match(url):
-        url = f"ssh://{scp[1]}/{scp[2]}"
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ResolveError("not a repository's URL", where=without_credentials(url),
-                           fix="give it as https://host/repository.git") from None
-    if parts.scheme not in _PROTOCOLS.split(":") or re.search(r"[\s\x00-\x1f]", url):
-        raise ResolveError(f"repositories by {parts.scheme or 'path'}:// are not followed",
-                           where=without_credentials(url),
-                           fix="use https://, ssh://, git:// or file://")
-    if parts.password and not _VARIABLE.fullmatch(parts.password):
-        raise ResolveError("a password is written into the URL", where=without_credentials(url),
-                           fix="use git's credential helper, ssh, or ${NAME} in its place")
-    if ".." in folder.split("/") or any(ord(letter) < 32 for letter in folder):
-        raise ResolveError(f"leaves the repository: {folder}", where=without_credentials(url),
-                           fix="name a folder within it, as in URL#folder")
-    return url, folder
+_MOST_SUBMODULES = 1000  # each may name the next twice, so that a few kilobytes name millions
 
 
 class Repositories:
@@ -86,9 +59,9 @@ class Repositories:
         return commit
 
     def files(self, url: str, commit: str) -> Path:
-        """A checkout of a commit, whole; made if it is not there.
+        """A checkout of a commit, whole, with its submodules; made if it is not there.
 
-        It borrows the objects of the bare clone, and says as any clone where it is from.
+        It borrows the objects of the bare clones, and says as any clone where it is from.
 
         Raises ResolveError.
         """
@@ -98,22 +71,42 @@ class Repositories:
         with self._trace.holding("checkout", Digest.of(f"{url} {commit}".encode())):
             if target.is_dir():
                 return target
-            bare = self._fetched(url, commit)
             with work_folder(target.parent / "tmp") as folder:
                 made = folder / "files"
-                self._must(url, "init", "--quiet", "--template=", str(made))
-                own = made / ".git"
-                (own / "info").mkdir(exist_ok=True)
-                (own / "info/exclude").write_text("requirements*.lock\n")
-                (own / "objects/info").mkdir(parents=True, exist_ok=True)
-                (own / "objects/info/alternates").write_text(f"{bare.resolve() / 'objects'}\n")
-                if (bare / "shallow").exists():
-                    shutil.copyfile(bare / "shallow", own / "shallow")
-                self._must(url, "-C", str(made), "config", "remote.origin.url",
-                           without_credentials(url))
-                self._must(url, "-C", str(made), "checkout", "--quiet", "--detach", commit)
+                self._check_out(url, commit, made)
+                waiting = [(made, item) for item in self._submodules(url, made)]
+                for number, (parent, item) in enumerate(waiting):
+                    if number == _MOST_SUBMODULES:
+                        raise ResolveError(f"more than {_MOST_SUBMODULES} submodules",
+                                           where=without_credentials(url),
+                                           fix="use a repository that has fewer")
+                    place = _place_of(parent, item, url)
+                    self._check_out(item.url, item.commit, place)
+                    waiting += [(place, more) for more in self._submodules(item.url, place)]
                 made.rename(target)
         return target
+
+    def _check_out(self, url: str, commit: str, made: Path) -> None:
+        bare = self._fetched(url, commit)
+        self._must(url, "init", "--quiet", "--template=", str(made))
+        own = made / ".git"
+        (own / "info").mkdir(exist_ok=True)
+        (own / "info/exclude").write_text("requirements*.lock\n")
+        (own / "objects/info").mkdir(parents=True, exist_ok=True)
+        (own / "objects/info/alternates").write_text(f"{bare.resolve() / 'objects'}\n")
+        if (bare / "shallow").exists():
+            shutil.copyfile(bare / "shallow", own / "shallow")
+        self._must(url, "-C", str(made), "config", "remote.origin.url", without_credentials(url))
+        self._must(url, "-C", str(made), "checkout", "--quiet", "--detach", commit)
+
+    def _submodules(self, url: str, made: Path) -> list[Submodule]:
+        """What the commit that is checked out pins of other repositories."""
+        if self._git("-C", str(made), "cat-file", "-e", "HEAD:.gitmodules").returncode:
+            return []  # whatever is pinned then, nobody knows where it is to be had
+        tree = self._must(url, "-C", str(made), "ls-tree", "-r", "-z", "--full-tree", "HEAD")
+        named = self._must(url, "-C", str(made), "config", "--blob", "HEAD:.gitmodules",
+                           "--no-includes", "-z", "--list")
+        return submodules(tree.stdout, named.stdout, url)
 
     def _place(self, url: str) -> Path:
         return self._folder / Digest.of(without_credentials(url).encode()).hex[:32]
@@ -161,7 +154,7 @@ class Repositories:
             # Not every server gives out a commit by its name.
             self._git("--git-dir", str(bare), "fetch", "--quiet", "--depth=1", "--no-tags",
                       "--no-recurse-submodules", "--", *self._remote(url), commit,
-                      **self._login(url))
+                      **self._access(url))
             if not self._has(bare, commit):
                 self._fetch_all(url, bare)
             if not self._has(bare, commit):
@@ -185,6 +178,11 @@ class Repositories:
         """The URL as git's command line may hold it: anyone on the machine can read that."""
         return [without_credentials(url) if "${" in url else url]
 
+    def _access(self, url: str) -> dict[str, str]:
+        """What git's environment must have for that URL."""
+        plain = {"GIT_ALLOW_PROTOCOL": f"{PROTOCOLS}:{PLAIN}"}
+        return {**(plain if url.startswith(f"{PLAIN}://") else {}), **self._login(url)}
+
     def _login(self, url: str) -> dict[str, str]:
         """What makes git put `${NAME}`'s value into the URL, in its environment."""
         if "${" not in url:
@@ -201,7 +199,7 @@ class Repositories:
 
     def _must(self, url: str, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         remote = any(word in ("fetch", "ls-remote") for word in arguments)
-        done = self._git(*arguments, **(self._login(url) if remote else {}), **extra)
+        done = self._git(*arguments, **(self._access(url) if remote else {}), **extra)
         if done.returncode:
             said = " ".join(without_credentials(done.stderr).split())[:400]
             raise ResolveError(f"git failed: {said or 'without a word'}",
@@ -214,7 +212,7 @@ class Repositories:
         environ = {name: value for name, value in self._environ.items()
                    if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX",
                                    "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE")}
-        environ |= {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
+        environ |= {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": PROTOCOLS,
                     "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C", **extra}
         environ.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
         program = shutil.which("git", path=environ.get("PATH", os.defpath))
@@ -230,3 +228,14 @@ class Repositories:
             raise ResolveError(f"git did not end within {_PATIENCE} s",
                                where=next((a for a in arguments if "://" in a), "git"),
                                fix="check the network and run the command again") from None
+
+
+def _place_of(parent: Path, item: Submodule, url: str) -> Path:
+    """The empty folder that git made for it; never through a link that the repository holds."""
+    place = parent / item.path
+    if place.resolve() != parent.resolve() / item.path or not place.is_dir() or any(
+            place.iterdir()):
+        raise ResolveError(f"the submodule {item.path!r} has no folder of its own",
+                           where=without_credentials(url),
+                           fix="use a commit of the repository that is in order")
+    return place

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from toolchain.adapters import provided
 from toolchain.adapters.compatible import best_file, machine_of, tag_ranks
 from toolchain.adapters.existing import pick
 from toolchain.adapters.file_places import FilePlaces
-from toolchain.adapters.provided import for_uv
 from toolchain.adapters.uv import Uv, said
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -97,8 +97,8 @@ class UvResolver:
                        "--format", "pylock.toml", "--output-file", str(answer),
                        "--python-version", request.python,
                        "--python-platform", _platform(request)]
-            links, pins = for_uv(request.provided, folder, self._uv.environ)
-            command += links
+            pins = provided.constraints(
+                request.provided, {item.package.name for item in request.settled}, folder)
             if request.constraints or pins:
                 constraints = folder / "constraints.txt"
                 constraints.write_text("".join(f"{line}\n"
@@ -140,12 +140,12 @@ class UvResolver:
 
         ranks = tag_ranks(request.python, request.platform, _glibc(request))
         insisted = dict(request.hashes)
-        provided = dict(request.provided)
+        of_conda = dict(request.provided)
         settled = {item.package.name: item.package for item in request.settled}
         options = Options.from_lines(request.options)
         for entry in answer.get("packages", []):
             name = canonicalize_name(entry["name"])
-            if name in provided:
+            if name in of_conda:
                 continue
             if name in settled:
                 yield settled[name]

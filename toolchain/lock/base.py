@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
-from toolchain.lock.image import ImagePins
+from toolchain.lock.image import ImagePins, debian_python
 from toolchain.spec import tomltext
 
 FILE_NAME = "base.lock"
@@ -77,6 +77,10 @@ class BasePins:
 
     def version(self, name: str) -> str:
         return self.installed[name]
+
+    def patch_level(self, minor: str) -> str:
+        """Its Python `X.Y.Z`; empty where that cannot be told."""
+        return debian_python(self.installed, minor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ is asked for, is known without the base image.
 from __future__ import annotations
 
 import posixpath
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,6 +79,15 @@ class ImagePins:
             )
         return self.pythons[minor]
 
+    def patch_level(self, minor: str) -> str:
+        """Its Python `X.Y.Z`, if it is Debian's or that of one of Docker's `python` images, which
+        say so; else empty."""
+        for item in self.environment:
+            if item.startswith(f"PYTHON_VERSION={minor}."):
+                return item.partition("=")[2]
+        own = self.pythons.get(minor, "").startswith("/usr/bin/")
+        return debian_python(self.installed, minor) if own else ""
+
     def own_python(self, where: str) -> str:
         """The version, `X.Y`, of what the image itself calls Python: the first on its PATH, and
         there the newest. Raises ResolveError where it has none that runs entry points."""
@@ -128,3 +139,12 @@ class Images(Protocol):
         Raises ResolveError for one that is not there, not for that platform, damaged, or that
         nothing can be built on; RegistryError where it cannot be reached.
         """
+
+
+def debian_python(installed: Mapping[str, str], minor: str) -> str:
+    """The upstream version, `X.Y.Z`, of Debian's Python `X.Y`; empty where it is not installed."""
+    for name in (f"python{minor}-minimal", f"python{minor}", "python3"):
+        version = re.match(r"\d+\.\d+\.\d+", installed.get(name, ""))
+        if version and version[0].startswith(f"{minor}."):
+            return version[0]
+    return ""

@@ -31,17 +31,19 @@ _TOP_KEYS = ("name", "entry_points", *KEYS)
 _NOT_IN_A_NAME = re.compile(r"[:=,*/\\\x00-\x1f\x7f]+")
 
 
-def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn: Warn) -> Spec:
+def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn: Warn, *,
+          is_needed: bool = True) -> Spec:
     """Read and validate a project.
 
     `path` is the MLproject file as the reader knows it; `folder_name` is the project's name
-    where MLproject gives none. Raises SpecError with file and line.
+    where MLproject gives none. is_needed: whether the file must be there; what is run by the name
+    of a script needs none. Raises SpecError with file and line.
     """
     text = reader.read(path)
-    if text is None:
+    if text is None and is_needed:
         raise SpecError("MLproject is gone", where=path,
                         fix="put it back, or run the command again")
-    top = load(text, path)
+    top = load("{}" if text is None else text, path)
     if not isinstance(top.value, dict):
         raise SpecError("MLproject is not a mapping", where=f"{path}:{top.line}",
                         fix="begin with `name: …` and `entry_points:`")
@@ -68,7 +70,8 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         constraints=tuple(sorted(wanted.constraints)),
         hashes={name: tuple(sorted(values)) for name, values in wanted.hashes.items()},
         entry_points=entries,
-        files={**wanted.files, path: _canonical(top.value, entries)},
+        files=(wanted.files if text is None
+               else {**wanted.files, path: _canonical(top.value, entries)}),
         docker=docker,
         sources=tuple(source.to_json() for source in sorted(wanted.sources)),
         options=wanted.options.to_lines(),

@@ -84,10 +84,13 @@ def _plan(chain: Chain, reader: TreeReader) -> Any:
 def _parse(chain: Chain, reader: TreeReader, warn: Callable[[str], None]) -> Spec:
     from toolchain.spec.mlproject import parse
 
-    folder = chain.project.folder
+    folder, is_guest = chain.project.folder, bool(chain.project.root)
+    # A guest's folder may be called like its commit. Whether it may do without an MLproject,
+    # toolchain.guest has judged.
+    name = chain.name if is_guest else chain.folder.name
     try:
-        return parse(chain.project.mlproject, chain.folder.name, reader,
-                     chain.config.python, warn)
+        return parse(chain.project.mlproject, name, reader, chain.config.python, warn,
+                     is_needed=not is_guest)
     except SpecError as error:
         where = error.where if error.where.startswith("/") else f"{folder}/{error.where}"
         raise SpecError(error.what, where=where, fix=error.fix) from None

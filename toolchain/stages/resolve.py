@@ -58,6 +58,8 @@ def make(chain: Chain) -> Made:
         request = replace(request, settled=tuple(
             sources.settle(source, request, ()) for source in request.sources
             if source.kind in (FOLDER, FILE)))
+    if found.lock is None:
+        _say_other_patch(chain, foundation, request.python)
     locked, words = _lock(chain, request)
     locked = replace(locked, conda=found.lock)
     if found.words:
@@ -74,6 +76,17 @@ def make(chain: Chain) -> Made:
     named = {"input": locked.input.hex} if request.sources else {}
     return Made(value={**locked.to_json(), **named, "base": value},
                 words=f"{count(_number(locked), 'package')}, {words}")
+
+
+def _say_other_patch(chain: Chain, foundation: base_lock.Foundation, wanted: str) -> None:
+    """Images are made with the patch level that their base has (docs/decisions/0004)."""
+    minor = ".".join(wanted.split(".")[:2])
+    if wanted == minor:
+        return
+    have = foundation.base.patch_level(minor)
+    if have != wanted:
+        chain.session.say(f"warning: {chain.name}: Python {wanted} is asked for; its image has "
+                          f"{f'Python {have}' if have else 'another patch level, perhaps'}")
 
 
 def _number(locked: lock.Lock) -> int:

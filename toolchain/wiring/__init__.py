@@ -84,7 +84,8 @@ def ended_by_sigterm() -> contextlib.AbstractContextManager[None]:
 def guest(workspace: Workspace, journal: Journal, asked: str,
           say: Callable[[str], None]) -> Project | None:
     """The project that a git URL names; None for what is no URL but a name."""
-    from toolchain.adapters.repository import Repositories, is_url, split
+    from toolchain.adapters.git_url import is_url, split
+    from toolchain.adapters.repository import Repositories
 
     if not is_url(asked):
         return None

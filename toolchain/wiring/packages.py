@@ -46,7 +46,8 @@ class Packages:
         from toolchain.adapters.interpreters import Interpreters
         from toolchain.adapters.uv import Uv
 
-        return Uv(environ=self._uv_environment, interpreter=cache(Interpreters(os.environ).find))
+        return Uv(environ=self._uv_environment, interpreter=cache(
+            Interpreters(os.environ, self._parts.say).find))
 
     @cached_property
     def _places(self) -> FilePlaces:
