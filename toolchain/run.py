@@ -29,6 +29,7 @@ CHECK_TAG = "toolchain.check"
 CHANGED_TAG = "toolchain.changed"
 IMAGE_TAG = "toolchain.image"
 LOCK_TAG = "toolchain.lock"
+COMMIT_TAG = "mlflow.source.git.commit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +220,9 @@ class Tracker(Protocol):
         If it is not reusable, its key is taken from it, and no one finds it by that.
         """
 
-    def commit_of(self, run_id: str) -> Mapping[str, str]:
-        """The git commit that a run was made from, as a tag; {} if it was from none."""
+    def lineage_of(self, run_id: str) -> Mapping[str, str]:
+        """The tags of a run that say what it was made from: image, lock and git commit. Those
+        that it has not are left out."""
 
     def read(self, run_id: str, key: Digest) -> Run:
         """The run with its parameters, metrics and model."""
