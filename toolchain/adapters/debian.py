@@ -11,7 +11,6 @@ import contextlib
 import lzma
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +21,7 @@ from pathlib import Path
 from toolchain.adapters.apt_sources import KEYRING, AptSource, apt_sources
 from toolchain.adapters.deb_index import DebIndex
 from toolchain.adapters.fetch import Fetcher, NotThere
+from toolchain.adapters.scratch import scratch_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, nearest, without_credentials
 from toolchain.lock.base import SUITES, AptPins, BasePins, DebianPackage, apt_name
@@ -173,10 +173,10 @@ def verify(signed: bytes, keyring: Path, where: str) -> str:
     if not keyring.exists():
         raise ResolveError("Debian's keyring is not on this machine", where=str(keyring),
                            fix="install the package debian-archive-keyring")
-    with tempfile.TemporaryDirectory(prefix="toolchain-") as folder:
-        document = Path(folder, "InRelease")
+    with scratch_folder() as folder:
+        document = folder / "InRelease"
         document.write_bytes(signed)
-        text = Path(folder, "Release")
+        text = folder / "Release"
         try:
             done = subprocess.run(
                 ["gpgv", "--quiet", "--keyring", str(keyring.resolve()), "--output", str(text),
