@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -254,11 +255,13 @@ def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment
          environment: str, job: Job, engine: Engine, tracker: Tracker,
          force: bool = False, check_of: str = "",
          waiting: Callable[[str], None] = lambda text: None,
+         preparing: Callable[[], AbstractContextManager[Any]] = nullcontext,
          changed: Callable[[], str] = str) -> Run:
     """Train: run the job as a new run of `experiment`; or have the run of another process that
     trains the same, unless `force`.
 
     check_of: the run that this one is to be compared with; it is no run of the key then.
+    preparing: what shows that the engine makes ready, which can take minutes.
     changed: names the inputs that are not what the key says any more; empty if all are.
     Raises EngineError if the entry point fails; the run is then marked FAILED. Raises it too if
     inputs changed; the run is kept, but is not reused. An interrupt marks it KILLED and goes on.
@@ -267,7 +270,8 @@ def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment
     found = tracker.follow(key, waiting) if once else None
     if found is not None:
         return found
-    engine.prepare(job)
+    with preparing():
+        engine.prepare(job)
     tags = {
         "mlflow.project.entryPoint": entry_point,
         "mlflow.project.env": environment,

@@ -24,6 +24,11 @@ def stands(chain: Chain, value: Any) -> bool:
 
 
 def make(chain: Chain) -> Made:
+    with chain.session.progress(f"{NAME} {chain.name}"):
+        return _make(chain)
+
+
+def _make(chain: Chain) -> Made:
     run = train.result(chain)
     tracking = chain.session.tools.tracking(chain.config)
     # The run's own: one that is reused may have been made from another push of the same image.
