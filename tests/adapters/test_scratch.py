@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_folder_that_cannot_be_made_is_explained(
 ) -> None:
     keyring = tmp_path / "keyring.gpg"
     keyring.touch()
-    uses = {
+    uses: dict[str, Callable[[], object]] = {
         "resolve": lambda: machine.resolve("alpha"),
         "build": lambda: WheelBuilds(machine.store, machine.trace).once(
             {"folder": "x"}, "3.11", "linux/amd64", "x", lambda folder: folder),
