@@ -98,7 +98,7 @@ def test_every_setting_can_be_given_where_its_scope_says_and_nowhere_else(
     quantities = {slot.metadata["name"] or slot.name for slot in fields(Config)
                   if slot.metadata["reads"]}
     value = ((not default) if isinstance(default, bool)
-             else "7" if name in quantities else "given")
+             else "7" if name in quantities else "3.9" if name == "python" else "given")
     for place in (PROJECT, WORKSPACE, CALL):
         if place in admitted[scope]:
             given = Config().given({name: value}, scope=place, where="here")
@@ -130,6 +130,19 @@ def test_a_python_version_that_is_a_number_is_refused_for_its_lost_zero() -> Non
     assert refusal({"python": 3.10}) == (
         "python = 3.1 is a number, which drops a last zero\n  at here\n"
         '  fix: write it as text, as in python = "3.11"')
+
+
+@pytest.mark.parametrize("value", ["3.11", "3.11.2", "2.7", "3.14"])
+def test_a_python_is_a_version(value: str) -> None:
+    assert Config().given({"python": value}, scope=CALL, where="").python == value
+
+
+@pytest.mark.parametrize("value", ["", "3", "3.11.x", ">=3.11", "3.11.*", "3.11 ", "3.11.2.1",
+                                   "python3.11", "3.11rc1", "3.\u0661"])
+def test_a_python_that_is_no_version_is_refused(value: str) -> None:
+    assert refusal({"python": value}) == (
+        f"python is a version, not {value!r}\n  at here\n"
+        "  fix: write it as X.Y or X.Y.Z; a range belongs into the project's own environment file")
 
 
 def test_a_mistake_says_which_file_and_table(tmp_path: Path) -> None:

@@ -73,6 +73,20 @@ def test_nothing_moves_where_one_said_so_or_there_is_no_terminal() -> None:
         assert [done.result() for done in [pool.submit(show) for show in silent]] == [""] * 4
 
 
+def _run(**values: object) -> dict[str, object]:
+    return {"train": {"run_id": "r1", "experiment_id": "7", "metrics": {}, "model_uri": "",
+                      **values}}
+
+
+def test_where_a_run_is_recorded_is_said() -> None:
+    assert report.result("one", _run(), "mlflow ui", "sqlite:///mlflow.db") == [
+        "one: run r1", "one: see it with `mlflow ui`"]
+    assert report.result("one", _run(), "", "https://mlflow.example/at/") == [
+        "one: run r1", "one: see it at https://mlflow.example/at/#/experiments/7/runs/r1"]
+    assert report.result("one", _run(), "", "postgresql://db.example/mlflow") == [
+        "one: run r1", "one: it is recorded in postgresql://db.example/mlflow"]
+
+
 def test_progress_begins_anew() -> None:
     counter = Progress()
     counter.expect(5, layers=1)

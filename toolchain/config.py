@@ -6,6 +6,7 @@ line, the project's own pyproject.toml, the workspace's pyproject.toml, the defa
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -37,7 +38,7 @@ class Config:
     cache: str = _setting(
         "cache", WORKSPACE, "folder for blobs, traces, receipts and environments"
     )
-    python: str = _setting("3.11", PROJECT, "Python for projects that name none")
+    python: str = _setting("3.11", PROJECT, "Python for projects that name none: `X.Y` or `X.Y.Z`")
     image_base: str = _setting(
         "auto", PROJECT, "base image: a reference, `oci:PATH`, `docker-daemon:NAME`, "
         "`dockerfile:PATH`; `auto` is the "
@@ -321,12 +322,20 @@ def _typed(name: str, value: Any, kind: type, where: str) -> Any:
         raise ConfigError(f"{name} is yes or no, not {value!r}", where=where,
                           fix=f"{name}=1 or {name}=0")
     if isinstance(value, str):
-        return value
+        return _version(value, where) if name == "python" else value
     if name == "python" and isinstance(value, float):
         raise ConfigError(f"python = {value} is a number, which drops a last zero", where=where,
                           fix='write it as text, as in python = "3.11"')
     raise ConfigError(f"{name} is text, not {type(value).__name__}", where=where,
                       fix=f'write it as {name} = "…"')
+
+
+def _version(value: str, where: str) -> str:
+    if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", value):
+        raise ConfigError(f"python is a version, not {value!r}", where=where,
+                          fix="write it as X.Y or X.Y.Z; a range belongs into the project's own "
+                              "environment file")
+    return value
 
 
 def reference() -> tuple[tuple[str, Any, str, str], ...]:

@@ -57,10 +57,11 @@ def up_to_date(stage: str, project: str) -> str:
     return f"{stage} {project}  up to date"
 
 
-def result(project: str, receipts: Mapping[str, Any], ui: str) -> list[str]:
+def result(project: str, receipts: Mapping[str, Any], ui: str, store: str = "") -> list[str]:
     """Where the result of a project is, by the receipts of push, train and register that count.
 
-    `ui` is the command that shows runs, if there is one.
+    `ui` is the command that shows runs, if there is one; else `store` is the address of the
+    tracking store, without credentials.
     """
     lines = []
     run = receipts.get("train")
@@ -72,6 +73,11 @@ def result(project: str, receipts: Mapping[str, Any], ui: str) -> list[str]:
             lines.append(f"{project}: model {run['model_uri']}")
         if ui:
             lines.append(f"{project}: see it with `{ui}`")
+        elif store.startswith(("http://", "https://")):
+            lines.append(f"{project}: see it at {store.rstrip('/')}/#/experiments/"
+                         f"{run['experiment_id']}/runs/{run['run_id']}")
+        elif store:
+            lines.append(f"{project}: it is recorded in {store}")
     elif "push" in receipts:
         lines.append(f"{project}: image {receipts['push']['reference']}")
     version = receipts.get("register")

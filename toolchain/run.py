@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -29,6 +30,7 @@ CHECK_TAG = "toolchain.check"
 CHANGED_TAG = "toolchain.changed"
 IMAGE_TAG = "toolchain.image"
 LOCK_TAG = "toolchain.lock"
+COMMIT_TAG = "mlflow.source.git.commit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +221,9 @@ class Tracker(Protocol):
         If it is not reusable, its key is taken from it, and no one finds it by that.
         """
 
-    def commit_of(self, run_id: str) -> Mapping[str, str]:
-        """The git commit that a run was made from, as a tag; {} if it was from none."""
+    def lineage_of(self, run_id: str) -> Mapping[str, str]:
+        """The tags of a run that say what it was made from: image, lock and git commit. Those
+        that it has not are left out."""
 
     def read(self, run_id: str, key: Digest) -> Run:
         """The run with its parameters, metrics and model."""
@@ -252,11 +255,13 @@ def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment
          environment: str, job: Job, engine: Engine, tracker: Tracker,
          force: bool = False, check_of: str = "",
          waiting: Callable[[str], None] = lambda text: None,
+         preparing: Callable[[], AbstractContextManager[Any]] = nullcontext,
          changed: Callable[[], str] = str) -> Run:
     """Train: run the job as a new run of `experiment`; or have the run of another process that
     trains the same, unless `force`.
 
     check_of: the run that this one is to be compared with; it is no run of the key then.
+    preparing: what shows that the engine makes ready, which can take minutes.
     changed: names the inputs that are not what the key says any more; empty if all are.
     Raises EngineError if the entry point fails; the run is then marked FAILED. Raises it too if
     inputs changed; the run is kept, but is not reused. An interrupt marks it KILLED and goes on.
@@ -265,7 +270,8 @@ def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment
     found = tracker.follow(key, waiting) if once else None
     if found is not None:
         return found
-    engine.prepare(job)
+    with preparing():
+        engine.prepare(job)
     tags = {
         "mlflow.project.entryPoint": entry_point,
         "mlflow.project.env": environment,

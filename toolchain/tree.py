@@ -109,7 +109,7 @@ def walk(root: Path, skipped: tuple[Path, ...] = (),
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
                 raise SpecError(
                     "neither a file nor a link", where=entry.path,
-                    fix="move it out of the project, or name it in .dockerignore's folder",
+                    fix="move it out of the project",
                 )
             yield Found(prefix + name, status.st_mode, stamp(status))
 

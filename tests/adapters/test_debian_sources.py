@@ -99,6 +99,53 @@ Components: main
     ]
 
 
+@pytest.mark.parametrize(("lines", "root"), [
+    ("https://deb.example/debian\n", "https://deb.example/debian"),
+    ("# a comment\n\n  \nhttp://a.example/debian/\nhttp://b.example/debian\n",
+     "http://a.example/debian"),
+    ("http://a.example/debian\tarch:amd64 lang:en\n", "http://a.example/debian"),
+    ("http://a.example/debian\nhttp://b.example/debian\tpriority:2\n"
+     "http://c.example/debian\tarch:amd64 priority:1\n", "http://c.example/debian"),
+    ("tor+http://a.onion/debian\nftp://b.example/debian\nfile:/srv/debian\n",
+     "file:/srv/debian"),
+    ("http://lists.example/debian\ttype:index\nhttp://a.example/debian\n",
+     "http://a.example/debian"),
+    ("ftp://a.example/debian\n", None), ("", None), (None, None),
+], ids=["one", "comments", "options", "priority", "schemes", "type", "no usable", "empty",
+        "no file"])
+@pytest.mark.parametrize("form", ["debian.sources", "debian.list"])
+@pytest.mark.parametrize("scheme", ["mirror+file:", "mirror+file://"])
+def test_a_list_of_mirrors_is_read(
+    apt: Path, lines: str | None, root: str | None, form: str, scheme: str
+) -> None:
+    """As Debian's cloud images have it; `mirror+file:` is a transport of apt alone."""
+    mirrors = apt / "mirrors" / "debian.list"
+    mirrors.parent.mkdir()
+    if lines is not None:
+        mirrors.write_text(lines)
+    uri = f"{scheme}{mirrors}"
+    _list(apt, f"deb {uri} bookworm main\n" if form.endswith(".list") else
+          f"Types: deb deb-src\nURIs: {uri}\nSuites: bookworm\nComponents: main\n", form)
+    assert _found(apt) == ([_source(root, "bookworm")] if root else [])
+
+
+def test_a_transport_that_only_apt_has_is_no_source(apt: Path) -> None:
+    _list(apt, "deb tor+http://a.onion/debian bookworm main\n"
+               "deb mirror://b.example/list bookworm main\n"
+               "deb cdrom:/ bookworm main\ndeb file:/srv/debian/ bookworm main\n")
+    assert _found(apt) == [_source("file:/srv/debian", "bookworm")]
+
+
+@pytest.mark.parametrize("root", ["file:///nowhere/debian", "https://", "http://[/debian"])
+def test_a_mirror_that_cannot_be_reached_is_answered_with_the_setting(
+    apt: Path, store: Store, root: str
+) -> None:
+    _list(apt, f"deb {root} bookworm main\n")
+    with pytest.raises(ResolveError, match="InRelease cannot be") as caught:
+        _archive(apt, store).pin("bookworm", "linux/amd64")
+    assert "image.mirror" in caught.value.fix
+
+
 def test_files_are_read_in_apts_order_and_others_not_at_all(apt: Path) -> None:
     _list(apt, "deb http://first.example/debian bookworm main\n")
     _list(apt, "deb http://b.example/debian bookworm main\n", "b.list")

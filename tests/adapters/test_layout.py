@@ -151,6 +151,17 @@ def test_a_layout_that_was_deleted_is_empty_and_can_be_filled_again(
     assert pushed.still_has(made.digest)
 
 
+def test_an_index_that_cannot_be_read_is_answered_with_a_remedy(
+    pushed: Layout, folder: Path
+) -> None:
+    (folder / "index.json").unlink()
+    (folder / "index.json").mkdir()
+    with pytest.raises(RegistryError, match="the image layout's index cannot be read") as caught:
+        pushed.manifest("tag")
+    assert caught.value.where == str(folder / "index.json")
+    assert "delete it" in caught.value.fix
+
+
 @pytest.mark.parametrize("text", [
     "", "{", "[]", "null", "3", "{}", '{"manifests": 3}', '{"manifests": [3]}',
     '{"manifests": {"tag": "x"}}',

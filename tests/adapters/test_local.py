@@ -168,6 +168,15 @@ def test_an_environment_that_was_half_made_is_made_anew(
     assert not (folder / "leftover").exists()
 
 
+def test_an_environment_whose_interpreter_has_gone_is_made_anew(run: Run, cache: Path) -> None:
+    """As when pyenv's version was removed. bash would take the next `python` on PATH."""
+    run("true")
+    (folder,) = (cache / "envs").iterdir()
+    (folder / "bin" / "python").unlink()
+    (folder / "bin" / "python").symlink_to(cache / "versions/3.11.1/bin/python")
+    assert run("python -c 'import sys; print(sys.prefix)'") == (0, [str(folder)])
+
+
 def test_jobs_of_one_lock_can_start_at_once(machine: Machine) -> None:
     lock = locked(*machine.resolve("alpha"))
     jobs = [_job(machine, f"python -c 'import alpha' && exit {number}", lock=lock)
@@ -218,3 +227,16 @@ def test_a_cache_that_cannot_be_written_is_explained(machine: Machine, cache: Pa
         _engine(machine).execute(_job(machine, "true"))
     assert str(cache / "work") in str(caught.value)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("entry", ["prepare", "execute"])
+def test_environments_that_cannot_be_written_are_explained(
+    machine: Machine, cache: Path, entry: str
+) -> None:
+    cache.mkdir(exist_ok=True)
+    (cache / "envs").write_text("a file")
+    engine = _engine(machine)
+    with pytest.raises(StoreError, match="the environment cannot be made") as caught:
+        getattr(engine, entry)(_job(machine, "true"))
+    assert caught.value.where == str(cache / "envs")
+    assert "free some space" in caught.value.fix

@@ -19,7 +19,7 @@ from toolchain.adapters.mlflow import Mlflow
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError
 from toolchain.journal import Journal
-from toolchain.run import KEY_TAG, Run, Started
+from toolchain.run import IMAGE_TAG, KEY_TAG, LOCK_TAG, Run, Started
 from toolchain.trace import Trace
 
 _COUNT = itertools.count()
@@ -282,22 +282,24 @@ def test_a_run_without_a_model_cannot_be_registered(tracked: Tracked, key: Diges
     assert tracked.mlflow.version_of("empty", run.run_id) is None
 
 
-def test_the_commit_of_a_run_is_kept(tracked: Tracked, key: Digest, tmp_path: Path) -> None:
+def test_what_a_run_was_made_from_is_kept(tracked: Tracked, key: Digest, tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.invalid"]
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"],
                       ["remote", "add", "origin", "https://me:hunter2@git.example/x.git"]):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True,
                             text=True).stdout.strip()
-    started = tracked.mlflow.start("one", "project", {KEY_TAG: str(key)}, str(tmp_path))
-    assert tracked.mlflow.commit_of(started.run_id) == {"mlflow.source.git.commit": commit}
+    started = tracked.mlflow.start("one", "project", {
+        KEY_TAG: str(key), IMAGE_TAG: "one@sha256:1", LOCK_TAG: "sha256:2"}, str(tmp_path))
+    assert tracked.mlflow.lineage_of(started.run_id) == {
+        IMAGE_TAG: "one@sha256:1", LOCK_TAG: "sha256:2", "mlflow.source.git.commit": commit}
     tags = tracked.client.get_run(started.run_id).data.tags
     assert tags["mlflow.source.git.repoURL"] == "https://git.example/x.git"
 
 
 def test_what_the_store_does_not_know_is_a_tracking_error(tracked: Tracked, key: Digest) -> None:
     for ask in (lambda: tracked.mlflow.read("no-such-run", key),
-                lambda: tracked.mlflow.commit_of("no-such-run"),
+                lambda: tracked.mlflow.lineage_of("no-such-run"),
                 lambda: tracked.mlflow.set_alias("no-such-model", "candidate", "1")):
         with pytest.raises(TrackingError, match="no-such-") as caught:
             ask()

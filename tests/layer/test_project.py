@@ -162,6 +162,18 @@ _TREE = ("Dockerfile", "a.log", "b.log", "ab.txt", "acb.txt", "docs/a.log", "doc
          "star*x", "starzx", "#hash", "file with space")
 
 
+@pytest.mark.parametrize("pattern", ["[z-a]", "data/[z-a]*.csv", "!keep[^]"])
+def test_a_pattern_that_is_none_is_named_with_its_line(
+    root: Path, journal: Journal, pattern: str
+) -> None:
+    (root / ".dockerignore").write_text(f"# a comment\n\n*.log\n{pattern}\n")
+    with pytest.raises(SpecError, match="not a pattern") as caught:
+        included(Tree(root, journal), _ask)
+    assert pattern in caught.value.what
+    assert caught.value.where == f"{root / '.dockerignore'}:4"
+    assert caught.value.fix
+
+
 @pytest.mark.parametrize(("patterns", "excluded"), [
     ("*.log", {"a.log", "b.log"}),
     ("**/*.log", {"a.log", "b.log", "docs/a.log", "docs/deep/b.log"}),

@@ -42,9 +42,12 @@ def test_a_server_is_used_like_a_database(monorepo: Monorepo, server: str) -> No
     (folder / "train.py").write_text(TRAIN)
     monorepo.environment["MLFLOW_TRACKING_URI"] = server
     monorepo.database.unlink()
-    stages = ran(monorepo.doit("register"), "one")
+    output = monorepo.doit("register")
+    stages = ran(output, "one")
     assert stages["train"] == stages["register"] == "made"
     run = monorepo.receipt("one", "train")
+    assert (f"one: see it at {server}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}\n"
+            in output)
     assert run["params"] == {"own": "1", "rate": "0.5"}
     assert run["metrics"] == {"loss": 0.25}
     assert run["model_uri"] == f"runs:/{run['run_id']}/model"

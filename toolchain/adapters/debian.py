@@ -7,10 +7,11 @@ Source: https://wiki.debian.org/DebianRepository/Format
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import re
 import subprocess
-import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -20,6 +21,7 @@ from pathlib import Path
 from toolchain.adapters.apt_sources import KEYRING, AptSource, apt_sources
 from toolchain.adapters.deb_index import DebIndex
 from toolchain.adapters.fetch import Fetcher, NotThere
+from toolchain.adapters.scratch import scratch_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, nearest, without_credentials
 from toolchain.lock.base import SUITES, AptPins, BasePins, DebianPackage, apt_name
@@ -76,8 +78,9 @@ class DebianArchive:
 
         def fetch(package: DebianPackage) -> None:
             root = security if package.archive == "debian-security" and security else main.root
-            self._fetcher.fetch(f"{root}/{package.path}", package.sha256,
-                                f"{package.name} {package.version}")
+            with _naming_the_setting():
+                self._fetcher.fetch(f"{root}/{package.path}", package.sha256,
+                                    f"{package.name} {package.version}")
 
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
             list(pool.map(fetch, pins.packages))
@@ -121,7 +124,8 @@ class DebianArchive:
         where = f"{source.root}/dists/{source.suite}"
         optional = "-" in source.suite
         try:
-            signed = self._fetcher.get(f"{where}/InRelease", f"{source.suite} InRelease")
+            with _naming_the_setting():
+                signed = self._fetcher.get(f"{where}/InRelease", f"{source.suite} InRelease")
         except NotThere:
             # A mirror that was set need not have every suite. One that fails to answer is an
             # error: security updates are never left out in silence.
@@ -141,13 +145,24 @@ class DebianArchive:
         try:
             data = self._fetcher.get(by_hash, f"{source.suite} Packages")
         except NotThere:  # small mirrors have it only under its name
-            data = self._fetcher.get(f"{where}/{name}", f"{source.suite} Packages")
+            with _naming_the_setting():
+                data = self._fetcher.get(f"{where}/{name}", f"{source.suite} Packages")
         if len(data) != int(listed[2]) or Digest.of(data) != digest:
             raise ResolveError(f"hash mismatch: {name} is not what InRelease names",
                                where=f"{where}/{name}",
                                fix="the mirror is being updated or is damaged; try again, or set "
                                    "image.mirror to another")
         return lzma.decompress(data).decode()
+
+
+@contextlib.contextmanager
+def _naming_the_setting() -> Iterator[None]:
+    """A mirror may have been taken from apt: say how another is set."""
+    try:
+        yield
+    except ResolveError as error:
+        raise type(error)(error.what, where=error.where,
+                          fix=f"{error.fix}; or set image.mirror to another mirror") from None
 
 
 def verify(signed: bytes, keyring: Path, where: str) -> str:
@@ -158,10 +173,10 @@ def verify(signed: bytes, keyring: Path, where: str) -> str:
     if not keyring.exists():
         raise ResolveError("Debian's keyring is not on this machine", where=str(keyring),
                            fix="install the package debian-archive-keyring")
-    with tempfile.TemporaryDirectory(prefix="toolchain-") as folder:
-        document = Path(folder, "InRelease")
+    with scratch_folder() as folder:
+        document = folder / "InRelease"
         document.write_bytes(signed)
-        text = Path(folder, "Release")
+        text = folder / "Release"
         try:
             done = subprocess.run(
                 ["gpgv", "--quiet", "--keyring", str(keyring.resolve()), "--output", str(text),

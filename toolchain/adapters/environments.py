@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolchain.adapters.scratch import scratch_folder
 from toolchain.adapters.uv import Uv, last_lines
 from toolchain.errors import ResolveError
 from toolchain.store import Store
@@ -35,8 +35,7 @@ class Environments:
                                where=str(folder), fix="check that the Python works")
         if not lock_text.strip():
             return
-        with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
-            scratch = Path(name)
+        with scratch_folder() as scratch:
             lock = scratch / "requirements.txt"
             command = ["pip", "install", "--quiet", "--no-deps", "--no-progress", "--python",
                        str(folder / "bin" / "python"), "--requirement", str(lock)]

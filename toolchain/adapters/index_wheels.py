@@ -6,13 +6,12 @@ The bytes are fetched here and not by uv, since uv keeps them only unpacked.
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from pathlib import Path
 
 from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.indexes import credentials, with_options
+from toolchain.adapters.scratch import scratch_folder
 from toolchain.adapters.sources import WheelsOfSources
 from toolchain.adapters.uv import Uv
 from toolchain.adapters.uv_resolver import UvResolver
@@ -146,8 +145,8 @@ class IndexWheels:
 
     def _build_now(self, package: Package, filename: str, python: str,
                    options: tuple[str, ...]) -> dict[str, str]:
-        with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
-            sdist = Path(name) / filename
+        with scratch_folder() as folder:
+            sdist = folder / filename
             self._store.link(package.sha256, sdist)
             wheel = self._uv.build(sdist, python, options, f"{package.name} {package.version}")
             return {"sha256": self._store.put_file(wheel).hex, "filename": wheel.name}

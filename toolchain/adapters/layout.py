@@ -221,7 +221,10 @@ class Layout:
             raise RegistryError("not an image layout", where=str(path),
                                 fix="delete the file; `doit push` writes it anew") from None
         except OSError as error:
-            raise RegistryError(f"cannot be read: {error.strerror}", where=str(path)) from None
+            raise RegistryError(f"the image layout's index cannot be read: {error.strerror}",
+                                where=str(path),
+                                fix="make it a file that you can read, or delete it; `doit push` "
+                                    "writes it anew") from None
         return index
 
     def _replace(self, name: str, data: bytes) -> None:

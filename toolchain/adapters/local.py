@@ -21,7 +21,7 @@ from toolchain.adapters.handed_on import threads
 from toolchain.adapters.log import Log
 from toolchain.adapters.supervised import supervise
 from toolchain.adapters.workfolder import work_folder
-from toolchain.errors import EngineError
+from toolchain.errors import EngineError, StoreError
 from toolchain.layer import PROJECT_FOLDER, WheelSource
 from toolchain.layer.archive import opened
 from toolchain.lock import Lock
@@ -99,23 +99,28 @@ class LocalEngine:
         """The lock's virtual environment; made if it is not there whole."""
         digest = job.lock.digest
         folder = self._cache / "envs" / digest.hex[:32]
-        done = folder / _DONE
-        if mark_used(done):
-            return folder
-        with self._trace.holding("environment", digest):
-            if done.exists():
+        try:
+            if _is_whole(folder, job.lock):
                 return folder
-            if folder.exists():  # cut short by a crash
-                shutil.rmtree(folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            text = to_text(job.lock) if job.lock.packages else ""
-            if job.lock.conda is None:
-                self._environments.make(folder, text, self._wheels.stored(job.lock),
-                                        job.lock.python, job.lock.options)
-            else:
-                self._conda_environment(folder, job.lock, job.lock.conda)
-            done.write_text(json.dumps(job.lock.to_json()))
+            with self._trace.holding("environment", digest):
+                if not _is_whole(folder, job.lock):
+                    self._make(folder, job.lock)
+        except OSError as error:
+            raise StoreError(f"the environment cannot be made: {error}", where=str(folder.parent),
+                             fix="make the cache folder writable, or free some space") from None
         return folder
+
+    def _make(self, folder: Path, lock: Lock) -> None:
+        if folder.exists():  # cut short by a crash, or its interpreter has gone
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        text = to_text(lock) if lock.packages else ""
+        if lock.conda is None:
+            self._environments.make(folder, text, self._wheels.stored(lock), lock.python,
+                                    lock.options)
+        else:
+            self._conda_environment(folder, lock, lock.conda)
+        (folder / _DONE).write_text(json.dumps(lock.to_json()))
 
     def _conda_environment(self, folder: Path, lock: Lock, conda: CondaLock) -> None:
         """The same files as in the image's layers, for a prefix on this machine."""
@@ -176,6 +181,13 @@ class LocalEngine:
         except FileNotFoundError:
             raise EngineError("bash is not on this machine", where=job.name,
                               fix="install bash; MLflow's entry points are bash commands") from None
+
+
+def _is_whole(folder: Path, lock: Lock) -> bool:
+    """Whether an environment is complete, and the interpreter of this machine that it leads to is
+    still there; with conda packages it has its own."""
+    return mark_used(folder / _DONE) and (
+        lock.conda is not None or (folder / "bin" / "python").exists())
 
 
 def _say_what_is_not_here(name: str, docker: Docker) -> None:

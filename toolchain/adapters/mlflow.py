@@ -29,7 +29,7 @@ from toolchain.adapters.mlflow_store import TrackingStore, file_of, logged, with
 from toolchain.adapters.owner import Owner
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError, without_credentials
-from toolchain.run import KEY_TAG, Run, Started
+from toolchain.run import COMMIT_TAG, IMAGE_TAG, KEY_TAG, LOCK_TAG, Run, Started
 from toolchain.trace import Trace
 
 if TYPE_CHECKING:
@@ -163,11 +163,10 @@ class Mlflow(MlflowModels):
                 model_uri=_model_uri(client, run),
             )
 
-    def commit_of(self, run_id: str) -> dict[str, str]:
+    def lineage_of(self, run_id: str) -> dict[str, str]:
         with self._store.explained() as client:
             tags = client.get_run(run_id).data.tags
-        name = "mlflow.source.git.commit"
-        return {name: tags[name]} if name in tags else {}
+        return {name: tags[name] for name in (IMAGE_TAG, LOCK_TAG, COMMIT_TAG) if name in tags}
 
     def model_files(self, run: Run) -> dict[str, Digest]:
         if not run.model_uri:

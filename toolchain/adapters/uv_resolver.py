@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from toolchain.adapters import provided
 from toolchain.adapters.compatible import best_file, machine_of, tag_ranks
 from toolchain.adapters.existing import pick
 from toolchain.adapters.file_places import FilePlaces
+from toolchain.adapters.scratch import scratch_folder
 from toolchain.adapters.uv import Uv, said
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -82,8 +82,7 @@ class UvResolver:
     def compile(self, request: Request, preferred: tuple[Package, ...], *,
                  offline: bool, deep: bool = True) -> tuple[Package, ...] | None:
         """Run `uv pip compile`; None if it could not answer without the network."""
-        with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             wanted = folder / "requirements.in"
             wanted.write_text("".join(f"{line}\n" for line in (
                 *request.requirements, *self._linked(request, folder))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Callable
 from email.parser import Parser
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.adapters.compatible import host_platform
+from toolchain.adapters.scratch import scratch_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer.wheel import Wheel
@@ -43,8 +43,8 @@ class WheelBuilds:
             known: dict[str, str] | None = self._trace.get(_BUILT, key)
             if known is not None and self._store.has(Digest(known["wheel"])):
                 return known
-            with tempfile.TemporaryDirectory(prefix="toolchain-") as name:
-                path = build(Path(name))
+            with scratch_folder() as folder:
+                path = build(folder)
                 _check_fits(path.name, platform, title)
                 package, version = names(path.name)
                 content, metadata = _content(path)

@@ -21,10 +21,22 @@ class _Rule:
     regex: re.Pattern[str]
 
 
+class BadPattern(ValueError):
+    """A rule that says nothing. `rule` is its place among those that were given."""
+
+    def __init__(self, rule: int, reason: str) -> None:
+        super().__init__(reason)
+        self.rule = rule
+
+
 def patterns(text: str) -> list[str]:
     """The patterns of a file, cleaned; comments and empty lines left out."""
-    found = []
-    for line in text.removeprefix("\ufeff").splitlines():
+    return [pattern for _, pattern in lines(text)]
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """The same, each with the number of its line."""
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         pattern = line.strip()
         if not pattern or line.startswith("#"):
             continue
@@ -32,13 +44,12 @@ def patterns(text: str) -> list[str]:
         pattern = pattern[keeps:].strip()
         if pattern:
             clean = posixpath.normpath(pattern).lstrip("/")
-            found.append("!" * keeps + (clean or "."))
-    return found
+            yield number, "!" * keeps + (clean or ".")
 
 
 def excluded(rules: Iterable[str], paths: Iterable[str]) -> list[str]:
-    """Those of `paths` (files, relative, with `/`) that stay out. Raises ValueError."""
-    compiled = [_Rule(rule.startswith("!"), _regex(rule.removeprefix("!"))) for rule in rules]
+    """Those of `paths` (files, relative, with `/`) that stay out. Raises BadPattern."""
+    compiled = [_rule(number, rule) for number, rule in enumerate(rules)]
     return [path for path in paths if _is_out(path, compiled)]
 
 
@@ -53,11 +64,12 @@ def _is_out(path: str, rules: list[_Rule]) -> bool:
     return out
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
+def _rule(number: int, rule: str) -> _Rule:
     try:
-        return re.compile("".join(_pieces(pattern)), re.DOTALL)
+        regex = re.compile("".join(_pieces(rule.removeprefix("!"))), re.DOTALL)
     except re.error as error:
-        raise ValueError(f"{pattern!r}: {error}") from None
+        raise BadPattern(number, error.msg) from None
+    return _Rule(rule.startswith("!"), regex)
 
 
 def _pieces(pattern: str) -> Iterator[str]:

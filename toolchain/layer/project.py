@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
+from toolchain.errors import SpecError
 from toolchain.layer import (
     LAYOUT_VERSION,
     PROJECT_FOLDER,
@@ -57,14 +58,22 @@ def plan(tree: Tree, spec: Spec, memo: Memo,
 
 
 def included(tree: Tree, memo: Memo) -> list[str]:
-    """The files that belong to the image, sorted."""
+    """The files that belong to the image, sorted. Raises SpecError for a bad pattern."""
     paths = sorted(path for path in tree.found
                    if not is_lock(path) and path not in (BASE_LOCK_NAME, SWEEP_NAME))
     if IGNORE_NAME not in tree.found:
         return paths
-    rules = ignore.patterns(tree.read(IGNORE_NAME).decode("utf-8", "replace"))
+    text = tree.read(IGNORE_NAME).decode("utf-8", "replace")
+    rules = ignore.patterns(text)
     question = {"dockerignore": rules, "paths": paths}
-    excluded = set(memo(question, lambda: ignore.excluded(rules, paths)))
+    try:
+        excluded = set(memo(question, lambda: ignore.excluded(rules, paths)))
+    except ignore.BadPattern as error:
+        line, pattern = list(ignore.lines(text))[error.rule]
+        raise SpecError(f"not a pattern: {pattern} ({error})",
+                        where=f"{tree.root / IGNORE_NAME}:{line}",
+                        fix="write it as Docker does; a class is as in [a-z], and \\[ is a bracket"
+                        ) from None
     return [path for path in paths if path not in excluded]
 
 

@@ -24,7 +24,8 @@ def stands(chain: Chain, value: Any) -> bool:
 def make(chain: Chain) -> Made:
     there = published(chain)
     if there is None:
-        return build(chain)
+        with chain.session.progress(f"{NAME} {chain.name}"):
+            return build(chain)
     return Made(value=layer.to_json(there.layers[-1:]), words="in the registry")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolchain import model
 from toolchain.chain import Chain, Made
-from toolchain.stages import push, resolve, train
+from toolchain.stages import train
 
 NAME = "register"
 
@@ -24,12 +24,15 @@ def stands(chain: Chain, value: Any) -> bool:
 
 
 def make(chain: Chain) -> Made:
+    with chain.session.progress(f"{NAME} {chain.name}"):
+        return _make(chain)
+
+
+def _make(chain: Chain) -> Made:
     run = train.result(chain)
     tracking = chain.session.tools.tracking(chain.config)
-    lineage = {
-        "toolchain.run": run.run_id, "toolchain.image": push.result(chain).reference,
-        "toolchain.lock": str(resolve.result(chain).digest), **tracking.commit_of(run.run_id),
-    }
+    # The run's own: one that is reused may have been made from another push of the same image.
+    lineage = {"toolchain.run": run.run_id, **tracking.lineage_of(run.run_id)}
     done = model.make(run, _model_name(chain), chain.config.alias, lineage, tracking)
     return Made(value=done.to_json(),
                 words=f"{done.name} version {done.version}, alias {done.alias}")

@@ -60,6 +60,7 @@ def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
         engine=tools.engine(chain.config), tracker=tools.tracking(chain.config),
         force=chain.config.force, check_of=check_of, changed=lambda: changed(chain, inputs),
         waiting=lambda text: chain.session.say(f"{NAME} {chain.name}  {text}"),
+        preparing=lambda: chain.session.progress(f"prepare {chain.name}"),
     )
     _say_what_is_newer(chain, done)
     return done

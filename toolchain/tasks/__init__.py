@@ -155,7 +155,7 @@ def results(name: str, asked: str) -> list[str]:
     if database is not None:
         shown = os.path.relpath(database)
         ui = "mlflow ui" if shown == "mlflow.db" else f"mlflow ui --backend-store-uri sqlite:///{shown}"
-    return report.result(name, receipts, ui)
+    return report.result(name, receipts, ui, wiring.tracking_identity(config))
 
 
 def task_parse() -> Iterator[dict[str, Any]]:
