@@ -33,17 +33,17 @@ FIRST_RUNS, LATER_RUNS = 5, 50
 
 
 class Bench:
-    """An image in a cache, and jobs of it."""
+    """The example's image in a cache, built with such settings, and jobs of it."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, *settings: str, command: str = "true") -> None:
         copy_example(workspace, PROJECT)
-        doit(workspace, "push", f"project={PROJECT}").run()
+        doit(workspace, "push", f"project={PROJECT}", *settings).run()
         self.cache = workspace / "cache"
         self._made = Cache(self.cache)
         receipts = self.cache / "out" / PROJECT
         pushed = Pushed.from_json(json.loads((receipts / "push.json").read_text()))
         self._image = self._found(pushed)
-        self._job = Job(name=PROJECT, command="true", lock=locked(), pushed=pushed,
+        self._job = Job(name=PROJECT, command=command, lock=locked(), pushed=pushed,
                         project=self._image.layers[-1], image=self._image, environment={})
 
     def _found(self, pushed: Pushed) -> Image:
