@@ -168,10 +168,10 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
     """Push what is not there. Returns the result, how many blobs were sent, and their bytes.
 
     `lent` layers come from `source`, the base image's home, where the registry can take them over
-    from there or the store does not have them. `beside` is
-    called meanwhile, in a thread, and has ended before the tag is put. `before` is a manifest that
-    was pushed earlier: if it is still there, so are its blobs. Raises what `beside` does,
-    RegistryError, and StoreError for a blob that the store lost.
+    from there or the store does not have them. `beside` is called meanwhile, in a thread, and has
+    ended before the tag is put. `before` is a manifest that was pushed earlier: if it is still
+    there, so are its blobs. Raises what `beside` does, RegistryError, and StoreError for a blob
+    that the store lost.
     """
     def send(digest: Digest, size: int) -> None:
         if source is not None and digest in lent and (is_near or not store.has(digest)):

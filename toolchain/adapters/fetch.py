@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _BACKOFF = Backoff(tries=4, first=1)
 _GONE = "it is gone from there; pin again with upgrade=1, or set another mirror or index"
-_LARGEST = 1 << 30  # bytes of a small file, unpacked by nobody yet; Debian's lists have 10 MB
+_LARGEST = 1 << 30  # bytes of what is read into memory; Debian's lists have 10 MB
 _TIMEOUT = (20, 60)  # seconds to connect, seconds without a byte
 
 

@@ -79,7 +79,8 @@ class Contest:
             environment=dict(self._spec.variables), lock=resolve.result(chain),
             project=layer.in_store(chain), image=push.assembled(chain), pushed=push.result(chain),
             timeout=train.timeout(chain.config), resources=_resources(chain, parallel))
-        self._engine.prepare(self._job)
+        with chain.session.progress(f"prepare {chain.name}"):
+            self._engine.prepare(self._job)
         self._members = {member.key: member for member in self._records.members(self._identity)}
         self._prepared: dict[int, _Prepared | ToolchainError] = {}
         self._run_ids: dict[int, str] = {}  # of running trials
