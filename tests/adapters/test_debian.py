@@ -10,7 +10,7 @@ import pytest
 from tests.adapters.double import Answer, Double, Request
 from tests.support.debs import Mirror, deb, default_packages
 from tests.support.services import need
-from toolchain.adapters.debian import DebianArchive, verify
+from toolchain.adapters.debian import DebianArchive
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -186,20 +186,6 @@ def test_a_release_file_signed_by_another_key_is_refused(
 ) -> None:
     with pytest.raises(ResolveError, match="signature is not good"):
         _open(archive, fetcher, keyring=mirror.keyring).pin("bookworm", _PLATFORM)
-
-
-def test_without_a_keyring_or_gpgv_nothing_is_believed(
-    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive.put()
-    signed = (archive.dist / "InRelease").read_bytes()
-    with pytest.raises(ResolveError, match="keyring is not on this machine") as caught:
-        verify(signed, tmp_path / "none.gpg", "where")
-    assert "debian-archive-keyring" in caught.value.fix
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ResolveError, match="gpgv is not on this machine") as caught:
-        verify(signed, archive.keyring, "where")
-    assert "gpgv" in caught.value.fix
 
 
 @pytest.mark.parametrize(("change", "message"), [

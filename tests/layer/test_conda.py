@@ -241,7 +241,7 @@ def test_a_layer_is_built_once_for_all(tmp_path: Path, store: Store, trace: Trac
         pinned(paths[1]), pinned(paths[0], name="python", version="3.11.4")))
 
     def build() -> tuple[int, tuple[Layer, ...]]:
-        built = conda.make(lock, shelf, store, trace, Progress(), pool, lambda: None)
+        built = conda.make(lock, shelf, store, trace, Progress(), pool, lambda who: None)
         return len(built.made), built.layers
 
     number, layers = build()

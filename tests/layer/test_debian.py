@@ -16,13 +16,20 @@ from toolchain.digest import Digest
 from toolchain.errors import ResolveError, StoreError
 from toolchain.journal import Journal
 from toolchain.layer import PREFIX, USER_ID, Layer
-from toolchain.layer.debian import make, plan
-from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.layer.alternatives import RECORDS
+from toolchain.layer.debian import make, make_more, plan
+from toolchain.lock.base import AptPins, BasePins, DebianPackage
+from toolchain.lock.image import ImagePins
 from toolchain.store import Store
 
 Members = dict[str, tuple[tarfile.TarInfo, bytes]]
 Read = Callable[[Layer], Members]
 
+_AWK = """#!/bin/sh
+adduser nobody
+update-alternatives --install /usr/bin/awk awk /usr/bin/mawk 5 \\
+  --slave /usr/share/man/man1/awk.1.gz awk.1.gz /usr/share/man/man1/mawk.1.gz
+"""
 _PASSWD = b"root:*:0:0:root:/root:/bin/bash\nnobody:*:65534:65534:nobody:/nonexistent:/bin/no\n"
 
 
@@ -39,7 +46,8 @@ def _packages() -> dict[str, bytes]:
             member(f"./{crt}/a.crt", b"-----BEGIN A-----\n-----END A-----"),
             member(f"./{crt}/README", b"not a certificate"),
         ]),
-        "mawk": deb("mawk", members=[member("./usr/bin/mawk", b"awk", mode=0o755)]),
+        "mawk": deb("mawk", members=[member("./usr/bin/mawk", b"awk", mode=0o755)],
+                    postinst=_AWK),
         "libone": deb("libone", fields="Multi-Arch: same\n", members=[
             member("./lib/x86_64-linux-gnu/libone.so.1", b"one"),
             member("./usr/lib/x86_64-linux-gnu/libone.so", kind=tarfile.SYMTYPE,
@@ -152,12 +160,47 @@ def test_the_certificate_bundle_holds_every_certificate(system: Members) -> None
 
 def test_alternatives_and_small_settings_are_in_place(system: Members) -> None:
     links = _links(system)
-    assert links["usr/bin/awk"] == "mawk"
+    assert links["usr/bin/awk"] == "/etc/alternatives/awk"
+    assert links["etc/alternatives/awk"] == "/usr/bin/mawk"
     assert "usr/bin/which" not in links
     assert links["usr/bin/sh"] == "dash"
     assert links["etc/localtime"] == "/usr/share/zoneinfo/Etc/UTC"
     assert system["etc/nsswitch.conf"][1] == b"passwd: files\n"
     assert system["etc/debian_version"][1] == b"12.0\n"
+
+
+def test_further_packages_take_an_alternative_over_or_leave_it(
+    store: Store, members: Read
+) -> None:
+    on = _pins(store, _packages())
+
+    def more(priority: int, on: BasePins | ImagePins) -> tuple[Members, list[str]]:
+        data = deb("gawk", members=[member("./usr/bin/gawk", b"awk", mode=0o755)],
+                   postinst=_AWK.replace("mawk 5", f"gawk {priority}"))
+        package = DebianPackage(name="gawk", version="1.0-1", architecture="amd64", size=len(data),
+                                archive="debian", path="pool/gawk.deb", sha256=store.put(data))
+        pins = AptPins(base="bookworm", on=Digest.of_json(on.to_json()), suite="bookworm",
+                       platform="linux/amd64", wanted=("gawk",), packages=(package,))
+        told: list[str] = []
+        with ThreadPoolExecutor(2) as pool:
+            return members(make_more(pins, on, store, pool, tell=told.append)), told
+
+    found, told = more(10, on)
+    assert _links(found) == {"usr/bin/awk": "/etc/alternatives/awk",
+                             "etc/alternatives/awk": "/usr/bin/gawk"}
+    assert told == ["gawk: its script would make a user with adduser; that is not done"]
+    record = found[f"{RECORDS}awk"][1].decode()
+    assert record.startswith("auto\n/usr/bin/awk\nawk.1.gz\n")
+    assert "\n/usr/bin/mawk\n5\n" in record
+    assert _links(more(5, on)[0]) == {}
+
+    record = members(_make(store, _packages())[0])[f"{RECORDS}awk"][1].decode()
+    image = ImagePins(reference="a:1", platform="linux/amd64", digest=Digest.of(b"a"),
+                      glibc="2.36", suite="bookworm", pythons={}, environment=(), labels={},
+                      layers=(), installed={}, alternatives={"awk": record, "bad": "auto\n"})
+    assert ImagePins.from_json(image.to_json()) == image
+    assert _links(more(5, image)[0]) == {}
+    assert _links(more(6, image)[0])["etc/alternatives/awk"] == "/usr/bin/gawk"
 
 
 def test_a_shell_that_a_package_brings_is_kept(store: Store, members: Read) -> None:

@@ -165,7 +165,7 @@ class Workshop:
                     input=Digest.of(b""))
         with ThreadPoolExecutor(2) as pool:
             return make(lock, self.source, self.store, self.trace, self.progress, pool,
-                        lambda: None)
+                        lambda who: None)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ def test_the_layer_is_the_same_for_all_and_made_once(
     store: Store, trace: Trace, pool: ThreadPoolExecutor,
     members: Callable[[Layer], dict[str, Member]],
 ) -> None:
-    one, was_made = runner.make(store, trace, pool, lambda: None)
+    one, was_made = runner.make(store, trace, pool, lambda who: None)
     assert was_made
-    assert runner.make(store, trace, pool, lambda: None) == (one, False)
+    assert runner.make(store, trace, pool, lambda who: None) == (one, False)
     trace.forget("runner", runner.key())
-    assert runner.make(store, trace, pool, lambda: None) == (one, True)
+    assert runner.make(store, trace, pool, lambda who: None) == (one, True)
     found = members(one)
     files = {path.removeprefix("opt/toolchain/"): data for path, (info, data) in found.items()
              if info.isreg()}

@@ -26,6 +26,12 @@ def test_a_python_image_on_debian() -> None:
     assert found.pythons(PATH) == {"3.12": "/usr/local/bin/python3.12"}
 
 
+def test_what_update_alternatives_has_on_record() -> None:
+    records = [member(f"var/lib/dpkg/alternatives/{name}", b"auto\n") for name in ("vi", "awk")]
+    found = look(tar(records), tar([member("var/lib/dpkg/alternatives/.wh.vi")]))
+    assert found.alternatives() == {"awk": "auto\n"}
+
+
 def test_an_interpreter_off_the_search_path_is_none() -> None:
     assert look(*debian("3.12")).pythons("/usr/bin:/bin") == {}
 

@@ -24,7 +24,7 @@ def member(path: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, link:
 
 def deb(name: str, version: str = "1.0-1", *, depends: str = "", fields: str = "",
         members: Iterable[tuple[tarfile.TarInfo, bytes]] | None = None,
-        architecture: str = "amd64") -> bytes:
+        architecture: str = "amd64", postinst: str = "") -> bytes:
     """The bytes of a package; by default with one file, usr/share/<name>."""
     control = (f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
                f"Maintainer: nobody <nobody@example.invalid>\nPriority: required\n"
@@ -34,7 +34,9 @@ def deb(name: str, version: str = "1.0-1", *, depends: str = "", fields: str = "
         members = [member(f"./usr/share/{name}", name.encode())]
     parts = [
         ("debian-binary", b"2.0\n"),
-        ("control.tar.xz", _tar([member("./control", control.encode())])),
+        ("control.tar.xz", _tar([
+            member("./control", control.encode()),
+            *([member("./postinst", postinst.encode(), mode=0o755)] if postinst else [])])),
         ("data.tar.xz", _tar(members)),
     ]
     result = b"!<arch>\n"
@@ -105,7 +107,11 @@ class Mirror:
                    f" {digest} {len(compressed)} main/binary-{architecture}/Packages.xz\n")
         (dist / "Release").write_text(release)
         (dist / "InRelease").unlink(missing_ok=True)
-        self._gpg("--clearsign", "--output", str(dist / "InRelease"), str(dist / "Release"))
+        self.sign(dist / "Release", dist / "InRelease")
+
+    def sign(self, text: Path, signed: Path) -> None:
+        """Sign a text in the clear."""
+        self._gpg("--clearsign", "--output", str(signed), str(text))
 
     def _gpg(self, *arguments: str) -> None:
         subprocess.run([need("gpg"), "--homedir", str(self._home), "--batch", "--quiet", "--yes",

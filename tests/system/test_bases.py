@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,48 +15,12 @@ import pytest
 from tests.support.debs import Mirror, deb, default_packages, member
 from tests.support.images import PATH, ImageLayout, debian, one_layer
 from tests.support.monorepo import Monorepo, ran
+from tests.support.pushed import Pushed
 from tests.support.registry import RegistryServer
 from tests.support.services import docker_client, need
 from tests.support.wheels import wheel
 from toolchain.digest import Digest
 from toolchain.lock.base import from_text
-
-
-class Pushed:
-    """An image in a workspace's own layout, read as anybody could."""
-
-    def __init__(self, monorepo: Monorepo, digest: str) -> None:
-        self._blobs = monorepo.folder / "cache/registry/mlflow/trainer/blobs/sha256"
-        self.manifest = json.loads(self.blob(digest))
-
-    @classmethod
-    def of(cls, monorepo: Monorepo, project: str) -> Pushed:
-        return cls(monorepo, monorepo.receipt(project, "push")["digest"])
-
-    def blob(self, digest: str) -> bytes:
-        data = (self._blobs / digest.removeprefix("sha256:")).read_bytes()
-        assert str(Digest.of(data)) == digest
-        return data
-
-    @property
-    def config(self) -> Any:
-        return json.loads(self.blob(self.manifest["config"]["digest"]))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return dict(item.split("=", 1) for item in self.config["config"]["Env"])
-
-    @property
-    def layers(self) -> list[str]:
-        return [item["digest"] for item in self.manifest["layers"]]
-
-    def files(self) -> dict[str, tarfile.TarInfo]:
-        """The files of all layers, as they end up."""
-        found: dict[str, tarfile.TarInfo] = {}
-        for digest in self.layers:
-            with tarfile.open(fileobj=io.BytesIO(self.blob(digest))) as archive:
-                found |= {item.name: item for item in archive}
-        return found
 
 
 def set_base(monorepo: Monorepo, mirror: Mirror, *lines: str) -> None:
@@ -205,6 +167,24 @@ def test_packages_that_cannot_be_had(monorepo: Monorepo, full_mirror: Mirror, na
 # Several platforms
 
 
+def _attached_to(monorepo: Monorepo, digest: str) -> list[Any]:
+    """The documents whose subject is that index, as a client of referrers finds them."""
+    blobs = monorepo.folder / "cache/registry/mlflow/trainer"
+    entries = json.loads((blobs / "index.json").read_bytes())["manifests"]
+
+    def read(name: str) -> Any:
+        return json.loads((blobs / "blobs" / name.replace(":", "/")).read_bytes())
+
+    lists = [read(item["digest"]) for item in entries
+             if item.get("annotations", {}).get("org.opencontainers.image.ref.name")
+             == digest.replace(":", "-")]
+    manifests = [read(item["digest"]) for one in lists for item in one["manifests"]]
+    for manifest in manifests:
+        assert manifest["subject"]["digest"] == digest
+        assert manifest["subject"]["mediaType"] == "application/vnd.oci.image.index.v1+json"
+    return [read(manifest["layers"][0]["digest"]) for manifest in manifests]
+
+
 def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
                                          base: ImageLayout) -> None:
     folder = monorepo.add("one")
@@ -224,6 +204,12 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
         image = Pushed(monorepo, item["digest"])
         assert image.config["architecture"] == item["platform"]["architecture"]
         assert "requirements.linux-arm64.lock" not in " ".join(image.files())
+    attached = _attached_to(monorepo, receipt["digest"])
+    assert [item["predicate"]["buildDefinition"]["externalParameters"]["platform"]
+            for item in attached] == ["linux/amd64", "linux/arm64"]
+    for item in attached:
+        assert item["subject"] == [{"name": "mlflow/trainer",
+                                    "digest": {"sha256": receipt["digest"][7:]}}]
     assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
     assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
     components = json.loads(monorepo.doit("sbom", "project=one").splitlines()[0])["components"]
@@ -231,6 +217,7 @@ def test_several_platforms_make_an_index(monorepo: Monorepo, mirror: Mirror,
     monorepo.doit("forget", "push:one")
     assert ran(monorepo.doit("push"), "one")["push"] == "made"
     assert monorepo.receipt("one", "push") == receipt
+    assert _attached_to(monorepo, receipt["digest"]) == attached
     monorepo.doit("train")  # on the platform of this machine
     (folder / "train.py").write_text((folder / "train.py").read_text() + "# more\n")
     assert ran(monorepo.doit("push"), "one") == {

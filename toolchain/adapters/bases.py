@@ -6,7 +6,6 @@ import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -33,6 +32,7 @@ from toolchain.progress import Progress
 from toolchain.push import BlobSource
 from toolchain.reference import DOCKER_HUB, parse_reference
 from toolchain.store import Store
+from toolchain.workers import Workers
 
 if TYPE_CHECKING:
     from toolchain.adapters.docker_engine import DockerEngine
@@ -121,7 +121,7 @@ class BaseImages:
                 where=f"image.base = {reference}",
                 fix="pin it anew with upgrade=1, or bring the pinned one back")
         saved, found = engine.saved(image), {}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with Workers(os.cpu_count()) as pool:
             for stream in saved.layers():
                 with LayerWriter(self._store, reference, pool) as writer:
                     writer.copy(cast("IO[bytes]", stream))
@@ -155,7 +155,7 @@ class BaseImages:
                     blob.write(piece)
                     self._progress.advance(len(piece))
 
-        with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        with Workers(_DOWNLOADS) as pool:
             list(pool.map(fetch, missing))
 
     def _survey(self, layers: tuple[BaseLayer, ...], reference: str) -> Survey:
@@ -213,4 +213,5 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
         reference=reference, platform=platform, digest=digest, glibc=glibc,
         suite=survey.suite(), pythons=survey.pythons(search), environment=environment,
         labels=labels, layers=layers, installed=survey.installed(),
+        alternatives=survey.alternatives() if survey.suite() else {},
     )

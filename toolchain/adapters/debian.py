@@ -1,7 +1,7 @@
 """A Debian mirror: verified metadata, what a base and `apt` pin of it, and .deb files.
 
-Trust comes from the archive's signature alone, never from the mirror: InRelease is checked by gpgv
-against Debian's keyring, it names the hashes of Packages, and those name the hashes of .debs.
+Trust comes from the archive's signature alone, never from the mirror: InRelease is checked against
+Debian's keyring, it names the hashes of Packages, and those name the hashes of .debs.
 Source: https://wiki.debian.org/DebianRepository/Format
 """
 
@@ -10,22 +10,21 @@ from __future__ import annotations
 import contextlib
 import lzma
 import re
-import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from toolchain.adapters.apt_sources import KEYRING, AptSource, apt_sources
+from toolchain.adapters.clearsigned import verify
 from toolchain.adapters.deb_index import DebIndex
 from toolchain.adapters.fetch import Fetcher, NotThere
-from toolchain.adapters.scratch import scratch_folder
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, nearest, without_credentials
+from toolchain.errors import ResolveError, nearest
 from toolchain.lock.base import SUITES, AptPins, BasePins, DebianPackage, apt_name
 from toolchain.lock.image import ImagePins
+from toolchain.workers import Workers
 
 # What an image needs besides Python: a shell and the tools that entry points expect, C++ and
 # OpenMP for wheels, time zones and certificates.
@@ -82,8 +81,8 @@ class DebianArchive:
                 self._fetcher.fetch(f"{root}/{package.path}", package.sha256,
                                     f"{package.name} {package.version}")
 
-        with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            list(pool.map(fetch, pins.packages))
+        with Workers(_DOWNLOADS) as pool:
+            pool.each(fetch, pins.packages)
 
     def _sources(self, suite: str) -> list[AptSource]:
         """The main archive of a suite, then updates and security if they are wanted."""
@@ -163,38 +162,6 @@ def _naming_the_setting() -> Iterator[None]:
     except ResolveError as error:
         raise type(error)(error.what, where=error.where,
                           fix=f"{error.fix}; or set image.mirror to another mirror") from None
-
-
-def verify(signed: bytes, keyring: Path, where: str) -> str:
-    """The text of a clear-signed document whose signature is good.
-
-    Raises ResolveError if it is not, or cannot be checked on this machine.
-    """
-    if not keyring.exists():
-        raise ResolveError("Debian's keyring is not on this machine", where=str(keyring),
-                           fix="install the package debian-archive-keyring")
-    with scratch_folder() as folder:
-        document = folder / "InRelease"
-        document.write_bytes(signed)
-        text = folder / "Release"
-        try:
-            done = subprocess.run(
-                ["gpgv", "--quiet", "--keyring", str(keyring.resolve()), "--output", str(text),
-                 str(document)],
-                capture_output=True, text=True, errors="replace",
-            )
-        except FileNotFoundError:
-            raise ResolveError("gpgv is not on this machine", where="PATH",
-                               fix="install the package gpgv") from None
-        if done.returncode or not text.exists():
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise ResolveError(
-                f"the archive's signature is not good: {lines[-1] if lines else 'no signature'}",
-                where=without_credentials(where),
-                fix="do not use this mirror; or install a newer debian-archive-keyring",
-            )
-        # Only what was signed: text around the signed part of `signed` is not in it.
-        return text.read_text()
 
 
 def _check_release(release: str, suite: str, where: str) -> None:

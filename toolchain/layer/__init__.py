@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from toolchain.digest import Digest
 from toolchain.lock import Lock, Package
 from toolchain.lock.base import AptPins, BasePins
-from toolchain.lock.conda import CondaPackage
 
 if TYPE_CHECKING:
+    from toolchain.lock.conda import CondaPackage
     from toolchain.store import Store
     from toolchain.trace import Trace
 
@@ -29,6 +29,8 @@ ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 # Raise when the bytes of a layer change for the same inputs.
 LAYOUT_VERSION = 3
+# Raise when the layers under the packages change for the same inputs.
+SYSTEM_VERSION = 3
 PREFIX = "opt/venv"
 PROJECT_FOLDER = "project"
 RUNNER_FOLDER = "opt/toolchain"
@@ -36,7 +38,7 @@ USER_ID = 1000
 USER_NAME = "mlflow"
 HOME = f"home/{USER_NAME}"
 
-_Package = TypeVar("_Package", Package, CondaPackage)
+_Package = TypeVar("_Package", Package, "CondaPackage")
 
 _LARGE = 1 << 20  # bytes of a wheel
 _BUCKETS = 16
@@ -152,6 +154,7 @@ def base_plan(lock: Lock, base: Mapping[str, Any],
         "prefix": PREFIX,
         "python": lock.python_minor,
         "platform": lock.platform,
+        "system": SYSTEM_VERSION,
         "base": dict(base),
         "packages": {package.name: f"{package.version} {package.sha256.hex}"
                      for package in lock.packages},

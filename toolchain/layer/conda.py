@@ -41,6 +41,7 @@ from toolchain.lock.conda import CondaLock, CondaPackage
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.workers import Workers
 
 # Raise when the entries of a package change for the same file.
 _FORMAT = 1
@@ -105,7 +106,7 @@ def plan(packages: tuple[CondaPackage, ...], python: str, bytecode: str | None =
 
 
 def make(lock: CondaLock, source: CondaSource, store: Store, trace: Trace, progress: Progress,
-         pool: ThreadPoolExecutor, waiting: Callable[[], None],
+         pool: ThreadPoolExecutor, waiting: Callable[[str], None],
          bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE) -> Built:
     """Build the layers of a conda lock; each is on record as soon as it is made."""
     python = ".".join(lock.python.split(".")[:2])
@@ -140,8 +141,8 @@ def make(lock: CondaLock, source: CondaSource, store: Store, trace: Trace, progr
         return writer.layer
 
     order = sorted(groups, key=lambda item: -sum(package.size for package in item[1]))
-    with ThreadPoolExecutor(os.cpu_count()) as builders:
-        done = dict(zip((label for label, _ in order), builders.map(build, order), strict=True))
+    with Workers(os.cpu_count()) as builders:
+        done = dict(zip((label for label, _ in order), builders.each(build, order), strict=True))
     return Built(layers=tuple(done[label] for label, _ in groups), made=frozenset(made),
                  notes=tuple(sorted(notes)))
 

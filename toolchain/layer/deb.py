@@ -25,11 +25,13 @@ _DROPPED = ("usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deb:
-    """An unpacked package. `control` is its control paragraph, `md5sums` as it ships them."""
+    """An unpacked package. `control` is its control paragraph, `md5sums` as it ships them,
+    `postinst` the text of that maintainer script; empty where there is none."""
 
     control: str
     md5sums: str
     entries: tuple[Entry, ...]
+    postinst: str = ""
 
 
 def unpack(name: str, stream: BinaryIO) -> Deb:
@@ -42,12 +44,15 @@ def unpack(name: str, stream: BinaryIO) -> Deb:
         control = package.control.get_content("control", encoding="utf-8")
         md5sums = (package.control.get_content("md5sums", encoding="utf-8")
                    if package.control.has_file("md5sums") else "")
+        postinst = (package.control.get_content("postinst")
+                    if package.control.has_file("postinst") else b"")
         entries = tuple(_entries(name, package.data.tgz()))
     except (ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError,
             UnicodeDecodeError, ValueError, KeyError, OverflowError,
             RecursionError) as error:  # hard links in a circle
         raise _bad(name, "", f"not a valid .deb: {error}") from None
-    return Deb(control=str(control), md5sums=str(md5sums), entries=entries)
+    script = postinst.decode("utf-8", "replace") if isinstance(postinst, bytes) else ""
+    return Deb(control=str(control), md5sums=str(md5sums), entries=entries, postinst=script)
 
 
 def _entries(name: str, archive: tarfile.TarFile) -> list[Entry]:
@@ -55,7 +60,7 @@ def _entries(name: str, archive: tarfile.TarFile) -> list[Entry]:
     total = 0
     for member in archive:
         path = _path(name, member.name)
-        if not path or _is_dropped(path):
+        if not path or is_dropped(path):
             continue
         total += member.size
         if total > _LARGEST_PACKAGE:
@@ -99,10 +104,12 @@ def _path(package: str, path: str) -> str:
     clean = posixpath.normpath(path)
     if clean == ".":
         return ""
-    top = clean.partition("/")[0]
-    if top in _MERGED:
-        return "" if clean == top else f"usr/{clean}"
-    return clean
+    return "" if clean in _MERGED else merged(clean)
+
+
+def merged(path: str) -> str:
+    """Where a path is since /bin and the like are links into /usr."""
+    return f"usr/{path}" if path.partition("/")[0] in _MERGED else path
 
 
 def _link(package: str, path: str, target: str) -> str:
@@ -114,7 +121,8 @@ def _link(package: str, path: str, target: str) -> str:
     return target
 
 
-def _is_dropped(path: str) -> bool:
+def is_dropped(path: str) -> bool:
+    """Whether a file is left out of images."""
     if path.startswith("usr/share/doc/"):
         return not path.endswith("/copyright")
     return path.startswith(_DROPPED)

@@ -1,25 +1,38 @@
 """Debian packages -> layers: the operating system, the interpreter, and what a project adds.
 
 What maintainer scripts would do and a container needs is done here: users, the links that merge
-/bin and /lib into /usr, the CA bundle, dpkg's status (so that scanners see the packages), and the
-virtual environment at /opt/venv that package layers fill.
+/bin and /lib into /usr, the CA bundle, the links of update-alternatives, dpkg's status (so that
+scanners see the packages), and the virtual environment at /opt/venv that package layers fill.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tarfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 from toolchain.errors import ResolveError
-from toolchain.layer import HOME, LAYOUT_VERSION, PREFIX, USER_ID, USER_NAME, Layer
+from toolchain.layer import (
+    HOME,
+    LAYOUT_VERSION,
+    PREFIX,
+    SYSTEM_VERSION,
+    USER_ID,
+    USER_NAME,
+    Layer,
+    alternatives,
+)
+from toolchain.layer.alternatives import Files, Group
 from toolchain.layer.archive import Entry, LayerWriter
 from toolchain.layer.bytecode import Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.layer.deb import Deb, unpack
 from toolchain.layer.environment import environment
 from toolchain.lock.base import AptPins, BasePins, DebianPackage
+from toolchain.lock.image import ImagePins
 from toolchain.store import Store
 
 
@@ -31,15 +44,24 @@ def plan(pins: BasePins, python: str | None, bytecode: str | None = None,
     the system alone, in the very same layer: something else brings the interpreter.
     """
     return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "python": python,
-            "prefix": PREFIX, "bytecode": bytecode, "base": pins.to_json()}
+            "prefix": PREFIX, "bytecode": bytecode, "system": SYSTEM_VERSION,
+            "base": pins.to_json()}
 
 
 def make(pins: BasePins, python: str | None, store: Store, pool: ThreadPoolExecutor,
-         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE
-         ) -> tuple[Layer, ...]:
-    """Build the layers from packages that are in the store. Raises ResolveError, StoreError."""
+         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE,
+         tell: Callable[[str], None] = lambda _: None) -> tuple[Layer, ...]:
+    """Build the layers from packages that are in the store. Raises ResolveError, StoreError.
+
+    `tell` is told for people what a package lacks since its maintainer script is not run.
+    """
     debs = {package: _unpack(package, store) for package in pins.packages}
     system = _system([p for p in pins.packages if not _is_python(p)], debs)
+    links = _alternatives(pins, debs, system)
+    for note in links.notes:
+        tell(note)
+    for entry in links.entries:
+        _put(system, entry)
     label = _label(f"debian {pins.suite}", [p for p in pins.packages if not _is_python(p)])
     if python is None:
         status: dict[str, Entry] = {}
@@ -60,27 +82,67 @@ def _label(title: str, packages: list[DebianPackage]) -> str:
 
 
 def more_plan(pins: AptPins, compression: Compression = LIBDEFLATE) -> dict[str, Any]:
-    """What the layer of further packages is made of; its digest is its key for all projects."""
-    return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "platform": pins.platform,
+    """What the layer of further packages is made of; its digest is its key for all projects.
+
+    The base is part of it: which of two alternatives is taken depends on both packages.
+    """
+    return {"layout": LAYOUT_VERSION, "compressor": compression.identity,
+            "platform": pins.platform, "system": SYSTEM_VERSION, "on": str(pins.on),
             "packages": [package.sha256.hex for package in pins.packages]}
 
 
-def make_more(pins: AptPins, store: Store, pool: ThreadPoolExecutor,
-              compression: Compression = LIBDEFLATE) -> Layer:
+def make_more(pins: AptPins, on: BasePins | ImagePins, store: Store, pool: ThreadPoolExecutor,
+              compression: Compression = LIBDEFLATE,
+              tell: Callable[[str], None] = lambda _: None) -> Layer:
     """Build the layer of further packages. Raises ResolveError, StoreError.
 
-    dpkg's status is the base's own file, so these are recorded as distroless images do: a file
-    for each package in status.d, which scanners read.
+    The packages of `on`, as of `pins`, are in the store. dpkg's status is the base's own file, so
+    these are recorded as distroless images do: a file for each package in status.d, which
+    scanners read. `tell` is as in `make`.
     """
     entries: dict[str, Entry] = {}
-    for package in pins.packages:
-        deb = _unpack(package, store)
+    debs = {package: _unpack(package, store) for package in pins.packages}
+    for package, deb in debs.items():
         entries.update({entry.path: entry for entry in deb.entries})
         _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}", _status(deb).encode()))
         _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}.md5sums",
                             deb.md5sums.encode()))
+    files, groups = _under(on, store)
+    for entry in entries.values():
+        files.add(entry)
+    links = alternatives.make({p.name: deb for p, deb in debs.items()},
+                              pins.platform.partition("/")[2], files, groups)
+    for note in (*links.notes, *links.undone):
+        tell(note)
+    for entry in links.entries:
+        _put(entries, entry)
     label = ", ".join(f"{p.name} {p.version}" for p in pins.packages)
     return _layer(label, entries, store, pool, compression)
+
+
+def _alternatives(pins: BasePins, debs: Mapping[DebianPackage, Deb], system: Mapping[str, Entry]
+                  ) -> alternatives.Made:
+    """What the system's packages offer. Those of the interpreter offer nothing, and the layer is
+    the same without them."""
+    return alternatives.make({p.name: deb for p, deb in debs.items() if not _is_python(p)},
+                             pins.platform.partition("/")[2],
+                             Files(system.values(), is_all=True), {})
+
+
+def _under(on: BasePins | ImagePins, store: Store) -> tuple[Files, dict[str, Group]]:
+    """The files and alternatives that further packages find; of an image, the latter alone."""
+    if isinstance(on, ImagePins):
+        groups = {}
+        for name, record in on.alternatives.items():
+            with contextlib.suppress(ValueError):  # update-alternatives starts it anew as well
+                groups[name] = alternatives.parse(record)
+        return Files((), is_all=False), groups
+    debs = {package: _unpack(package, store) for package in on.packages}
+    system = _system([p for p in on.packages if not _is_python(p)], debs)
+    made = _alternatives(on, debs, system)
+    every = [*system.values(), *made.entries,
+             *(entry for p, deb in debs.items() if _is_python(p) for entry in deb.entries)]
+    return Files(every, is_all=True), made.groups
 
 
 def _is_python(package: DebianPackage) -> bool:
@@ -119,9 +181,6 @@ def _system(packages: list[DebianPackage], debs: dict[DebianPackage, Deb]) -> di
     _certificates(entries)
     if "usr/bin/sh" not in entries:
         _put(entries, _symlink("usr/bin/sh", "dash"))
-    for name, program in (("awk", "mawk"), ("which", "which.debianutils")):
-        if f"usr/bin/{program}" in entries:  # otherwise made by update-alternatives
-            _put(entries, _symlink(f"usr/bin/{name}", program))
     if "usr/share/base-files/nsswitch.conf" in entries:
         _put(entries, _file("etc/nsswitch.conf",
                             entries["usr/share/base-files/nsswitch.conf"].data))

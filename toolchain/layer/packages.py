@@ -17,6 +17,7 @@ from toolchain.lock import Lock, Package
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.workers import Workers
 
 _STAGE = "package"
 _DOWNLOADS = 8
@@ -35,15 +36,15 @@ class Built:
 def wheels(lock: Lock, source: WheelSource) -> dict[Package, Wheel]:
     """Every wheel of a lock, in the store. Raises ResolveError."""
     source.locate(lock.packages, lock.python, lock.platform, lock.options)
-    with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        found = pool.map(lambda package: source.wheel(package, lock.python, lock.platform,
-                                                        lock.options),
-                         lock.packages)
+    with Workers(_DOWNLOADS) as pool:
+        found = pool.each(lambda package: source.wheel(package, lock.python, lock.platform,
+                                                       lock.options),
+                          lock.packages)
         return dict(zip(lock.packages, found, strict=True))
 
 
 def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: Progress,
-         pool: ThreadPoolExecutor, waiting: Callable[[], None],
+         pool: ThreadPoolExecutor, waiting: Callable[[str], None],
          bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE) -> Built:
     """Build the package layers of a lock; each is on record as soon as it is made."""
     found = wheels(lock, source)
@@ -75,6 +76,6 @@ def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: 
 
     # Largest first, so that no core is left alone with it at the end.
     order = sorted(groups, key=lambda item: -sum(sizes[package] for package in item[1]))
-    with ThreadPoolExecutor(os.cpu_count()) as builders:
-        done = dict(zip((label for label, _ in order), builders.map(build, order), strict=True))
+    with Workers(os.cpu_count()) as builders:
+        done = dict(zip((label for label, _ in order), builders.each(build, order), strict=True))
     return Built(layers=tuple(done[label] for label, _ in groups), made=frozenset(made))

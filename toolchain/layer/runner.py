@@ -45,7 +45,7 @@ def key(compression: Compression = LIBDEFLATE) -> Digest:
     return Digest.of_json(plan(compression))
 
 
-def make(store: Store, trace: Trace, pool: ThreadPoolExecutor, waiting: Callable[[], None],
+def make(store: Store, trace: Trace, pool: ThreadPoolExecutor, waiting: Callable[[str], None],
          compression: Compression = LIBDEFLATE) -> tuple[Layer, bool]:
     """The layer, and whether it was made now rather than found."""
     what = key(compression)

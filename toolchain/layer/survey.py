@@ -17,6 +17,7 @@ from toolchain.layer.foreign_tar import ForeignTar, Readable
 _OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
 _STATUS = "var/lib/dpkg/status"
 _STATUS_FOLDER = "var/lib/dpkg/status.d/"  # as distroless images have it
+_ALTERNATIVES = "var/lib/dpkg/alternatives/"
 _LIBC = re.compile(r"(usr/)?lib(64)?/([^/]+-linux-gnu/)?libc(\.so\.6|-2\.\d+\.so)\Z")
 _MUSL = re.compile(r"(usr/)?lib/ld-musl-[^/]+\.so\.1\Z")
 _PYTHON = re.compile(r"(.+/)?bin/python(3\.\d+)\Z")
@@ -107,6 +108,11 @@ class Survey:
                 found[fields["Package"]] = fields["Version"]
         return found
 
+    def alternatives(self) -> dict[str, str]:
+        """Name -> what update-alternatives has on record."""
+        return {path.removeprefix(_ALTERNATIVES): data.decode("utf-8", "replace")
+                for path, data in sorted(self._files.items()) if path.startswith(_ALTERNATIVES)}
+
     def glibc(self) -> str:
         """The version of the GNU C library, as in `2.36`; empty where there is none."""
         for path, data in self._files.items():
@@ -131,6 +137,7 @@ class Survey:
 def _matters(path: str) -> bool:
     return (path in _OS_RELEASE or path == _STATUS
             or (path.startswith(_STATUS_FOLDER) and not path.endswith(".md5sums"))
+            or path.startswith(_ALTERNATIVES)
             or any(pattern.match(path) for pattern in (_LIBC, _MUSL, _PYTHON)))
 
 

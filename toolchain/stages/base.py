@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import TYPE_CHECKING, Any
 
 from toolchain import layer
@@ -16,6 +16,7 @@ from toolchain.layer import Layer
 from toolchain.lock.base import BasePins
 from toolchain.stages import count, resolve, size
 from toolchain.stages.published import are_here, base_image_layers, base_plan, published
+from toolchain.workers import Workers
 
 if TYPE_CHECKING:
     from toolchain.layer.bytecode import Bytecode
@@ -51,14 +52,24 @@ def build(chain: Chain) -> Made:
 
     session = chain.session
     how = compression(chain.config.image_compression)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, _bytecode(chain) as bytecode, \
-            session.progress(f"{NAME} {chain.name}") as progress, ThreadPoolExecutor(1) as beside:
-        building = beside.submit(_system, chain, pool, bytecode, how)
-        under = _conda(chain, progress, pool, bytecode, how)
-        built = packages.make(resolve.result(chain), session.tools.wheels(), session.store,
-                              session.trace, progress, pool, chain.waiting, bytecode, how)
+    with Workers(2) as both, Workers(os.cpu_count()) as pool, _bytecode(chain) as bytecode, \
+            session.progress(f"{NAME} {chain.name}") as progress:
+
+        def packed() -> tuple[Built, Built]:
+            return (_conda(chain, progress, pool, bytecode, how),
+                    packages.make(resolve.result(chain), session.tools.wheels(), session.store,
+                                  session.trace, progress, pool, chain.waiting, bytecode, how))
+
+        lower = both.submit(_system, chain, pool, bytecode, how)
+        upper = both.submit(packed)
+        # Whichever fails first stops the other, and is what people are told.
+        tasks: tuple[Future[Any], ...] = (lower, upper)
+        for done in wait(tasks, return_when=FIRST_EXCEPTION).done:
+            done.result()
+        (system, made, notes), (under, built) = lower.result(), upper.result()
         entry, entry_made = runner.make(session.store, session.trace, pool, chain.waiting, how)
-        system, made = building.result()
+    for note in notes:
+        session.say(f"note: {chain.name}: {note}")
     python = resolve.result(chain).python_minor
     if tuple(map(int, python.split("."))) < runner.OLDEST:
         oldest = ".".join(map(str, runner.OLDEST))
@@ -73,7 +84,7 @@ def build(chain: Chain) -> Made:
     return Made(value=layer.to_json(layers), words=words)
 
 
-def _conda(chain: Chain, progress: Progress, pool: ThreadPoolExecutor,
+def _conda(chain: Chain, progress: Progress, pool: Workers,
            bytecode: Bytecode | None, how: Compression) -> Built:
     """The layers of conda packages; none for a project without."""
     from toolchain.layer.packages import Built
@@ -113,9 +124,9 @@ def _bytecode(chain: Chain) -> Iterator[Bytecode | None]:
         yield bytecode.Bytecode(compiler)
 
 
-def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, how: Compression
-            ) -> tuple[tuple[Layer, ...], frozenset[Digest]]:
-    """The layers under the packages, and which of them were made now."""
+def _system(chain: Chain, pool: Workers, bytecode: Bytecode | None, how: Compression
+            ) -> tuple[tuple[Layer, ...], frozenset[Digest], tuple[str, ...]]:
+    """The layers under the packages, which of them were made now, and notes for people."""
     from toolchain.layer import debian, environment
 
     store, debs = chain.session.store, chain.session.tools.debs
@@ -123,16 +134,20 @@ def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, h
     is_conda = resolve.result(chain).conda is not None  # conda brings the interpreter
     base, more = foundation.base, foundation.apt
     compiler = None if bytecode is None else bytecode.identity
+    notes: list[str] = []
 
     def system() -> tuple[Layer, ...]:
         assert isinstance(base, BasePins)
         debs().fetch(base)
-        return debian.make(base, None if is_conda else python, store, pool, bytecode, how)
+        return debian.make(base, None if is_conda else python, store, pool, bytecode, how,
+                           notes.append)
 
     def extra() -> tuple[Layer, ...]:
         assert more is not None
         debs().fetch(more)
-        return (debian.make_more(more, store, pool, how),)
+        if isinstance(base, BasePins):  # what its alternatives are stands in its packages
+            debs().fetch(base)
+        return (debian.make_more(more, base, store, pool, how, notes.append),)
 
     if isinstance(base, BasePins):
         layers, made = _once(chain, "debian", debian.plan(
@@ -157,7 +172,7 @@ def _system(chain: Chain, pool: ThreadPoolExecutor, bytecode: Bytecode | None, h
     if more is not None and more.packages:
         added, new = _once(chain, "apt", debian.more_plan(more, how), extra)
         layers, made = (*layers, *added), made | new
-    return layers, made
+    return layers, made, tuple(notes)
 
 
 def _once(chain: Chain, kind: str, what: Any, make: Callable[[], tuple[Layer, ...]],
