@@ -148,12 +148,18 @@ def test_comments_blank_lines_and_order_of_a_lock_do_not_matter() -> None:
         HEADER + PIN.replace(" --", " \\\n --") + beta, "")
 
 
-@pytest.mark.parametrize("text", ["", PIN, HEADER.replace("sha256", "md5"), "<<<<<<< HEAD\n"])
+@pytest.mark.parametrize("text", ["", PIN, HEADER.replace("sha256", "md5")])
 def test_a_lock_made_elsewhere_is_not_read(text: str) -> None:
     with pytest.raises(ResolveError, match="not a lock of this tool") as caught:
         requirements.from_text(text, "projects/one/requirements.lock")
     assert caught.value.where == "projects/one/requirements.lock"
     assert "run `doit resolve`" in caught.value.fix
+
+
+def test_a_conflict_that_a_merge_left_is_named_with_its_line() -> None:
+    with pytest.raises(ResolveError, match="left a conflict here") as caught:
+        requirements.from_text(f"{HEADER}<<<<<<< HEAD\n{PIN}=======\n{PIN}>>>>>>> more\n", "a.lock")
+    assert caught.value.where == f"a.lock:{HEADER.count(chr(10)) + 1}"
 
 
 @pytest.mark.parametrize("line", [
@@ -229,16 +235,22 @@ def test_a_lock_with_places_is_read_back_as_written() -> None:
     commit = Package(name="far", version="2.0", sha256=here,
                      source=f"git+https://host.invalid/far@{'a' * 40}#rev=main")
     url = Package(name="url", version="3.0", sha256=here,
-                  source="https://host.invalid/url-3.0-py3-none-any.whl")
+                  source="https://host.invalid/url-3.0-py3-none-any.whl?download=1")
+    tag = Package(name="tag", version="3.1", sha256=here,
+                  source="https://host.invalid/archive/refs/tags/v3.1.zip")
+    branch = Package(name="branch", version="3.2", sha256=here, source="./main.tar.gz")
     file = Package(name="file", version="4.0", sha256=here, source="./a b/file-4.0.tar.gz")
     plain = Package(name="plain", version="5.0", sha256=here)
     made = Lock(python="3.11", platform="linux/amd64", input=Digest.of(b""),
-                packages=tuple(sorted((folder, commit, url, file, plain))))
+                packages=tuple(sorted((folder, commit, url, tag, branch, file, plain))))
     text = requirements.to_text(made)
     for line in text.splitlines():  # pip reads what is no comment, and all of that has a hash
         assert line.startswith(("#", "    --hash=")) or line.endswith(" \\")
     found = requirements.from_text(text, "x")
-    assert {item for item in found.packages if not item.is_folder} == {commit, url, file, plain}
+    assert {item for item in found.packages if not item.is_folder} == {
+        commit, url, tag, branch, file, plain}
+    assert {item for item in found.packages if item.is_built_here} == {
+        commit, next(item for item in found.packages if item.is_folder)}
     settled = lock.Settled(source=Source(kind="folder", location="../../my lib"), package=folder,
                            wheel=here, filename="x")
     assert found.with_folders((settled,)) == made

@@ -188,6 +188,15 @@ def test_uvs_memory_alone_is_no_answer(served: Served) -> None:
     assert served.asked > asked
 
 
+def test_a_page_that_uv_remembers_is_no_last_word(served: Served) -> None:
+    """The project insists on a file that came to the index after uv had read its page."""
+    machine = served.machine
+    assert _pins(machine.resolve("alpha==1.0")) == {"alpha": "1.0"}
+    newer = wheel(machine.index, "alpha", "1.0", tag=f"cp{PYTHON.replace('.', '')}-none-any")
+    hashes = (("alpha", (Digest.of(newer.read_bytes()).hex,)),)
+    assert machine.resolve("alpha==1.0", hashes=hashes) == (package(newer, "alpha", "1.0"),)
+
+
 def test_what_was_pinned_for_another_platform_does_not_count(served: Served) -> None:
     served.machine.resolve("alpha<2", platform="linux/amd64")
     asked = served.asked

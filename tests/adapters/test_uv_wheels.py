@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.adapters.double import Answer, Double, Request
 from tests.adapters.machine import PLATFORM, PYTHON, Machine, locked, package, simple_index
 from tests.support.wheels import sdist, wheel
+from toolchain import lock
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer.wheel import Wheel
@@ -84,6 +86,15 @@ def test_the_files_of_a_lock_made_elsewhere_are_located(
         assert machine.store.has(_wheel(machine, item).digest)
 
 
+def test_files_are_located_where_the_project_says(machine: Machine, tmp_path: Path) -> None:
+    """What is told of wheels and sdists counts no more: the lock's hash decides."""
+    path = wheel(tmp_path / "pypi-binary", "delta", "1.0")
+    options = (f"--find-links {path.parent}", "--no-binary delta")
+    wanted = package(path, "delta", "1.0")
+    machine.wheels.locate((wanted,), PYTHON, PLATFORM, options)
+    assert machine.store.has(_wheel(machine, wanted).digest)
+
+
 def test_a_lock_whose_file_is_nowhere_is_refused_by_name(machine: Machine) -> None:
     other = Package(name="alpha", version="1.0", sha256=Digest.of(b"another build of it"))
     with pytest.raises(ResolveError, match=r"alpha 1\.0") as caught:
@@ -121,6 +132,42 @@ def test_a_password_of_an_index_is_not_put_on_record(
     for path in (tmp_path / "machine/cache").rglob("*"):
         assert path.is_dir() or b"hunter2" not in path.read_bytes()
     assert machine.store.has(_wheel(machine, item).digest)
+
+
+def test_a_value_in_an_indexs_address_is_not_put_on_record(
+    tmp_path: Path, index: Path, serve: Callable[..., Double]
+) -> None:
+    """Its pages name files below that address, and one asks for a variable of its own."""
+    there, status = simple_index(index), [200]
+
+    def answer(request: Request) -> Answer:
+        path = request.path.removeprefix("/hunter2%2Fx").partition("?")[0]
+        if path == request.path or status[0] != 200:
+            return Answer(status=status[0] if status[0] != 200 else 404)
+        given = there(replace(request, path=path))
+        page = given.body.replace(b'href="/files', b'href="../../files')
+        return replace(given, body=page.replace(b".whl#", b".whl?${PATH}#"))
+
+    double = serve(answer)
+    options = (f"--index-url {double.url}/${{TOKEN}}/simple",)
+    first, second = (Machine(tmp_path / name, index, environ={"TOKEN": "hunter2/x"})
+                     for name in ("machine", "other"))
+    (item,) = first.resolver.resolve(lock.Request(
+        python=PYTHON, platform=PLATFORM, requirements=("alpha",), constraints=(), hashes=(),
+        options=options), ())
+    second.wheels.locate((item,), PYTHON, PLATFORM, options)
+    for machine in (first, second):
+        assert machine.store.has(machine.wheels.wheel(item, PYTHON, PLATFORM, options).digest)
+    files = [request.path for request in double.requests if "/files/" in request.path]
+    assert len(files) >= 2
+    assert not any("/bin" in path for path in files)
+    status[0] = 500
+    with pytest.raises(ResolveError) as caught:
+        second.wheels.locate((Package(name="beta", version="1.0", sha256=Digest.of(b"x")),),
+                             PYTHON, PLATFORM, options)
+    assert "hunter2" not in str(caught.value)
+    for path in (*tmp_path.glob("machine/cache/**/*"), *tmp_path.glob("other/cache/**/*")):
+        assert path.is_dir() or b"hunter2" not in path.read_bytes()
 
 
 def test_an_sdist_is_built_once(machine: Machine) -> None:

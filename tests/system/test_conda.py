@@ -7,6 +7,8 @@ import contextlib
 import http.server
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +19,13 @@ import pytest
 from tests.support import conda
 from tests.support.conda import PLACEHOLDER, File
 from tests.support.debs import Mirror
+from tests.support.files import Server
 from tests.support.images import ImageLayout, debian
 from tests.support.loopback import Loopback
 from tests.support.monorepo import Monorepo, ran
+from tests.support.pushed import Pushed
 from tests.support.wheels import wheel
-from tests.system.test_bases import Pushed, set_base
-from toolchain.lock.conda import from_text
+from tests.system.test_bases import set_base
 
 TRAIN = '''\
 import json, os, pathlib, subprocess, sys
@@ -119,7 +122,7 @@ def test_a_project_trains_in_its_conda_environment(repo: Monorepo, channel: Path
     assert "from-pip==" in pinned
     assert "alpha==" not in pinned
     lock = (folder / "conda.lock").read_text()
-    assert 'name = "alpha", version = "1.1"' in lock
+    assert "\n- conda: ../../channel/noarch/alpha-1.1-0.conda\n" in lock
     assert str(repo.folder) not in lock
     for _ in range(2):  # the second time by the shortcut
         assert set(ran(repo.doit("train", "project=one"), "one").values()) == {"fresh"}
@@ -181,11 +184,12 @@ def test_what_is_pinned_stays_until_upgrade(repo: Monorepo, channel: Path) -> No
     (folder / "conda.yaml").write_text(IN_ROOT.replace("- tool=2.0", "- tool=2.0\n- beta"))
     repo.doit("resolve", "project=one")
     after = (folder / "conda.lock").read_text()
-    assert 'name = "beta"' in after
-    assert [line for line in before.splitlines() if '"alpha"' in line] == [
-        line for line in after.splitlines() if 'name = "alpha"' in line]
+    assert "\n- conda: ../../channel/linux-64/beta-1.0-0.conda\n" in after
+    entry = before.partition("\n- conda: ../../channel/noarch/alpha-1.1")[2].partition("\n- ")[0]
+    assert entry in after
+    assert "sha256: " in entry
     repo.doit("resolve", "project=one", "upgrade=1")
-    assert 'name = "alpha", version = "1.2"' in (folder / "conda.lock").read_text()
+    assert "/alpha-1.2-0.conda" in (folder / "conda.lock").read_text()
 
 
 def test_the_shortcut_sees_what_cuda_the_environment_names(repo: Monorepo, channel: Path) -> None:
@@ -232,6 +236,8 @@ def test_a_file_that_is_not_what_the_lock_says(repo: Monorepo, channel: Path) ->
 
 @pytest.mark.parametrize(("change", "into", "said"), [
     ("alpha >=1", "alpha >=9", "conda cannot meet what is asked for"),
+    ("alpha >=1", "alpha >=9",
+     "\n  at projects/one/conda.yaml:5, projects/one/conda.yaml:10 (channels "),
     ("alpha >=1", "newer", "__glibc"),
     ("  - alpha\n", "  - alpha<1.1\n", "the requirements cannot be met"),
     ("../../channel", "../../nowhere", "there is no conda channel\n"),
@@ -249,6 +255,21 @@ def test_mistakes_are_explained(repo: Monorepo, channel: Path, change: str, into
     assert said in output
     assert "\n  fix: " in output
     assert "secret" not in output
+
+
+def test_a_file_with_python_and_pip_alone_asks_no_channel(repo: Monorepo) -> None:
+    """Whatever conda.pip says; it says so where it resolves, and then no more."""
+    folder = repo.add("one", files={"conda.yaml": (
+        "channels: [http://127.0.0.1:9/c]\n"
+        "dependencies: [python=3.11, pip, pip: [beta==1.0]]\n")})
+    (folder / "requirements.txt").unlink()
+    note = "one: its conda environment asks for python and pip alone, so no channel is asked"
+    assert repo.doit("resolve", "project=one").count(note) == 1
+    assert "beta==1.0" in (folder / "requirements.lock").read_text()
+    assert not (folder / "conda.lock").exists()
+    assert note not in repo.doit("resolve", "project=one")
+    (folder / "conda.yaml").write_text((folder / "conda.yaml").read_text() + "# a comment\n")
+    assert note not in repo.doit("resolve", "project=one")
 
 
 def test_the_package_index_may_take_the_place_of_a_channel(repo: Monorepo, mirror: Mirror) -> None:
@@ -270,6 +291,49 @@ def test_the_package_index_may_take_the_place_of_a_channel(repo: Monorepo, mirro
         "channels: [http://127.0.0.1:9/c]\ndependencies: [python=3.11, beta=1.0=py311h1_0]\n")
     assert "only conda can tell what this is: beta=1.0=py311h1_0" in repo.doit(
         "resolve", "project=one", expect=1)
+
+
+def test_what_somebody_did_to_the_lock_is_named(repo: Monorepo, channel: Path) -> None:
+    folder = project(repo, channel, text=IN_ROOT)
+    (folder / "conda.lock").write_text('platform = "linux/amd64"\npackages = [\n]\n')
+    output = repo.doit("resolve", "project=one", expect=1)
+    assert "not a lock of conda packages by this tool" in output
+    assert "at projects/one/conda.lock\n  fix: " in output
+    (folder / "conda.lock").unlink()
+    repo.doit("resolve", "project=one")
+    text = (folder / "conda.lock").read_text()
+    (folder / "conda.lock").write_text(text.replace("../../channel/noarch/alpha", "file:///x/alpha"))
+    output = repo.doit("resolve", "project=one", expect=1)
+    assert "projects/one/conda.lock:" in output
+    assert "Traceback" not in output
+
+
+_INSTALL = """\
+import asyncio, os, sys, rattler
+environment = rattler.LockFile.from_path(sys.argv[1]).default_environment()
+records = environment.conda_repodata_records()["linux-64"]
+asyncio.run(rattler.install(records, sys.argv[2], cache_dir=sys.argv[3], show_progress=False))
+os._exit(0)
+"""
+
+
+def test_rattler_installs_from_the_lock_what_the_image_has(repo: Monorepo, channel: Path,
+                                                           tmp_path: Path) -> None:
+    """A lock is rattler's own: channels, files and their hashes, and what noarch asks for."""
+    place = tmp_path / "sous-sol é/channel"
+    shutil.copytree(channel, place)
+    folder = project(repo, channel, text=CONDA.replace("./channel", place.as_uri()))
+    repo.doit("push", "project=one")
+    subprocess.run([sys.executable, "-c", _INSTALL, folder / "conda.lock", tmp_path / "prefix",
+                    tmp_path / "packages"], check=True, timeout=120)
+    theirs = {path.name for path in (tmp_path / "prefix/conda-meta").glob("*.json")}
+    files = Pushed.of(repo, "one").files()
+    assert theirs == {Path(path).name for path in files if "/conda-meta/" in path} - {"history"}
+    left_out = {"CACHEDIR.TAG", "conda-meta", "__pycache__"}  # what rattler adds of its own
+    for path in (tmp_path / "prefix").rglob("*"):
+        inside = path.relative_to(tmp_path / "prefix")
+        if path.is_file() and not left_out & {*inside.parts}:
+            assert f"opt/venv/{inside}" in files
 
 
 def test_without_rattler_it_is_said_what_to_install(repo: Monorepo, channel: Path) -> None:
@@ -309,10 +373,36 @@ def test_a_private_channel(repo: Monorepo, channel: Path) -> None:
             assert encoded not in data, path
 
 
-def chosen(folder: Path) -> dict[str, tuple[str, str, str]]:
-    """What a project's conda.lock has: name -> version, build, channel."""
-    lock = from_text((folder / "conda.lock").read_text(), "conda.lock")
-    return {item.name: (item.version, item.build, item.channel) for item in lock.packages}
+def test_a_lock_of_one_mirror_is_that_of_another(repo: Monorepo, mirror: Mirror, channel: Path,
+                                                 tmp_path: Path) -> None:
+    """A channel with a name: what is pinned from here is fetched from there."""
+    text = CONDA.replace("./channel", "channel")
+    with Server(channel.parent) as here, Server(tmp_path / "there") as there:
+        folder = project(repo, channel, text=text)
+        shutil.rmtree(repo.folder / "channel")
+        set_base(repo, mirror, f'conda.alias = "{here.url}/"')
+        repo.doit("push", "project=one")
+        lock = (folder / "conda.lock").read_text()
+        assert "    - url: https://conda.anaconda.org/channel/\n" in lock
+        assert "127.0.0.1" not in lock
+        digest = repo.receipt("one", "push")["digest"]
+        shutil.rmtree(repo.folder / "cache")
+        shutil.copytree(channel, tmp_path / "there/channel")
+        set_base(repo, mirror, f'conda.alias = "{there.url}"')
+        here.asked.clear()
+        assert "conda lock is current" in repo.doit("push", "project=one")
+        assert repo.receipt("one", "push")["digest"] == digest
+        # Nor does one that is made anew.
+        repo.doit("resolve", "project=one", "upgrade=1")
+        assert (folder / "conda.lock").read_text() == lock
+        assert not here.asked
+        assert any(path.endswith("/alpha-1.1-0.conda") for path in there.asked)
+
+
+def chosen(repo: Monorepo) -> dict[str, tuple[str, str, str]]:
+    """What project one has: name -> version, build, channel."""
+    return {item["name"]: (item["version"], item["build"], item["channel"])
+            for item in repo.receipt("one", "resolve")["conda"]["packages"]}
 
 
 @pytest.mark.parametrize("write", [
@@ -326,12 +416,12 @@ def test_a_channels_url_may_be_written_in_several_ways(
     text = CONDA.replace("./channel", write(place))
     folder = project(repo, channel, text=text)
     repo.doit("resolve", "project=one")
-    assert {channel for _, _, channel in chosen(folder).values()} == {
+    assert {channel for _, _, channel in chosen(repo).values()} == {
         write(place).rstrip("/") if "://" in write(place) else f"file://{place}"}
     # Named once more, in another way, it is the same channel.
     (folder / "conda.yaml").write_text(text.replace("- tool=2.0", f"- {place.as_uri()}::tool=2.0"))
     repo.doit("resolve", "project=one")
-    assert chosen(folder)["tool"][0] == "2.0"
+    assert chosen(repo)["tool"][0] == "2.0"
 
 
 def test_channels_packages_and_builds_are_those_that_are_asked_for(
@@ -361,7 +451,7 @@ dependencies:
     conda.index(strong)
     conda.index(weak)
     repo.doit("push", "project=one")
-    found = chosen(folder)
+    found = chosen(repo)
     found.pop("python")
     here = "./channel"  # from the root of the workspace
     assert found == {
@@ -373,7 +463,7 @@ dependencies:
     (folder / "conda.yaml").write_text(text.replace(
         f"[../../channel, {weak.as_uri()}]", f"[{weak.as_uri()}, ../../channel]"))
     repo.doit("push", "project=one", "upgrade=1")
-    found = chosen(folder)
+    found = chosen(repo)
     assert found["everywhere"] == found["indirect"] == ("2.0", "0", weak.as_uri())
     assert found["built"] == ("1.0", "h_1", weak.as_uri())
     assert found["both"] == ("1.0", "h_1", here)

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from toolchain.errors import ConfigError, ResolveError
 from toolchain.lock.conda import Unreachable
+from toolchain.lock.condafile import NAMED
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -70,7 +71,7 @@ class Channels:
         if text.startswith("./"):
             return Channel(text=text, url=(self._root / text).resolve().as_uri())
         if "://" not in text:
-            return Channel(text=text, url=self._named(text))
+            return Channel(text=text, url=f"{self._alias.rstrip('/') or NAMED}/{text}")
         secrets: list[str] = []
 
         def value(match: re.Match[str]) -> str:
@@ -93,14 +94,6 @@ class Channels:
         real = f"{parts.scheme}://{host}{parts.path}".rstrip("/")
         return Channel(text=text, url=clean, header=header, real=real if real != clean else "",
                         secrets=tuple(secrets))
-
-    def _named(self, name: str) -> str:
-        if self._alias:
-            return f"{self._alias.rstrip('/')}/{name}"
-        require()
-        from rattler import Channel  # asks nobody and starts no thread
-
-        return Channel(name).base_url.rstrip("/")
 
 
 def require() -> None:

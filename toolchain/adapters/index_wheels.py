@@ -5,8 +5,7 @@ The bytes are fetched here and not by uv, since uv keeps them only unpacked.
 
 from __future__ import annotations
 
-import contextlib
-
+from toolchain.adapters.address import Address
 from toolchain.adapters.compatible import host_platform
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.file_places import FilePlaces
@@ -41,23 +40,20 @@ class IndexWheels:
     def locate(self, packages: tuple[Package, ...], python: str, platform: str,
                options: tuple[str, ...] = ()) -> None:
         """Find out where files are to be had, for locks that were made elsewhere."""
-        environ = with_options(self._uv.environ, options, None)
-        for host, (user, password) in credentials(environ).items():
-            self._fetcher.know(host, user, password)
         missing = tuple(p for p in packages if not p.source
                         and self._places.in_index(p.sha256) is None
-                        and not self._store.has(p.sha256))
+                        and not (self._store.has(p.sha256) and self._places.find(p.sha256)))
         if not missing:
             return
         request = Request(
             python=python, platform=platform, constraints=(),
             requirements=tuple(f"{p.name}=={p.version}" for p in missing),
             hashes=tuple((p.name, (p.sha256.hex,)) for p in missing),
-            options=tuple(line for line in options if "binary" not in line),
+            options=tuple(line for line in options
+                          if line.partition(" ")[0] not in ("--no-binary", "--only-binary")),
         )
-        with contextlib.suppress(ResolveError):  # uv's cache alone may know too little
-            if self._resolver.compile(request, (), offline=True, deep=False) is not None:
-                return
+        if self._resolver.compile(request, (), offline=True, deep=False) is not None:
+            return
         try:
             self._resolver.compile(request, (), offline=False, deep=False)
         except ResolveError:
@@ -72,9 +68,7 @@ class IndexWheels:
         Raises ResolveError if it cannot be had, does not match its hash or cannot be built.
         """
         if package.source:
-            built = self._sources.wheel(package, python, platform, options)
-            if built is not None:
-                return built
+            return self._sources.wheel(package, python, platform, options)
         place = self._places.find(package.sha256)
         if place is None:
             raise ResolveError(
@@ -84,16 +78,17 @@ class IndexWheels:
             )
         with self._trace.holding("fetch", package.sha256):
             if not self._store.has(package.sha256):
-                self._fetcher.fetch(place.url, package.sha256,
-                                    f"{package.name} {package.version}")
+                logins = credentials(with_options(self._uv.environ, options, None))
+                self._fetcher.fetch(Address.of(place.url, self._uv.environ, logins),
+                                    package.sha256, f"{package.name} {package.version}")
         if place.is_wheel:
             return Wheel(digest=package.sha256, filename=place.filename)
         return self._build(package, place.filename, python, platform, options)
 
     def here(self, package: Package, python: str, platform: str) -> Wheel | None:
         """The package's wheel if it is in the store; nothing is fetched or built."""
-        if package.source and (known := self._sources.here(package, python, platform)):
-            return known
+        if package.source:
+            return self._sources.here(package, python, platform)
         place = self._places.find(package.sha256)
         if place is None:
             return None

@@ -22,9 +22,9 @@ from toolchain.adapters.conda_channels import Channel, Channels, require
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError, StoreError, without_credentials
+from toolchain.errors import ResolveError, StoreError, UnmetError, without_credentials
 from toolchain.layer.conda import distributions
-from toolchain.lock.conda import CondaPackage, CondaRequest, Unreachable
+from toolchain.lock.conda import CondaPackage, CondaRequest, Described, Unreachable
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
@@ -72,7 +72,8 @@ class Rattler:
         if not request.pip:
             return tuple(sorted(found))
         with_python = [any(re.match(r"(python|python_abi)(?![a-z0-9_.-])", text)
-                           for text in record["depends"]) for record in answer["records"]]
+                           for text in record["described"]["depends"])
+                       for record in answer["records"]]
         self.fetch(tuple(itertools.compress(found, with_python)))
         return tuple(sorted(
             self._with_distributions(item) if may_have else item
@@ -100,7 +101,7 @@ class Rattler:
             found.append(CondaPackage(
                 name=record["name"], version=record["version"], build=record["build"],
                 channel=by_url[record["channel"]].text, subdir=record["subdir"],
-                file=record["file"], size=size, sha256=digest))
+                file=record["file"], size=size, sha256=digest, described=_described(record)))
         return found
 
     def _with_distributions(self, package: CondaPackage) -> CondaPackage:
@@ -195,7 +196,7 @@ class Rattler:
             for line in child.stdout:
                 answer = json.loads(line)
                 if "error" in answer:
-                    raise _explained(answer, channels)
+                    raise _explained(answer, channels, request.get("subdir", ""))
                 number += 1
                 yield answer
             if number < len(request.get("files", [None])):
@@ -209,16 +210,23 @@ class Rattler:
                 child.stdout.close()
 
 
-def _explained(answer: dict[str, str], channels: list[Channel]) -> ResolveError:
+def _described(record: dict[str, Any]) -> Described:
+    told = record["described"]
+    return Described(**{**told, "depends": tuple(told["depends"]),
+                        "constrains": tuple(told["constrains"])})
+
+
+def _explained(answer: dict[str, str], channels: list[Channel], subdir: str) -> ResolveError:
     text = answer["text"]
     secrets = [secret for channel in channels for secret in channel.secrets]
     for secret in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
         text = text.replace(secret, "…").replace(quote(secret, safe=""), "…")
     text = _line(text)
     where = f"channels {', '.join(channel.text for channel in channels)}"
+    where += f", for {subdir}" if subdir else ""
     if answer["error"] == "SolverError":
-        return ResolveError(f"conda cannot meet what is asked for: {text}", where=where,
-                            fix="loosen one of the packages named above, or name another channel")
+        return UnmetError(f"conda cannot meet what is asked for: {text}", where=where,
+                          fix="loosen one of the packages named above, or name another channel")
     if answer["error"] in ("InvalidMatchSpecError", "InvalidVersionSpecError"):
         return ResolveError(f"not a conda package: {text}", where=where,
                             fix="write it as in `numpy=1.26` or `numpy >=1.20,<2`")

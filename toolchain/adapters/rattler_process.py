@@ -119,7 +119,12 @@ def _record(record: RepoDataRecord) -> dict[str, Any]:
             "build": str(record.build),
             "subdir": record.subdir, "file": record.file_name, "size": record.size,
             "sha256": record.sha256.hex() if record.sha256 else None,
-            "depends": list(record.depends)}
+            "described": {
+                "build_number": record.build_number,
+                "noarch": ("python" if record.noarch.python
+                           else "generic" if record.noarch.generic else ""),
+                "depends": list(record.depends), "constrains": list(record.constrains),
+                "site_packages": record.python_site_packages_path or ""}}
 
 
 def _say(value: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from toolchain.adapters.indexes import with_options
+from toolchain.adapters.variables import put_back, values
 from toolchain.errors import EngineError, ResolveError, without_credentials
 
 
@@ -44,11 +45,13 @@ class Uv:
         if environ.get("UV_NO_INDEX") == "1" and arguments[0] == "pip" \
                 and "--no-index" not in arguments:
             arguments = [*arguments, "--no-index"]  # uv reads no such variable
-        return subprocess.run(
+        done = subprocess.run(
             [uv_program(), *arguments], cwd=cwd, capture_output=True, text=True,
             stdin=subprocess.DEVNULL, errors="replace",
             env={**environ, "NO_COLOR": "1", "UV_NO_PROGRESS": "1", **extra},
         )
+        done.stderr = put_back(done.stderr, values(options, self.environ))
+        return done
 
     def interpreter_or_none(self, python: str) -> Path | None:
         try:

@@ -19,8 +19,9 @@ from toolchain.adapters.existing import pick
 from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.scratch import scratch_folder
 from toolchain.adapters.uv import Uv, said
+from toolchain.adapters.variables import put_back, values
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError
+from toolchain.errors import ResolveError, UnmetError
 from toolchain.lock import Package, Request
 from toolchain.spec.options import Options
 from toolchain.store import Store
@@ -67,7 +68,7 @@ class UvResolver:
         ranks = tag_ranks(request.python, request.platform, _glibc(request))
         for package, url, filename in pick(request, ranks):
             if "://" in url:
-                self._places.note_locked(package.sha256, url, filename)
+                self._places.note_locked(package.sha256, self._written(url, request), filename)
             found.append(package)
         return tuple(sorted(found))
 
@@ -81,7 +82,11 @@ class UvResolver:
 
     def compile(self, request: Request, preferred: tuple[Package, ...], *,
                  offline: bool, deep: bool = True) -> tuple[Package, ...] | None:
-        """Run `uv pip compile`; None if it could not answer without the network."""
+        """Run `uv pip compile`; None if it could not answer without the network.
+
+        A page of the index that uv remembers may lack a file: only what the index says now is an
+        answer that something cannot be had. Raises ResolveError, where not `offline`.
+        """
         with scratch_folder() as folder:
             wanted = folder / "requirements.in"
             wanted.write_text("".join(f"{line}\n" for line in (
@@ -121,7 +126,12 @@ class UvResolver:
                 if offline:
                     return None
                 raise _resolution_error(done.stderr, request)
-            return tuple(sorted(self._choose(_toml(answer), request)))
+            try:
+                return tuple(sorted(self._choose(_toml(answer), request)))
+            except ResolveError:
+                if offline:
+                    return None
+                raise
 
     def _linked(self, request: Request, folder: Path) -> Iterable[str]:
         """The wheels of what is of no index, as requirements; they are linked into `folder`."""
@@ -166,14 +176,19 @@ class UvResolver:
                     fix="allow another version, or another Python",
                 )
             digest = Digest(file["hashes"]["sha256"])
-            self._note(digest, file)
+            self._note(digest, file, request)
             yield Package(name=name, version=entry["version"], sha256=digest)
 
-    def _note(self, digest: Digest, file: dict[str, Any]) -> None:
+    def _note(self, digest: Digest, file: dict[str, Any], request: Request) -> None:
         """Keep where a file is to be had, for when it is fetched."""
         url = file.get("url") or Path(file["path"]).as_uri()
         filename = file.get("name") or unquote(urlsplit(url).path.rsplit("/", 1)[-1])
-        self._places.note(digest, url, filename)
+        self._places.note(digest, self._written(url, request), filename)
+
+    def _written(self, url: str, request: Request) -> str:
+        """A URL of an answer, as it may be put on record: with `${NAME}` where the project wrote it
+        into an index's address, and nowhere else: nobody's page may ask for a variable."""
+        return put_back(url.replace("${", "%24{"), values(request.options, self._uv.environ))
 
 
 def _glibc(request: Request) -> tuple[int, int]:
@@ -210,9 +225,12 @@ def _resolution_error(stderr: str, request: Request) -> ResolveError:
             fix="check the network and pip's or uv's index settings; a committed "
                 "requirements.lock needs no index to be resolved",
         )
-    return ResolveError(
-        f"the requirements cannot be met: {' '.join(lines)[:1200]}",
-        where=f"requirements for Python {request.python} on {request.platform}",
+    where = f"requirements for Python {request.python} on {request.platform}"
+    if "No solution found" not in text:
+        return UnmetError(f"uv cannot resolve the requirements: {' '.join(lines)[:1200]}",
+                          where=where, fix="mend what it names")
+    return UnmetError(
+        f"the requirements cannot be met: {' '.join(lines)[:1200]}", where=where,
         fix="loosen one of the requirements named above" + (
             ", or ask conda for another version of what it provides" if request.provided else ""),
     )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from toolchain.digest import Digest
-from toolchain.lock.conda import CondaLock
 from toolchain.spec import Spec
-from toolchain.spec.source import ARCHIVE, FOLDER, Source
+from toolchain.spec.source import FOLDER, GIT, Source, kind_of
+
+if TYPE_CHECKING:
+    from toolchain.lock.conda import CondaLock
 
 _SCHEMA = 2
 
@@ -32,14 +34,19 @@ class Package:
     source: str = ""
 
     @property
+    def kind(self) -> str:
+        """Of its source, as toolchain.spec.source names kinds; empty for one of an index."""
+        return kind_of(self.source) if self.source else ""
+
+    @property
     def is_built_here(self) -> bool:
         """Whether it is made from a folder or a repository, and no file is pinned."""
-        return bool(self.source) and not ARCHIVE.search(self.source.partition("#")[0])
+        return self.kind in (FOLDER, GIT)
 
     @property
     def is_folder(self) -> bool:
         """Whether it is built from a folder, which the same commit as the lock pins."""
-        return self.is_built_here and self.source.startswith(".")
+        return self.kind == FOLDER
 
     def to_json(self) -> dict[str, str]:
         found = {"name": self.name, "version": self.version, "sha256": self.sha256.hex}
@@ -149,6 +156,14 @@ class Lock:
     def python_minor(self) -> str:
         return ".".join(self.python.split(".")[:2])
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all packages, conda's too."""
+        found = {package.name for package in self.packages}
+        if self.conda:
+            found |= {package.name for package in self.conda.packages}
+        return frozenset(found)
+
     def with_folders(self, settled: tuple[Settled, ...]) -> Lock:
         """The lock with what the folders that it names hold now."""
         now = {item.package.source: item.package for item in settled}
@@ -171,12 +186,17 @@ class Lock:
 
     @classmethod
     def from_json(cls, value: Any, input: Digest) -> Lock:
+        conda = None
+        if "conda" in value:
+            from toolchain.lock.conda import CondaLock
+
+            conda = CondaLock.from_json(value["conda"], input)
         return cls(
             python=value["python"],
             platform=value["platform"],
             packages=tuple(Package.from_json(item) for item in value["packages"]),
             input=input,
-            conda=CondaLock.from_json(value["conda"], input) if "conda" in value else None,
+            conda=conda,
         )
 
 

@@ -1,26 +1,40 @@
 """What is wanted of conda -> CondaLock: every conda package pinned by its sha256.
 
-The lock is `conda.lock` beside the project, TOML, a line for each package. A channel stands in it
-as in conda.yaml: no host for a named channel, and never a password. Nothing of conda is needed to
-read it or to build from it. What `pip:` asks for stands in requirements.lock as ever.
+What it is as a file, `conda.lock`, is in `condafile`. A channel is known here as conda.yaml names
+it: by no host if it has a name, and never with a password. What `pip:` asks for stands in
+requirements.lock as ever.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
-from toolchain.spec import tomltext
 
 _SCHEMA = 1
 # What solvers assume of a Linux kernel that they cannot see.
 _LINUX = "5.10"
-_SUBDIRS = {"linux/amd64": ("linux-64", "x86_64"), "linux/arm64": ("linux-aarch64", "aarch64")}
+SUBDIRS = {"linux/amd64": ("linux-64", "x86_64"), "linux/arm64": ("linux-aarch64", "aarch64")}
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*(\.conda|\.tar\.bz2)")
 _SUBDIR = re.compile(r"noarch|linux-[a-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What a channel says of a package and nothing here depends on; other tools that read the lock
+    install by it.
+
+    noarch: `python`, `generic` or empty. site_packages: of a Python that has them elsewhere.
+    """
+
+    build_number: int = 0
+    noarch: str = ""
+    depends: tuple[str, ...] = ()
+    constrains: tuple[str, ...] = ()
+    site_packages: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -29,6 +43,7 @@ class CondaPackage:
 
     channel: as in the request. subdir: `noarch` or the platform's. python: the Python
     distributions in it as `name==version`; known where a `pip:` section has to be fitted to them.
+    described: kept in conda.lock alone, and part of no key.
     """
 
     name: str
@@ -40,6 +55,7 @@ class CondaPackage:
     size: int
     sha256: Digest
     python: tuple[str, ...] = ()
+    described: Described = field(default=Described(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if (not _FILE.fullmatch(self.file) or not _SUBDIR.fullmatch(self.subdir)
@@ -81,7 +97,7 @@ class CondaRequest:
 
     @property
     def subdir(self) -> str:
-        return _SUBDIRS[self.platform][0]
+        return SUBDIRS[self.platform][0]
 
     def plan(self) -> dict[str, Any]:
         return {"schema": _SCHEMA, "channels": list(self.channels),
@@ -142,13 +158,13 @@ class CondaSolver(Protocol):
 
 def virtual_packages(platform: str, glibc: str, cuda: str) -> tuple[tuple[str, str, str], ...]:
     """What the place where an image runs has besides packages (conda's CEP 30)."""
-    if platform not in _SUBDIRS:
+    if platform not in SUBDIRS:
         raise ResolveError(f"conda has no packages for {platform!r}", where="image.platform",
-                           fix=f"known: {', '.join(_SUBDIRS)}")
+                           fix=f"known: {', '.join(SUBDIRS)}")
     if cuda and not re.fullmatch(r"\d+(\.\d+)*", cuda):
         raise ResolveError(f"not a version of CUDA: {cuda[:40]!r}", where="conda.cuda",
                            fix="write it as 12.4, or leave it out")
-    return (("__archspec", "1", _SUBDIRS[platform][1]),
+    return (("__archspec", "1", SUBDIRS[platform][1]),
             *((("__cuda", cuda, "0"),) if cuda else ()),
             ("__glibc", glibc, "0"), ("__linux", _LINUX, "0"), ("__unix", "0", "0"))
 
@@ -158,32 +174,3 @@ def make(wanted: CondaRequest, preferred: tuple[CondaPackage, ...],
     """Solve a request. Raises ResolveError."""
     return CondaLock(platform=wanted.platform, input=Digest.of_json(wanted.plan()),
                      packages=tuple(sorted(solver.solve(wanted, preferred))))
-
-
-def to_text(lock: CondaLock) -> str:
-    """The content of conda.lock."""
-    lines = [
-        "# Pinned by `doit resolve`; commit this file. To move the pins: "
-        "doit resolve project=NAME upgrade=1",
-        f"platform = {tomltext.literal(lock.platform)}", f'input = "{lock.input}"', "packages = ["]
-    for package in lock.packages:
-        fields = ", ".join(f"{key} = {tomltext.literal(value)}"
-                           for key, value in package.to_json().items())
-        lines.append(f"  {{ {fields} }},")
-    return "\n".join([*lines, "]"]) + "\n"
-
-
-def from_text(text: str, where: str) -> CondaLock:
-    """Read conda.lock. Raises ResolveError."""
-    try:
-        value = tomltext.parse(text)
-        found = CondaLock.from_json(value, Digest.parse(value["input"]))
-        names = [package.name for package in found.packages]
-        if len(set(names)) != len(names):  # left by a merge of two branches
-            raise ValueError("a package is pinned twice")
-        return found
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResolveError(
-            f"not a lock of conda packages by this tool: {error}", where=where,
-            fix="take it from version control, or delete it and run `doit resolve`; a lock made "
-                "elsewhere is not read") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -48,7 +48,7 @@ class ImagePins:
     reference: as the setting names it. digest: of its manifest; of its config where it came out
     of a Docker engine. pythons: `X.Y` -> path of the interpreter. glibc: `2.36`. suite:
     Debian's, empty for another system. installed: Debian packages, name -> version.
-    environment: `NAME=value`.
+    alternatives: name -> what update-alternatives has on record. environment: `NAME=value`.
     """
 
     reference: str
@@ -61,6 +61,7 @@ class ImagePins:
     labels: dict[str, str]
     layers: tuple[BaseLayer, ...]
     installed: dict[str, str]
+    alternatives: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> tuple[str, ...]:
@@ -115,6 +116,9 @@ class ImagePins:
             "environment": list(self.environment), "labels": dict(sorted(self.labels.items())),
             "layers": [layer.to_json() for layer in self.layers],
             "installed": dict(sorted(self.installed.items())),
+            # An image that was pinned before these were has none.
+            **({"alternatives": dict(sorted(self.alternatives.items()))}
+               if self.alternatives else {}),
         }
 
     @classmethod
@@ -126,7 +130,7 @@ class ImagePins:
             pythons=dict(value["pythons"]), environment=tuple(value["environment"]),
             labels=dict(value["labels"]),
             layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
-            installed=dict(value["installed"]),
+            installed=dict(value["installed"]), alternatives=dict(value.get("alternatives", {})),
         )
 
 

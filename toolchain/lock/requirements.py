@@ -56,8 +56,17 @@ def read(path: Path, where: str) -> Lock | None:
     return None if text is None else from_text(text, where)
 
 
+_CONFLICT = ("<<<<<<< ", ">>>>>>> ")
+
+
 def from_text(text: str, where: str) -> Lock:
     """Read requirements.lock. Raises ResolveError with the line that is wrong."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(_CONFLICT):
+            raise ResolveError(
+                "two branches were merged and left a conflict here", where=f"{where}:{number}",
+                fix="take either side's file whole, as in `git checkout --ours`, and run "
+                    "`doit resolve`, which pins what is missing")
     header = _HEADER.search(text)
     if header is None:
         raise ResolveError(
@@ -86,7 +95,9 @@ def from_text(text: str, where: str) -> Lock:
 
 def _package(entry: str, where: str) -> Package:
     if folder := _FOLDER.fullmatch(entry):
-        return Package(name=folder[1], version=folder[2], sha256=_UNKNOWN, source=folder[3])
+        package = Package(name=folder[1], version=folder[2], sha256=_UNKNOWN, source=folder[3])
+        if package.is_folder:  # a file would stay without a hash
+            return package
     if source := _SOURCE.fullmatch(entry):
         return Package(name=source[1], version=source[2], sha256=Digest(source[3]),
                        source=source[4])

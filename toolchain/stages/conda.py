@@ -5,19 +5,19 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolchain import lock
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
-from toolchain.lock import conda as conda_lock
 from toolchain.lock import file, requirements
 from toolchain.lock.base import SUITES, Foundation
-from toolchain.lock.conda import CondaLock, CondaRequest, Unreachable
-from toolchain.spec import Conda
-from toolchain.spec.conda import DEFAULTS
 from toolchain.stages import parse, pins
+
+if TYPE_CHECKING:
+    from toolchain.lock.conda import CondaLock, CondaRequest
+    from toolchain.spec import Conda
 
 # The embedded base under a conda environment is that of Debian which has this Python. conda brings
 # its own, of whatever version.
@@ -57,12 +57,17 @@ def settle(chain: Chain, request: lock.Request) -> Settled:
     `request` is for the base's C library. Raises ResolveError.
     """
     if not is_asked(chain):
+        _say_no_channel(chain)
         return Settled(request=request, lock=None, words="")
+    from toolchain.lock import conda as conda_lock
+    from toolchain.lock import condafile
+
     path, wanted = lock_path(chain, file.CONDA), _request(chain, request.glibc)
     where = f"{chain.project.folder}/{path.name}"
     with chain.session.trace.holding("lock", Digest.of(where.encode()), chain.waiting):
         text = file.read(path, where)
-        old = None if text is None else conda_lock.from_text(text, where)
+        old = None if text is None else condafile.from_text(
+            text, where, wanted, chain.project.folder)
         if (old is not None and not chain.config.upgrade
                 and old.input == Digest.of_json(wanted.plan())):
             return _beside(request, old, "conda lock is current")
@@ -74,16 +79,16 @@ def settle(chain: Chain, request: lock.Request) -> Settled:
             with chain.session.progress(f"resolve {chain.name}"):
                 made = conda_lock.make(wanted, preferred, chain.session.tools.conda(chain.config))
                 made.python  # noqa: B018 - raises where there is none
-        except Unreachable as error:
+        except conda_lock.Unreachable as error:
             if not chain.config.conda_pip:
-                raise Unreachable(error.what, where=error.where, fix=(
+                raise conda_lock.Unreachable(error.what, where=error.where, fix=(
                     f"{error.fix}; for packages that a package index has too, conda.pip=yes "
                     "takes them from there")) from None
             chain.session.say(f"{chain.name}: {error.what}; conda.pip is set, so its packages "
                               "are taken from the package index instead")
             return Settled(request=_instead(chain, request), lock=None,
                            words="from the package index, since a conda channel cannot be reached")
-        file.replace(path, conda_lock.to_text(made))
+        file.replace(path, condafile.to_text(made, wanted.channels, chain.project.folder))
         return _beside(request, made, "conda pinned" if old is None else "conda pinned anew")
 
 
@@ -102,6 +107,13 @@ def without_compiler(chain: Chain) -> str:
     if is_asked(chain):
         return f"as with conda packages there is a compiler for Python {BASE_PYTHON} alone"
     return f"as there are compilers for Python {' and '.join(SUITES)} alone"
+
+
+def _say_no_channel(chain: Chain) -> None:
+    """A file of conda's that only pip has work with."""
+    if parse.result(chain).environment == "conda":
+        chain.session.say(f"{chain.name}: its conda environment asks for python and pip alone, so "
+                          "no channel is asked; its packages come from the package index")
 
 
 def _beside(request: lock.Request, made: CondaLock, words: str) -> Settled:
@@ -140,6 +152,8 @@ def _is_on_pip(chain: Chain, request: lock.Request) -> bool:
 
 
 def _request(chain: Chain, glibc: str) -> CondaRequest:
+    from toolchain.lock.conda import CondaRequest, virtual_packages
+
     spec = parse.result(chain)
     assert spec.conda is not None
     platform = chain.config.image_platform
@@ -148,14 +162,15 @@ def _request(chain: Chain, glibc: str) -> CondaRequest:
     return CondaRequest(
         channels=channels, packages=packages, platform=platform,
         pip=bool(spec.requirements or spec.sources),
-        virtual=conda_lock.virtual_packages(platform, glibc,
-                                            chain.session.tools.cuda(chain.config)))
+        virtual=virtual_packages(platform, glibc, chain.session.tools.cuda(chain.config)))
 
 
 def _placed(wanted: Conda, folder: str, defaults: tuple[str, ...]
             ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Channels and packages with `defaults` as what it stands for, and with paths from the
     workspace's root."""
+    from toolchain.spec.conda import DEFAULTS
+
     def place(channel: str) -> str:
         if not channel.startswith(("./", "../")):
             return channel

@@ -14,7 +14,7 @@ from toolchain.errors import RegistryError, ResolveError, SpecError
 from toolchain.lock import base as base_lock
 from toolchain.lock import file
 from toolchain.lock.base import AptPins, BasePins, Foundation
-from toolchain.lock.image import ImagePins
+from toolchain.lock.image import LOCAL, ImagePins
 from toolchain.stages import parse
 
 # Names the compiler all the same; a machine that cannot start it is told so when it builds.
@@ -159,6 +159,10 @@ def _image(chain: Chain, reference: str, instead: str) -> ImagePins:
             fix = f"ask for Python {known}, which need no image; or {fix}"
         elif own_image(chain):  # nobody wrote image.base
             where = f"{chain.name}: {where.replace('image.base =', 'docker_env.image =')}"
+            if reference not in what:
+                what = f"the image {reference} is not to be had: {what}"
+            if not reference.startswith(LOCAL):
+                fix += f"; or, for one of this machine's Docker engine, docker-daemon:{reference}"
         raise type(error)(what, where=where, fix=fix) from None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from toolchain import lock
-from toolchain.chain import Chain, Made
+from toolchain.chain import Chain, Made, once
 from toolchain.digest import Digest
+from toolchain.errors import UnmetError
 from toolchain.lock import base as base_lock
 from toolchain.lock import file, requirements
 from toolchain.spec.source import FILE, FOLDER
@@ -42,6 +43,15 @@ def stands(chain: Chain, value: Any) -> bool:
 
 
 def make(chain: Chain) -> Made:
+    try:
+        return _make(chain)
+    except UnmetError as error:
+        places = parse.places(chain, error.what)
+        where = f"{places} ({error.where})" if places else error.where
+        raise UnmetError(error.what, where=where, fix=error.fix) from None
+
+
+def _make(chain: Chain) -> Made:
     is_conda = conda.is_asked(chain)
     python = conda.BASE_PYTHON if is_conda else pins.named_python(chain)
     foundation, moved = pins.settle(chain, python, is_used=not is_conda)
@@ -114,6 +124,7 @@ def _lock(chain: Chain, request: lock.Request) -> tuple[lock.Lock, str]:
         return made, lock.changes(old, made)
 
 
+@once
 def result(chain: Chain) -> lock.Lock:
     value = chain.value(NAME, plan)
     request = replace(_request(chain), glibc=value["base"]["glibc"])
