@@ -59,7 +59,8 @@ def test_order_and_comments_do_not_matter() -> None:
 def project_text_of(dependencies: str, groups: str) -> str:
     text = (PROJECT + f"dependencies = {dependencies}\n[project.optional-dependencies]\n"
             f"x = {dependencies}\n[dependency-groups]\ntest = {groups}\n"
-            f"[build-system]\nrequires = {dependencies}\n")
+            f"[build-system]\nrequires = {dependencies}\n"
+            f"[tool.uv]\ndev-dependencies = {dependencies}\nconstraint-dependencies = {groups}\n")
     return read(text).wanted.files["pyproject.toml"]
 
 
@@ -68,6 +69,10 @@ def test_the_order_and_spelling_of_requirements_do_not_matter_and_an_edit_does()
     assert one == project_text_of('["alpha-x>=1", "beta"]', '["a", {include-group = "a"}, "b"]')
     assert one != project_text_of('["alpha-x>=2", "beta"]', '["a", {include-group = "a"}, "b"]')
     assert one != project_text_of('["alpha-x>=1", "beta"]', '["a", {include-group = "a"}, "c"]')
+    uv = [f"[tool.uv]\ndev-dependencies = {several}\n" for several in (
+        '["b", "a>=1"]', '["a >= 1", "b"]', '["a>=1", "c"]')]
+    dev, mixed, edited = (read(PROJECT + text).wanted.files for text in uv)
+    assert dev == mixed != edited
     indexes = ['[[tool.uv.index]]\nurl = "https://a.invalid"\n',
                '[[tool.uv.index]]\nurl = "https://b.invalid"\n']
     first, second = (read(PROJECT + "".join(several)).wanted.files
@@ -140,6 +145,14 @@ def test_dependencies_and_places_of_uv() -> None:
         "delta @ https://host.invalid/delta-1-py3-none-any.whl",
         "gamma @ git+https://host.invalid/g@v1#subdirectory=py"]
     assert found.options.to_lines() == ("--extra-index-url https://own.invalid/simple",)
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    ("x = 1\ny = [1,\n 2\n\n", "3"), ("x = 1\ny = ?\n", "2:5"), ("x =", "1")])
+def test_a_mistake_in_toml_has_a_line(text: str, place: str) -> None:
+    with pytest.raises(SpecError, match="not valid TOML") as caught:
+        load(text, "uv.lock")
+    assert caught.value.where == f"uv.lock:{place}"
 
 
 @pytest.mark.parametrize(("text", "what"), [
@@ -226,6 +239,7 @@ _PACKAGE = 'lock-version = "1.0"\n[[packages]]\nname = "a"\n'
 @pytest.mark.parametrize(("name", "text", "what"), [
     ("uv.lock", "version = 2\n", "not a uv.lock of version 1"),
     ("uv.lock", "version = 1\npackage = [1]\n", "uv.lock is damaged"),
+    ("uv.lock", LOCK + '[[package]]\nname = "a\\nb"\nsource = { url = "x" }\n', "has no name"),
     ("uv.lock", "version = 1\n", "uv.lock has no member one"),
     ("uv.lock", LOCK + 'dependencies = [{ name = "gone" }]\n', "gone is needed and not there"),
     ("uv.lock", _ONE + "wheels = 7\n", "wheels has not the form"),
@@ -238,6 +252,8 @@ _PACKAGE = 'lock-version = "1.0"\n[[packages]]\nname = "a"\n'
     ("pylock.toml", _PACKAGE + "wheels = ['x']\n", "a file has not the form"),
     ("pylock.toml", _PACKAGE + "wheels = [{ hashes = 'x' }]\n", "hashes has not the form"),
     ("pylock.toml", _PACKAGE + "wheels = [{ url = 'http://[' }]\n", "url has not the form"),
+    ("pylock.toml", _PACKAGE.replace('"a"', '"a\\nb"'), "name has not the form"),
+    ("pylock.toml", 'lock-version = "1.0"\n[[packages]]\n', "name has not the form"),
     ("pylock.toml", _PACKAGE + "marker = ['x']\n", "marker has not the form"),
     ("pylock.toml", "x = 1\n", "not a pylock.toml of version 1"),
     ("pylock.toml", 'lock-version = "1.0"\npackages = 1\n', "not a list of tables"),
@@ -250,4 +266,5 @@ def test_a_lock_that_cannot_be_followed_is_refused(name: str, text: str, what: s
     with pytest.raises(SpecError) as caught:
         read_lock(name, text)
     assert what in caught.value.what
+    assert "\n" not in caught.value.where
     assert caught.value.fix

@@ -157,6 +157,7 @@ def place(line: str) -> tuple[str, ...]:
      "beta[x] @ git+https://host.invalid/b.git@v1#subdirectory=a/b"),
     ("beta@git+https://${USER}:${TOKEN}@host.invalid/b@feature/one ; os_name == 'nt'",
      'beta @ git+https://${USER}:${TOKEN}@host.invalid/b@feature/one ; os_name == "nt"'),
+    ("git+https://me:${TOKEN}@host.invalid/b", "git+https://me:${TOKEN}@host.invalid/b"),
 ])
 def test_a_place_has_one_spelling(line: str, normal: str | None) -> None:
     if normal is None:
@@ -167,6 +168,7 @@ def test_a_place_has_one_spelling(line: str, normal: str | None) -> None:
 
 
 @given(st.sampled_from(["./beta", "../beta", "git+https://host.invalid/x", "git+file:///srv/x",
+                        "git+http://host.invalid/x",
                         "https://host.invalid/beta-1.0.zip"]),
        st.sampled_from(["", "beta"]), st.sets(st.sampled_from(["a", "b-c"])),
        st.sampled_from(["", "os_name == \"nt\""]), st.sampled_from(["", "main", "v1.0", "a/b"]),
@@ -191,7 +193,7 @@ def test_a_source_is_read_back_as_it_was_written(
     ("~/beta", "an absolute path is true on one machine only: ~/beta"),
     ("./nothing", "no Python package there: ./nothing"),
     ("hg+https://host.invalid/beta", "version control other than git: hg+https://host.invalid/beta"),
-    ("git+http://host.invalid/beta", "not a git URL that is followed: http://host.invalid/beta"),
+    ("git+ftp://host.invalid/beta", "not a git URL that is followed: ftp://host.invalid/beta"),
     ("git+https://host.invalid/beta@--upload-pack=x", "not a git revision: '--upload-pack=x'"),
     ("git+https://host.invalid/beta#subdirectory=../x",
      "a subdirectory leaves its repository: ../x"),
@@ -244,6 +246,9 @@ def test_options_mean_what_pip_takes_them_for(text: str, lines: tuple[str, ...])
     "--extra-index-url=https://user:s3cr3t@host.invalid/simple",
     "-fhttps://user:s3cr3t@host.invalid/simple",
     "git+https://user:s3cr3t@host.invalid/beta",
+    "git+https://s3cr3t@host.invalid/beta",
+    "git+https://s3cr3t:@host.invalid/beta",
+    "git+ssh://git:s3cr3t@host.invalid/beta",
     "https://user:p@s3cr3t@host.invalid/beta.whl",
     "-e git+https://user:s3cr3t@host.invalid/beta",
     "beta @ https://user:s3cr3t@host.invalid/beta.whl",
@@ -313,3 +318,12 @@ def test_what_pip_freeze_says_of_conda_is_refused_with_the_way_out() -> None:
     error = refusal("alpha\nnumpy @ file:///tmp/build/1/numpy_1/work\n")
     assert error.where == "requirements.txt:2"
     assert "pip list --format=freeze" in error.fix
+
+
+def test_a_nul_in_a_marker_is_no_bug() -> None:
+    """Some releases of `packaging` leave it to Python's own parser, and that refuses it."""
+    for line in ("a ; os_name == '\0'", "a[x]>=1 ; '\0' in os_name"):
+        try:
+            parse_requirement(line, "requirements.txt:1")
+        except SpecError as error:
+            assert error.where == "requirements.txt:1"  # noqa: PT017

@@ -123,7 +123,8 @@ specs = st.builds(Spec, **fields)
 
 def test_the_round_trip_leaves_no_field_of_a_spec_at_its_default() -> None:
     """One that is added to Spec has to be added above too."""
-    assert fields.keys() == Spec.__dataclass_fields__.keys()
+    # Where a package is asked for is for messages, and not on record.
+    assert fields.keys() | {"places"} == Spec.__dataclass_fields__.keys()
 
 
 @settings(max_examples=100, deadline=None)

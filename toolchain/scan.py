@@ -31,14 +31,21 @@ class Project:
     """Where a project is. `folder` is relative to the workspace; `mlproject` is a file name.
 
     Of a project out of a git repository `root` is the folder of its commit, which it may not
-    leave. mistake: why it can only be listed, if it can only be listed.
+    leave, and `words` are those of a call for that commit of it. mistake: why it can only be
+    listed, if it can only be listed.
     """
 
     name: str
     folder: str
     mlproject: str
     root: str = ""
+    words: tuple[str, ...] = ()
     mistake: SpecError | None = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The words of a call that mean this project."""
+        return self.words or (f"project={self.name}",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +115,9 @@ class _Look:
                     folders.append(f"{within}{name}")
             if mlproject is not None:
                 found.append(self._project(folder, mlproject))
+            elif near is not None and near.lower() not in _NEAR_MISSES:
+                self.notes.append(f"{visible(within + near)} is a link to a project, and links are "
+                                  "not followed; put the folder itself there")
             elif near is not None:
                 self.notes.append(f"{visible(within + near)} is not read: MLflow's file is called "
                                   "MLproject, without an extension; rename it")
@@ -193,7 +203,7 @@ def mlproject_in(folder: Path) -> tuple[str, str] | None:
 
 
 def _list(path: str) -> tuple[list[str], str | None, str | None]:
-    """Subfolders, the MLproject file and, without one, a file that was meant to be one."""
+    """Subfolders, the MLproject file and, without one, a file or link that was meant to be one."""
     subfolders: list[str] = []
     mlprojects: list[str] = []
     near: str | None = None
@@ -210,5 +220,14 @@ def _list(path: str) -> tuple[list[str], str | None, str | None]:
                     near = min(name, near or name)
             elif name == "pyvenv.cfg":
                 return [], None, None
+            elif entry.is_symlink() and entry.is_dir() and _has_mlproject(entry.path):
+                near = min(name, near or name)
     # Of several (a file system that tells cases apart), always the same one.
     return sorted(subfolders), min(mlprojects) if mlprojects else None, near
+
+
+def _has_mlproject(folder: str) -> bool:
+    try:
+        return any(name.lower() == "mlproject" for name in os.listdir(folder))
+    except OSError:
+        return False

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.environments import environment_differences
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.spec import PARAMETER_TYPES, Spec
@@ -87,14 +88,20 @@ def judge(folder: Path, workspace: Path, cache: Path) -> Verdict:
     if error:
         return Verdict(error=error)
     notes: list[str] = []
-    differences = tuple(_differences(spec, warnings, project, notes))
-    return Verdict(warnings=tuple(warnings), differences=differences, notes=tuple(notes))
+    differing = [*differences(spec, warnings, project, notes)]
+    try:
+        differing += environment_differences(spec, folder, project)
+    except Exception as wrong:  # as little as above can MLflow's reader be relied on
+        notes.append(f"the environment is not compared: {type(wrong).__name__} {wrong}")
+    return Verdict(warnings=tuple(warnings), differences=tuple(differing), notes=tuple(notes))
 
 
-def _differences(spec: Spec, warnings: list[str], project: Any, notes: list[str]) -> Iterator[str]:
+def differences(spec: Spec, warnings: list[str], project: Any, notes: list[str]) -> Iterator[str]:
+    """Where they differ, but for what is in the environment; what is meant goes into `notes`."""
     named = f"the project's name is taken as {spec.name!r}"
-    if project.name and project.name != spec.name and not any(named in text for text in warnings):
-        yield f"name {spec.name!r}, not {project.name!r}"
+    wanted = str(project.name or spec.name)
+    if wanted != spec.name and not any(named in text for text in warnings):
+        yield f"name {spec.name!r}, not {wanted!r}"
     ours, theirs = spec.environment, KINDS[project.env_type]
     announced = any("which MLflow would not do" in text or "conda's" in text for text in warnings)
     if ours != theirs and not announced:

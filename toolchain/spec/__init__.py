@@ -138,6 +138,8 @@ class Spec:
     locked: the file of `files` that is another tool's lock, to be used as it stands.
     conda: None where conda is not needed; else `python` is empty, conda decides it.
     variables: what the environment file sets in the environment of every entry point.
+    places: name of a package -> where it is asked for, as in `requirements.txt:3`. For messages: a
+    spec that was read from JSON has none.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Spec:
     locked: str = ""
     conda: Conda | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, list[str]] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         more = {"sources": [dict(source) for source in self.sources],

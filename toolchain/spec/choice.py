@@ -31,6 +31,11 @@ class Choice:
     where: str
 
 
+def is_given(value: Located) -> bool:
+    """Whether MLflow takes notice of a key's value: an empty one is none."""
+    return bool(value.value)
+
+
 def choose(top: dict[str, Located], path: str, reader: Reader, warn: Warn) -> Choice | None:
     """What MLproject names, else what is found; None for neither. docker_env is no file."""
     given = [key for key in KEYS if key in top]
@@ -39,8 +44,10 @@ def choose(top: dict[str, Located], path: str, reader: Reader, warn: Warn) -> Ch
             f"more than one environment: {', '.join(given)}",
             where=f"{path}:{top[given[1]].line}", fix="keep one of them",
         )
-    if given and top[given[0]].value is not None:
+    if given and is_given(top[given[0]]):
         return _named(given[0], top[given[0]], path)
+    if given and top[given[0]].value is not None:
+        warn(f"{path}:{top[given[0]].line}: {given[0]} is empty, and MLflow takes no notice of it")
     for name, kind in (_MLFLOW | _OURS).items():
         if reader.read(name) is not None:
             if name in _OURS:

@@ -82,13 +82,10 @@ def call(spec: Spec, entry_point: str, given: Mapping[str, str], warn: Warn) -> 
     entry = find_entry_point(spec, entry_point)
     where = f"{spec.name}, entry_points.{entry_point}"
     settled: dict[str, tuple[str, str]] = {}
+    _refuse_missing(entry, given, where)
     for name, parameter in entry.parameters.items():
         text = given.get(name, parameter.default)
-        if text is None:
-            raise SpecError(
-                f"parameter {name!r} has no value", where=where,
-                fix=f'give it: params="{name}=…", or a default in MLproject',
-            )
+        assert text is not None
         if text != parameter.default or parameter.type == "uri":  # what the file says, it may say
             check_value(name, parameter.type, text, f"{where}.parameters.{name}")
         settled[name] = (parameter.type, text)
@@ -99,6 +96,23 @@ def call(spec: Spec, entry_point: str, given: Mapping[str, str], warn: Warn) -> 
                  f"it is passed on as --{name}")
             settled[name] = ("string", text)
     return Call(entry_point=entry, parameters=settled)
+
+
+def _refuse_missing(entry: EntryPoint, given: Mapping[str, str], where: str) -> None:
+    missing = [name for name, parameter in entry.parameters.items()
+               if parameter.default is None and name not in given]
+    if missing:
+        named = ", ".join(map(repr, missing))
+        what = (f"parameter {named} has no value" if len(missing) == 1
+                else f"{len(missing)} parameters have no value: {named}")
+        example = " ".join(f"{_in_quotes(name)}=…" for name in missing)
+        raise SpecError(what, where=where,
+                        fix=f'give it: params="{example}", or a default in MLproject')
+
+
+def _in_quotes(name: str) -> str:
+    """As `params` takes a name."""
+    return f"'{name}'" if " " in name else name
 
 
 def find_entry_point(spec: Spec, name: str) -> EntryPoint:
@@ -160,10 +174,12 @@ def parse_params(text: str) -> dict[str, str]:
         if not word[1]:
             continue
         name, equals, value = word[1].partition("=")
-        name = name.removeprefix("--")
+        name = _QUOTED.sub(lambda quoted: quoted[0][1:-1], name).removeprefix("--")
         if not equals or not name:
             raise SpecError(f"not name=value: {word[1]!r}", where="params",
                             fix='write params="alpha=0.1 l1_ratio=0.5"')
+        if name in given:
+            raise SpecError(f"{name!r} is given twice", where="params", fix="give it once")
         given[name] = _QUOTED.sub(lambda quoted: quoted[0][1:-1], value)
     return given
 

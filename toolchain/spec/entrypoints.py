@@ -9,13 +9,13 @@ from toolchain.errors import SpecError, nearest
 from toolchain.spec import PARAMETER_TYPES, EntryPoint, Parameter, Warn
 from toolchain.spec.command import check_value, is_number, no_command, refuse_formatting
 from toolchain.spec.commandline import stripped
-from toolchain.spec.placeholder import refuse_backticks
+from toolchain.spec.placeholder import NAME, refuse_backticks
 from toolchain.spec.yamltext import Located
 
 _ENTRY_KEYS = ("command", "parameters", "description")
 _PARAMETER_KEYS = ("type", "default", "description")
-_NAME = re.compile(r"\w[\w.-]*")
-_PLACEHOLDER = re.compile(r"(?<![${])\{([\w.-]+)\}(?!\})")
+_NAME = re.compile(NAME)
+_PLACEHOLDER = re.compile(rf"(?<![${{])\{{({NAME})\}}(?!\}})")
 _NO_VALUE = frozenset({"", "None", "none", "null", "nil"})
 # `{type:int}` and `{type int}` are for YAML one key without a value.
 _RUN_TOGETHER = re.compile(r"(type|default|description)\s*[:=\s]\s*(.+)", re.DOTALL)
@@ -79,7 +79,7 @@ def _parameters(name: str, value: Located | None, path: str, warn: Warn) -> dict
 def _parameter(name: str, value: Located, where: str, warn: Warn) -> Parameter:
     if not _NAME.fullmatch(name):
         raise SpecError(f"not a parameter name: {name!r}", where=where,
-                        fix="use letters, digits, '_', '.' and '-'")
+                        fix="use letters, digits, blanks, '_', '.' and '-'")
     if isinstance(value.value, str):  # `alpha: float`, as MLflow's shorthand
         together = _RUN_TOGETHER.fullmatch(value.value)
         if together and together[1] == "type":
@@ -115,7 +115,8 @@ def _check_default(name: str, kind: str, text: str, where: str, warn: Warn) -> N
         elif text in _NO_VALUE or is_number(text):
             warn(f"{where}: the default {text!r} is no {kind}; it is passed on as it stands")
         else:
-            raise
+            raise SpecError(error.what, where=error.where, fix="write another default, or none: "
+                            "then each run must give a value") from None
 
 
 def _fields(mapping: dict[str, Located], where: str, warn: Warn) -> dict[str, Located]:

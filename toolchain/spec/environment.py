@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import Conda, Reader, Warn, conda
 from toolchain.spec.condapip import python_version, specifier
+from toolchain.spec.named import read_named
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
 
@@ -78,6 +79,7 @@ def read_conda(path: str, reader: Reader, named_at: str, default_python: str,
                 pip_lines.append(wanted.add_line(line.text.strip(), path, line.line, reader))
             continue
         asked.append(conda.package(item, f"{path}:{item.line}, dependencies[{number}]"))
+        wanted.places.setdefault(asked[-1].name, []).append(f"{path}:{item.line}")
     channels = conda.channels(data.get("channels"), path)
     variables = conda.variables(data.get("variables"), path)
     wanted.files[path] = conda.canonical_text(data, channels, asked, pip_lines)
@@ -109,7 +111,7 @@ def _is_condas(data: Mapping[str, Located]) -> bool:
 
 
 def _mapping(path: str, reader: Reader, named_at: str, warn: Warn) -> dict[str, Located]:
-    text = reader.read(path)
+    text = read_named(reader, path, named_at)
     if text is None:
         raise SpecError(
             f"no such environment file: {path}", where=named_at,

@@ -5,19 +5,28 @@ Sources: PEP 751 for pylock.toml; uv's lock file, version 1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from toolchain.errors import SpecError
 
-_OF_A_PACKAGE = ("name", "version", "marker", "requires-python")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_OF_A_PACKAGE = ("version", "marker", "requires-python")
 _OF_A_FILE = ("name", "filename", "url", "path", "hash")
 _PLACES = ("name", "filename", "url", "path")
 
 
+def is_name(value: Any) -> bool:
+    """Whether it can be a package's name (PEP 508)."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
 def check_package(package: Mapping[str, Any], where: str) -> None:
     """Raise SpecError unless its name, version, marker and files are what they ought to be."""
+    if not is_name(package.get("name")):
+        raise _damaged("name", where)
     for key in _OF_A_PACKAGE:
         _check_text(package, key, where)
     markers = package.get("resolution-markers", [])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import Docker, EntryPoint, Reader, Spec, Warn
-from toolchain.spec.choice import KEYS, Choice, choose
+from toolchain.spec.choice import KEYS, Choice, choose, is_given
 from toolchain.spec.docker import read_docker
 from toolchain.spec.entrypoints import entry_points
 from toolchain.spec.environment import (
@@ -78,6 +78,7 @@ def parse(path: str, folder_name: str, reader: Reader, default_python: str, warn
         locked=environment.locked,
         conda=environment.conda,
         variables=environment.variables,
+        places=wanted.places,
     )
 
 
@@ -120,7 +121,7 @@ def _environment(
     top: dict[str, Located], path: str, reader: Reader, default_python: str, warn: Warn
 ) -> tuple[Environment, Docker | None]:
     docker = top.get("docker_env")
-    if docker is not None and docker.value is not None and not {*KEYS[:2]} & top.keys():
+    if docker is not None and is_given(docker) and not {*KEYS[:2]} & top.keys():
         # Its packages are in the image; nothing is pinned.
         return (Environment(kind="docker", python="", wanted=Requirements()),
                 read_docker(docker, path, warn))

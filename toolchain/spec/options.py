@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from toolchain.errors import SpecError, nearest, without_credentials
 from toolchain.spec import Reader
+from toolchain.spec.named import read_named
 from toolchain.spec.source import check_secret
 
 _SHORT = {"-i": "--index-url", "-f": "--find-links", "--pypi-url": "--index-url"}
@@ -156,5 +157,5 @@ def _place(value: str, path: str, where: str, reader: Reader) -> str:
             fix="write it relative to this file, or set find-links in pip's own "
                             "configuration")
     place = posixpath.normpath(posixpath.join(posixpath.dirname(path), value))
-    reader.read(f"{place}/.")  # raises where it leaves the workspace
+    read_named(reader, f"{place}/.", where)  # raises where it leaves the workspace
     return place if place.startswith("..") or place == "." else f"./{place}"

@@ -19,8 +19,11 @@ from collections.abc import Iterator, Mapping
 from toolchain.errors import SpecError
 from toolchain.spec.commandline import ANSI, DOCUMENT, LITERAL, Document, read
 
+# A parameter's name: what str.format takes in braces, and MLflow takes into a run.
+NAME = r"\w(?:[\w./ -]*[\w./-])?"
 # A backslash takes its letter along, but for a double brace, which is no letter of the shell's.
-_TOKEN = re.compile(r"\\(?!\{\{|\}\}).|\$\{(?!\{)|\{(\w[\w.-]*)\}|\{\{|\}\}|\{|\}", re.DOTALL)
+_TOKEN = re.compile(
+    rf"\\(?!\{{\{{|\}}\}}).|\$\{{(?!\{{)|\{{({NAME})\}}|\{{\{{|\}}\}}|\{{|\}}", re.DOTALL)
 _REFERENCE = {'"': "{}", "'": "'\"{}\"'", ANSI: "'\"{}\"$'", DOCUMENT: "{}", LITERAL: "{}"}
 _IN_WORDS = '"{}"'
 _EXPANDED = re.compile(r"[\\$`]")
@@ -63,6 +66,8 @@ def _named(template: str, variables: Mapping[str, str]) -> Iterator[tuple[int, i
 
 def _literal(template: str, variables: Mapping[str, str]) -> list[Document]:
     """The here-documents that hold a placeholder where bash expands nothing."""
+    if "<<" not in template:  # nearly always; reading a command takes its time
+        return []
     places = [start for start, _, _ in _named(template, variables)]
     return [document for document in read(template).documents
             if document.literal and any(start in range(*document.body) for start in places)]

@@ -18,6 +18,7 @@ from toolchain.spec import Reader, Warn
 from toolchain.spec import source as sources
 from toolchain.spec.environment import Environment
 from toolchain.spec.lockedfile import check_package
+from toolchain.spec.named import read_named
 from toolchain.spec.requirements import Requirements, parse_requirement
 from toolchain.spec.source import Source
 from toolchain.spec.tomlorder import lock_text, project_text
@@ -95,8 +96,8 @@ def read_existing_lock(path: str, reader: Reader, named_at: str, default_python:
         found = _pylock_sources(data, path)
     for source in found:
         if source.kind in (sources.FOLDER, sources.FILE):
-            reader.read(f"{source.location}/{PYPROJECT}" if source.kind == sources.FOLDER
-                        else f"{posixpath.dirname(source.location)}/.")
+            read_named(reader, f"{source.location}/{PYPROJECT}" if source.kind == sources.FOLDER
+                       else f"{posixpath.dirname(source.location)}/.", f"{path}, {source.name}")
         wanted.sources.add(source)
     python = _python(reader, _text(data.get("requires-python")), default_python, path, warn)
     return Environment(kind="python_env", python=python, wanted=wanted, locked=path)
@@ -147,7 +148,7 @@ def _add_dependency(line: str, path: str, reader: Reader, wanted: Requirements,
         raise SpecError(f"tool.uv.sources has several places for {name}", where=path,
                         fix="run `uv lock` and commit uv.lock, which is then used as it stands")
     else:
-        wanted.requirements.add(requirement)
+        wanted.require(requirement, where)
 
 
 def _uv_source(requirement: str, name: str, place: Mapping[str, Any], path: str) -> str:
@@ -250,7 +251,7 @@ def _admits(allowed: Any, python: str) -> bool:
 
 
 def _load(path: str, reader: Reader, named_at: str, wanted: Requirements) -> dict[str, Any]:
-    text = reader.read(path)
+    text = read_named(reader, path, named_at)
     if text is None:
         raise SpecError(f"no such environment file: {path}", where=named_at,
                         fix="make the file, or name the right one")

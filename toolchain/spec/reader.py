@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
+from toolchain.spec.named import OutOfReach
 from toolchain.tree import Tree
 
 
@@ -31,7 +32,8 @@ class TreeReader:
         try:
             return data.decode(_encoding(data, path))
         except UnicodeDecodeError as error:
-            raise SpecError(f"not UTF-8: byte {error.start}", where=path,
+            line = data.count(b"\n", 0, error.start) + 1
+            raise SpecError(f"not UTF-8: byte {error.start}", where=f"{path}:{line}",
                             fix="save the file as UTF-8") from None
 
     def note(self, path: str) -> None:
@@ -51,11 +53,11 @@ class TreeReader:
         try:
             target = (self._tree.root / path).resolve()
         except (RuntimeError, ValueError) as error:  # a loop of links; a NUL character
-            raise SpecError(f"cannot be read: {error}", where=path,
-                            fix="name a file, or a link that leads to one") from None
+            raise OutOfReach(f"cannot be read: {error}", where=path,
+                             fix="name a file, or a link that leads to one") from None
         if not target.is_relative_to(self._root.resolve()):
-            raise SpecError(f"leaves the workspace: {path}", where=path,
-                            fix="keep what a project reads within the workspace")
+            raise OutOfReach(f"leaves the workspace: {path}", where=path,
+                             fix="keep what a project reads within the workspace")
         try:
             return target.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from toolchain.errors import SpecError, without_credentials
 from toolchain.spec import Reader, Warn
 from toolchain.spec import source as sources
+from toolchain.spec.named import read_named
 from toolchain.spec.options import Options
 from toolchain.spec.source import Source
 
@@ -30,6 +31,7 @@ def _quiet(_: str) -> None:
 class Requirements:
     """What a set of requirement lines asks for; filled while files are read.
 
+    places: name -> where it is asked for, as in `requirements.txt:3`; for messages alone.
     Paths in them are relative to the project's folder, where pip is started by MLflow.
     """
 
@@ -40,6 +42,7 @@ class Requirements:
     sources: set[Source] = field(default_factory=set)
     options: Options = field(default_factory=Options)
     files: dict[str, str] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict, compare=False)
     _said: set[str] = field(default_factory=set, compare=False)
     _read: set[tuple[str, bool]] = field(default_factory=set)  # as requirements or constraints
 
@@ -52,7 +55,7 @@ class Requirements:
         if depth > _DEEPEST:
             raise SpecError("requirements files include each other too deeply", where=named_at,
                             fix=f"nest them at most {_DEEPEST} deep")
-        text = reader.read(path)
+        text = read_named(reader, path, named_at or path)
         if text is None:
             raise SpecError(
                 f"no such requirements file: {path}", where=named_at or path,
@@ -105,7 +108,7 @@ class Requirements:
         if sources.is_one(plain):
             return self._add_source(plain, found, where, reader, constrain)
         requirement, hashes = parse_requirement(line, where)
-        (self.constraints if constrain else self.requirements).add(requirement)
+        self.require(requirement, where, constrain=constrain)
         if hashes:
             from packaging.requirements import Requirement
             from packaging.utils import canonicalize_name
@@ -113,6 +116,12 @@ class Requirements:
             name = canonicalize_name(Requirement(requirement).name)
             self.hashes.setdefault(name, set()).update(hashes)
         return requirement + "".join(f" --hash=sha256:{value}" for value in sorted(hashes))
+
+    def require(self, requirement: str, where: str, *, constrain: bool = False) -> None:
+        """Take one normalised requirement."""
+        (self.constraints if constrain else self.requirements).add(requirement)
+        name = re.split(r"[^a-z0-9-]", requirement, maxsplit=1)[0]
+        self.places.setdefault(name, []).append(where)
 
     def _add_source(self, line: str, hashes: tuple[str, ...], where: str, reader: Reader,
                     constrain: bool) -> str:
@@ -122,14 +131,16 @@ class Requirements:
                             fix="write it where it is required, without -c")
         if source.kind == sources.FOLDER:
             folder = posixpath.join(source.location, source.subdirectory)
-            if all(reader.read(posixpath.normpath(posixpath.join(folder, name))) is None
-                   for name in ("pyproject.toml", "setup.py", "setup.cfg")):
+            signs = (posixpath.normpath(posixpath.join(folder, name))
+                     for name in ("pyproject.toml", "setup.py", "setup.cfg"))
+            if all(read_named(reader, sign, where) is None for sign in signs):
                 raise SpecError(
                     f"no Python package there: {source.location}", where=where,
                     fix="name a folder that has a pyproject.toml or a setup.py; paths are relative "
                         "to the project's folder")
         elif source.kind == sources.FILE:
-            reader.read(f"{posixpath.dirname(source.location)}/.")  # may it be looked at?
+            # May it be looked at?
+            read_named(reader, f"{posixpath.dirname(source.location)}/.", where)
         self.sources.add(source)
         return str(source) + "".join(f" --hash=sha256:{value}" for value in source.hashes)
 
@@ -191,7 +202,7 @@ def parse_requirement(line: str, where: str) -> tuple[str, tuple[str, ...]]:
         requirement.name = canonicalize_name(requirement.name, validate=True)
         requirement.extras = {canonicalize_name(extra, validate=True)
                               for extra in requirement.extras}
-    except (InvalidRequirement, InvalidName, RecursionError) as error:
+    except (InvalidRequirement, InvalidName, SyntaxError, RecursionError) as error:
         reason = str(error).split("\n")[0]
         raise SpecError("not a requirement: " + without_credentials(f"{line} ({reason})"),
                         where=where, fix="write it as in `scipy==1.11.4` (PEP 508)") from None

@@ -25,7 +25,7 @@ _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[([^\]]*)\])?\s*@\s*(?!
 _LOOKS_LIKE_ONE = re.compile(r"[./~]|file:|[A-Za-z]+\+?\w*://|(git|hg|svn|bzr)\+", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}\Z")
 _REVISION = re.compile(r"(?!-)[^\s\x00-\x1f~^:?*\[\\]+\Z")
-_GIT_SCHEMES = ("https", "ssh", "file")
+_GIT_SCHEMES = ("https", "ssh", "file", "http", "git")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -104,24 +104,41 @@ def read(line: str, hashes: tuple[str, ...], where: str) -> Source:
                   hashes=tuple(sorted(set(hashes))))
 
 
+def kind_of(place: str) -> str:
+    """FOLDER, FILE, GIT or URL: what stands in a lock as a package's source."""
+    place = place.partition("#")[0]
+    if place.startswith("git+"):
+        return GIT
+    if "://" in place:
+        return URL
+    return FILE if _ARCHIVE_URL.search(place) else FOLDER
+
+
 def check_secret(url: str, where: str) -> None:
     """A password in a file of the repository would travel to whoever has the image or the lock.
 
     Raises SpecError.
     """
-    if "://" not in url:
-        return
-    scheme = url.partition("://")[0].lower()
-    before, at, _ = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")
-    if not at:
-        return
-    user, colon, password = before.partition(":")
-    plain = user == "git" or scheme.endswith("ssh") or _VARIABLE.match(user)
-    if not plain or (colon and not _VARIABLE.match(password)):
+    if holds_secret(url):
         raise SpecError(
             f"a user or password is written into a URL: {without_credentials(url)}", where=where,
             fix="write ${NAME} in its place, which is taken from the environment; or use netrc or "
                 "a credential helper")
+
+
+def holds_secret(url: str) -> bool:
+    """Whether a login of the URL may be one: a user may be a token, unless it is ssh's or `git`, or
+    a password out of the environment stands beside it."""
+    if "://" not in url:
+        return False
+    scheme = url.partition("://")[0].lower()
+    before, at, _ = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")
+    if not at:
+        return False
+    user, _, password = before.partition(":")
+    if password:
+        return not _VARIABLE.match(password)
+    return not (user == "git" or scheme.endswith("ssh") or _VARIABLE.match(user))
 
 
 def _split(line: str) -> tuple[str, str]:
@@ -143,7 +160,7 @@ def _place(body: str, where: str) -> tuple[str, str, str]:
     if "://" in body and not body.lower().startswith("file:"):
         return URL, _url(body, where), ""
     path = _path(body, where)
-    return (FILE if _ARCHIVE_URL.search(path) else FOLDER), path, ""
+    return kind_of(path), path, ""
 
 
 def _git(text: str, where: str) -> tuple[str, str]:
@@ -152,7 +169,8 @@ def _git(text: str, where: str) -> tuple[str, str]:
     parts = _urlsplit(url, where)
     if parts.scheme not in _GIT_SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise SpecError(f"not a git URL that is followed: {without_credentials(text)}",
-                        where=where, fix="use git+https://, git+ssh:// or git+file://")
+                        where=where, fix="use git+https://, git+ssh://, git+http://, git+git:// or "
+                                         "git+file://")
     path, at, revision = parts.path.rpartition("@")
     if not at:
         path, revision = parts.path, ""
@@ -227,7 +245,7 @@ def _marker(text: str, where: str) -> str:
         return ""
     try:
         return str(Marker(text))
-    except (InvalidMarker, RecursionError) as error:
+    except (InvalidMarker, SyntaxError, RecursionError) as error:
         raise SpecError(without_credentials(f"not a marker: {text} ({str(error).splitlines()[0]})"),
                         where=where,
                         fix="write it as in `; python_version < '3.12'`") from None

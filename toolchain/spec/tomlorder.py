@@ -12,6 +12,10 @@ from toolchain.errors import SpecError
 from toolchain.spec.requirements import parse_requirement
 from toolchain.spec.tomltext import canonical
 
+# uv's own lists of requirements.
+_OF_UV = ("dev-dependencies", "constraint-dependencies", "override-dependencies",
+          "build-constraint-dependencies", "exclude-dependencies")
+
 
 def project_text(data: Mapping[str, Any]) -> str:
     """pyproject.toml with its lists of requirements normalised and sorted. Other lists stay: the
@@ -22,6 +26,10 @@ def project_text(data: Mapping[str, Any]) -> str:
     _replace(ordered, "project", "optional-dependencies", _groups)
     if "dependency-groups" in ordered:
         ordered["dependency-groups"] = _groups(ordered["dependency-groups"])
+    if isinstance(tool := ordered.get("tool"), dict):
+        ordered["tool"] = tool = dict(tool)
+        for key in _OF_UV:
+            _replace(tool, "uv", key, _requirements)
     return canonical(ordered)
 
 

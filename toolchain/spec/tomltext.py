@@ -49,6 +49,8 @@ def load(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         place = f"{where}:{match[1]}:{match[2]}" if match else where
+        if "(at end of document)" in str(error):
+            place = f"{where}:{len(text.rstrip().splitlines()) or 1}"
         raise SpecError(f"not valid TOML: {str(error).partition(' (at ')[0]}", where=place,
                         fix="look there and just before it, at quotes, brackets and commas",
                         ) from None

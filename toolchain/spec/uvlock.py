@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from toolchain.errors import SpecError
 from toolchain.spec import source as sources
-from toolchain.spec.lockedfile import check_package
+from toolchain.spec.lockedfile import check_package, is_name
 from toolchain.spec.source import Source
 
 _LOCAL = ("editable", "directory", "virtual")
@@ -27,7 +27,7 @@ class UvLock:
                             fix="make it anew with a current uv: `uv lock`")
         packages = data.get("package", [])
         if not isinstance(packages, list) or not all(
-                isinstance(item, dict) and isinstance(item.get("name"), str)
+                isinstance(item, dict) and is_name(item.get("name"))
                 and isinstance(item.get("source"), dict) for item in packages):
             raise SpecError("uv.lock is damaged: a package has no name or source", where=path,
                             fix="make it anew: `uv lock`")
@@ -175,7 +175,7 @@ def holds(marker: Any, environment: Mapping[str, Any] | None, where: str) -> boo
     try:
         return Marker(str(marker)).evaluate(dict(environment), context="lock_file")
     except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName,
-            RecursionError) as error:
+            SyntaxError, RecursionError) as error:
         raise SpecError(f"not a marker: {marker} ({str(error).splitlines()[0]})", where=where,
                         fix="make the lock anew") from None
 

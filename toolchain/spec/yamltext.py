@@ -64,7 +64,7 @@ def load(text: str, where: str) -> Located:
         mark = error.problem_mark or error.context_mark
         raise SpecError(
             f"not valid YAML: {error.problem}", where=_place(where, mark) if mark else where,
-            fix="look there and just before it, at quotes, brackets and indentation",
+            fix=_remedy(text, mark),
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"not valid YAML: {error}".split("\n")[0], where=where,
@@ -72,6 +72,14 @@ def load(text: str, where: str) -> Located:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _remedy(text: str, mark: Any) -> str:
+    lines = text.splitlines()
+    found = lines[mark.line][mark.column:] if mark and mark.line < len(lines) else ""
+    if found.startswith("\t"):
+        return "indent with blanks: a tab is no indentation in YAML"
+    return "look there and just before it, at quotes, brackets and indentation"
 
 
 def _refuse_depth(events: Iterable[Any], where: str) -> None:
@@ -178,7 +186,8 @@ def canonical(value: Any) -> str:
 
 # PyYAML takes ten times as long for the same text. These scalars look in a block as they are.
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./=<>{}+-]*(?: [A-Za-z0-9_./=<>{}+-]+)*")
-_WORDS = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
+# What PyYAML and others take for something else than text.
+WORDS = frozenset({"yes", "no", "true", "false", "on", "off", "null", "y", "n"})
 _LONGEST_KEY = 100
 
 
@@ -210,7 +219,7 @@ def _block(value: Any, indent: str) -> Iterator[str]:
 
 
 def _is_plain(text: str) -> bool:
-    return bool(_PLAIN.fullmatch(text)) and text.lower() not in _WORDS
+    return bool(_PLAIN.fullmatch(text)) and text.lower() not in WORDS
 
 
 def _scalar(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-from toolchain.chain import Chain, Made, NotYet
+from toolchain.chain import Chain, Made, NotYet, once
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.spec import EntryPoint, Spec
@@ -72,6 +73,16 @@ def _entry_point(name: str, entry: EntryPoint) -> str:
             + (f": {entry.description}" if entry.description else ""))
 
 
+def places(chain: Chain, text: str) -> str:
+    """Where the project asks for the packages that a message names; empty if it asks for none."""
+    spec = _parse(chain, TreeReader(chain.tree, chain.boundary), lambda _: None)
+    words = set(re.findall(r"[a-z0-9][a-z0-9._-]*[a-z0-9]|[a-z0-9]", text.lower()))
+    found = [f"{chain.project.folder}/{place}" for name, several in spec.places.items()
+             if name in words for place in several]
+    return ", ".join(found)
+
+
+@once
 def result(chain: Chain) -> Spec:
     return Spec.from_json(chain.value(NAME, plan))
 
