@@ -61,7 +61,8 @@ def find(url: str, folder: str, workspace: Workspace, repositories: Repositories
     if not version or not commit.startswith(version):
         say(f"{name}: {version or 'HEAD'} of {shown} is {commit} (upgrade=1 asks again)")
     return Project(name=name, folder=_below(place, workspace.root), mlproject=mlproject,
-                   root=_below(root, workspace.root))
+                   root=_below(root, workspace.root),
+                   words=(f"project={shown}{'#' if folder else ''}{folder}", f"version={commit}"))
 
 
 def _last(url: str) -> str:

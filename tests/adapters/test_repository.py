@@ -13,6 +13,7 @@ import pytest
 
 from tests.adapters.test_sources import git
 from tests.support.loopback import Loopback
+from toolchain.adapters import repository
 from toolchain.adapters.git_url import is_url, of_submodule, split
 from toolchain.adapters.repository import Repositories
 from toolchain.errors import ResolveError
@@ -55,7 +56,8 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(
     repositories: Repositories, upstream: Upstream
 ) -> None:
     assert repositories.pin(upstream.url, "") == upstream.second
-    for name in ("side", "v1", upstream.first, upstream.first[:9], "refs/heads/side"):
+    for name in ("side", "v1", upstream.first, upstream.first[:9], "refs/heads/side",
+                 "refs/tags/v1"):
         assert repositories.pin(upstream.url, name) == upstream.first
 
 
@@ -168,7 +170,8 @@ def test_what_a_repository_says_of_submodules_is_not_executed(
 @pytest.mark.parametrize(("url", "what"), [
     ("ext::sh -c false", "repositories by ext:// are not followed"),
     ("/srv/other.git", "repositories by path:// are not followed"),
-    ("https://me:s3cr3t@host.invalid/a", "a password is written into the URL"),
+    ("https://me:s3cr3t@host.invalid/a", "a user or password is written into the URL"),
+    ("https://s3cr3t@host.invalid/a", "a user or password is written into the URL"),
     ("https://${HOME}@host.invalid/a", "it asks for a variable of the environment"),
     ("--upload-pack=touch", "repositories by path:// are not followed"),
     ("file:///nothing/here", "git failed"),
@@ -274,6 +277,21 @@ def test_a_variable_reaches_git_by_its_environment(tmp_path: Path) -> None:
         "url.https://me:s3%2Fcr3t@host.invalid/.insteadOf https://host.invalid/\n")
 
 
+def test_a_git_that_does_not_end_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin/git"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(repository, "_PATIENCE", 0.5)
+    made = Repositories(tmp_path / "git", {"PATH": f"{program.parent}:{os.environ['PATH']}"},
+                        Trace(tmp_path / "c", Journal(tmp_path / "c")))
+    with pytest.raises(ResolveError, match="did not end") as caught:
+        made.pin("https://git@host.invalid/x.git", "main")
+    assert caught.value.where == "https://host.invalid/x.git"
+
+
 def test_a_repository_by_http(
     repositories: Repositories, upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -321,6 +339,10 @@ def test_a_path_on_a_host_begins_in_a_home_there(
     ("host:a.git#one", ("host:a.git", "one")),
     ("git+host.invalid:/srv/a", ("host.invalid:/srv/a", "")),
     ("http://host.invalid/a", ("http://host.invalid/a", "")),
+    ("https://${TOKEN}@host.invalid/a", ("https://${TOKEN}@host.invalid/a", "")),
+    ("https://me:${TOKEN}@host.invalid/a", ("https://me:${TOKEN}@host.invalid/a", "")),
+    ("https://git@host.invalid/a", ("https://git@host.invalid/a", "")),
+    ("ssh://me@host.invalid/a", ("ssh://me@host.invalid/a", "")),
     ("git+ssh://git@host.invalid/a#subdirectory=x", ("ssh://git@host.invalid/a", "x")),
     ("file:///srv/a.git", ("file:///srv/a.git", "")),
 ])
@@ -333,7 +355,9 @@ def test_urls_are_those_that_mlflow_takes(text: str, expected: tuple[str, str]) 
     "ext::sh -c 'touch x'://", "ftp://host.invalid/a", "ext::x", "--upload-pack=x://y",
     "https://host.invalid/a#../../x", "https://me:s3cr3t@host.invalid/a", "https://[/a",
     "https://host.invalid/a b", "-oProxyCommand=x:y", "me@-oProxyCommand=x:y", "host:${HOME}",
-    "http://me:s3cr3t@host.invalid/a",
+    "http://me:s3cr3t@host.invalid/a", "https://s3cr3t@host.invalid/a",
+    "https://s3cr3t:@host.invalid/a", "git+https://s3cr3t:x-oauth-basic@host.invalid/a",
+    "ssh://git:s3cr3t@host.invalid/a",
 ])
 def test_a_url_that_is_not_followed_is_refused(text: str) -> None:
     with pytest.raises(ResolveError) as caught:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import shutil
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.adapters.double import Answer, Double, Request
 from tests.adapters.machine import PLATFORM, PYTHON, Machine, locked
+from tests.support.files import Server
 from tests.support.wheels import package_folder, sdist, wheel
 from toolchain import lock
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError
+from toolchain.layer.wheel import Wheel
 from toolchain.lock import Package, Settled, requirements
 from toolchain.spec import source as sources
 
@@ -140,6 +148,23 @@ def test_a_branch_is_pinned_to_its_commit_and_kept(shop: Workshop) -> None:
     assert moved.package.sha256 != first.package.sha256
 
 
+def test_a_repository_by_http_is_pinned_to_its_commit_and_its_files(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    upstream = shop.root.parent / "upstream"
+    package_folder(upstream, "alpha", "1.0")
+    commit = repository(upstream)
+    git(upstream, "update-server-info")
+    with Server(upstream.parent) as server:
+        place = f"git+{server.url}/upstream/.git"
+        package = shop.settle(f"alpha @ {place}@main").package
+        assert package.source == f"{place}@{commit}#rev=main"
+        # Anyone on the way may answer otherwise: what the lock says is what is taken.
+        wrong = Package(name="alpha", version="1.0", sha256=Digest.of(b"x"), source=package.source)
+        with pytest.raises(ResolveError, match="are others"):
+            Machine(tmp_path / "other", tmp_path / "index").wheels.wheel(wrong, PYTHON, PLATFORM)
+
+
 def test_a_pinned_commit_is_built_on_another_machine(shop: Workshop, tmp_path: Path) -> None:
     upstream = shop.root.parent / "upstream"
     package_folder(upstream / "part", "alpha", "1.0")
@@ -174,6 +199,116 @@ def test_a_file_of_the_workspace_is_pinned_by_its_hash(shop: Workshop, kind: str
     assert (found.digest, found.filename) == (made.wheel, made.filename)
     text = requirements.to_text(locked(made.package))
     assert f"./files/{path.name} \\\n    --hash=sha256:" in text
+
+
+@pytest.fixture
+def served(shop: Workshop) -> Iterator[Server]:
+    """What forges and file servers offer of the package alpha 1.0."""
+    files = shop.root.parent / "served"
+    wheel(files, "alpha", "1.0")
+    sdist(files, "alpha", "1.0")
+    package_folder(files / "repository-1.0", "alpha", "1.0")
+    for name, form in (("archive/refs/tags/v1.0", "zip"), ("archive/main", "gztar")):
+        shutil.make_archive(str(files / name), form, files, "repository-1.0")
+    with Server(files) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", [
+    "archive/refs/tags/v1.0.zip", "archive/main.tar.gz", "alpha-1.0.tar.gz",
+    "alpha-1.0-py3-none-any.whl", "alpha-1.0-py3-none-any.whl?download=1"])
+def test_a_url_is_brought_from_the_lock_alone(
+    shop: Workshop, served: Server, tmp_path: Path, name: str
+) -> None:
+    settled = shop.settle(f"{served.url}/{name}")
+    assert (settled.package.name, settled.package.version) == ("alpha", "1.0")
+    lock = requirements.from_text(requirements.to_text(locked(settled.package)), "x")
+    assert lock.packages == (settled.package,)
+    other = Machine(tmp_path / "other", tmp_path / "index")
+    for machine in (shop.machine, other):
+        for digest in (settled.wheel, settled.package.sha256):  # pruned here, never there
+            machine.store.path(digest).unlink(missing_ok=True)
+        assert machine.wheels.here(settled.package, PYTHON, PLATFORM) is None
+        (made,) = machine.wheels.stored(lock)
+        assert made == Wheel(digest=settled.wheel, filename=settled.filename)
+        assert machine.wheels.here(settled.package, PYTHON, PLATFORM) == made
+
+
+def test_a_url_that_is_built_for_any_platform_is_built_so_everywhere(
+    shop: Workshop, served: Server, tmp_path: Path
+) -> None:
+    platform = "linux/arm64" if PLATFORM == "linux/amd64" else "linux/amd64"
+    package = shop.settle(f"{served.url}/archive/main.tar.gz").package
+    other = Machine(tmp_path / "other", tmp_path / "index")
+    assert other.wheels.wheel(package, PYTHON, platform).filename == "alpha-1.0-py3-none-any.whl"
+
+
+def test_a_file_without_a_version_in_its_name_is_no_folder(
+    shop: Workshop, served: Server
+) -> None:
+    shutil.copy(served.folder / "archive/main.tar.gz", shop.project)
+    package = shop.settle("./main.tar.gz").package
+    assert package.sha256 == Digest.of((shop.project / "main.tar.gz").read_bytes())
+    lock = requirements.from_text(requirements.to_text(locked(package)), "x")
+    assert lock.packages == (package,)
+    assert shop.machine.wheels.wheel(package, PYTHON, PLATFORM).filename.startswith("alpha-1.0")
+
+
+def test_a_file_that_is_another_one_than_the_lock_pins_is_named(shop: Workshop) -> None:
+    wheel(shop.project, "alpha", "1.0")
+    package = Package(name="alpha", version="1.0", sha256=Digest.of(b"on another machine"),
+                      source="./alpha-1.0-py3-none-any.whl")
+    with pytest.raises(ResolveError, match="another file than the lock pins") as caught:
+        shop.machine.wheels.wheel(package, PYTHON, PLATFORM)
+    assert "upgrade=1" in caught.value.fix
+
+
+def test_a_value_in_a_url_is_not_put_on_record(
+    shop: Workshop, served: Server, tmp_path: Path
+) -> None:
+    other = Machine(tmp_path / "other", tmp_path / "index")
+    shop.machine.uv.environ["TOKEN"] = other.uv.environ["TOKEN"] = "hunter2"
+    for name in ("alpha-1.0-py3-none-any.whl", "archive/main.tar.gz"):
+        package = shop.settle(f"{served.url}/{name}?token=${{TOKEN}}").package
+        assert "hunter2" not in requirements.to_text(locked(package))
+        assert other.wheels.stored(locked(package))
+        assert served.asked == [f"/{name}?token=hunter2"] * 2
+        served.asked.clear()
+    for path in (*shop.machine.folder.rglob("*"), *other.folder.rglob("*")):
+        assert path.is_dir() or b"hunter2" not in path.read_bytes()
+
+
+def test_two_logins_of_one_host_do_not_meet(
+    shop: Workshop, tmp_path: Path, serve: Callable[..., Double]
+) -> None:
+    """The first is told to ask again, and by then the second has asked."""
+    files = {path.name: path.read_bytes() for name in ("alpha", "beta")
+             for path in [wheel(tmp_path / "served", name, "1.0")]}
+    asked = {"alpha": threading.Event(), "beta": threading.Event()}
+
+    def answer(request: Request) -> Answer:
+        name = request.path.strip("/")
+        user = name.partition("-")[0]
+        if user == "alpha" and not asked["alpha"].is_set():
+            asked["alpha"].set()
+            assert asked["beta"].wait(30)
+            return Answer(status=503)
+        asked[user].set()
+        wanted = base64.b64encode(f"{user}:p-{user}".encode()).decode()
+        allowed = request.headers.get("authorization") == f"Basic {wanted}"
+        return Answer(body=files[name]) if allowed else Answer(status=401)
+
+    host = serve(answer).host
+    shop.machine.uv.environ |= {"ALPHA": "p-alpha", "BETA": "p-beta"}
+    alpha, beta = (
+        Package(name=user, version="1.0", sha256=Digest.of(data),
+                source=f"http://{user}:${{{user.upper()}}}@{host}/{name}")
+        for name, data in files.items() for user in [name.partition("-")[0]])
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(shop.machine.wheels.wheel, alpha, PYTHON, PLATFORM)
+        assert asked["alpha"].wait(30)
+        second = shop.machine.wheels.wheel(beta, PYTHON, PLATFORM)
+    assert [first.result().filename, second.filename] == list(files)
 
 
 def test_a_hash_that_the_file_has_not_is_refused(shop: Workshop) -> None:

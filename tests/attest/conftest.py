@@ -18,6 +18,15 @@ PACKAGES = tuple(
     Package(name=name, version=version, sha256=Digest.of(name.encode()))
     for name, version in [("alpha", "1.0"), ("beta", "2.0+cu12"), ("gamma", "1!3.0rc1")]
 )
+PLACED = (
+    Package(name="commit", version="1.0", sha256=Digest.of(b"files"),
+            source=f"git+https://me:${{TOKEN}}@code.invalid/x@{'3' * 40}#rev=main"),
+    Package(name="file", version="1.0", sha256=Digest.of(b"file"), source="./file.tar.gz"),
+    Package(name="folder", version="1.0", sha256=Digest.of(b"wheel"),
+            source="../folder#subdirectory=x"),
+    Package(name="url", version="1.0", sha256=Digest.of(b"url"),
+            source="https://code.invalid/archive/main.zip"),
+)
 LICENCES = {"alpha": "Apache-2.0", "beta": "MIT OR Apache-2.0", "gamma": "Gamma's own licence"}
 BASE = BasePins(suite="bookworm", platform="linux/amd64", packages=tuple(
     DebianPackage(name=name, version=version, architecture=architecture, archive="debian",

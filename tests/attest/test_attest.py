@@ -41,7 +41,7 @@ def test_annotations_change_the_manifest_and_not_the_image(made: Image) -> None:
 
 def test_the_manifest_of_a_document_names_its_image(made: Image) -> None:
     document = Document(media_type=attest.IN_TOTO, data=b'{"a":1}')
-    value = json.loads(attest.manifest(document, made, SOURCE.created))
+    value = json.loads(attest.manifest(document, made.manifest, SOURCE.created))
     assert value["artifactType"] == attest.IN_TOTO
     assert value["subject"] == {"mediaType": image.MANIFEST, "digest": str(made.digest),
                                 "size": len(made.manifest)}
@@ -82,12 +82,12 @@ DOCUMENTS = (Document(media_type=attest.CYCLONEDX, data=b'{"b":2}'),
 
 def test_a_document_is_attached_after_its_blobs(made: Image, store: Store) -> None:
     registry, progress = Memory(), Progress()
-    attest.attach(DOCUMENTS, made, SOURCE.created, registry, store, progress)
+    attest.attach(DOCUMENTS, made.manifest, SOURCE.created, registry, store, progress)
     blobs = sorted(str(Digest.of(data)) for data in (b"{}", b'{"b":2}', b'{"a":1}'))
     assert sorted(registry.events[:3]) == blobs
     assert registry.events[3:] == [attest.CYCLONEDX, attest.IN_TOTO]
     assert progress.expected == 16
-    attest.attach(DOCUMENTS, made, SOURCE.created, registry, store, progress)
+    attest.attach(DOCUMENTS, made.manifest, SOURCE.created, registry, store, progress)
     assert progress.expected == 16  # no blob goes twice
 
 
@@ -95,7 +95,8 @@ def test_a_registry_that_takes_no_documents_can_be_used_without(
     made: Image, store: Store
 ) -> None:
     with pytest.raises(RegistryError, match="MANIFEST_INVALID") as caught:
-        attest.attach(DOCUMENTS, made, SOURCE.created, Memory(refuses=True), store, Progress())
+        attest.attach(DOCUMENTS, made.manifest, SOURCE.created, Memory(refuses=True), store,
+                      Progress())
     assert caught.value.where == "PUT /v2/"
     assert caught.value.fix.startswith("see its log; ")
     assert "image.attest = false" in caught.value.fix

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.attest.conftest import PACKAGES, SOURCE
+from tests.attest.conftest import PACKAGES, PLACED, SOURCE
 from toolchain.attest import IN_TOTO, VERSION, BaseImage, Source, provenance
 from toolchain.attest.provenance import Materials
 from toolchain.digest import Digest
@@ -65,6 +65,18 @@ def test_every_input_is_there_by_digest() -> None:
         "pkg:pypi/gamma@1%213.0rc1": {"sha256": PACKAGES[2].sha256.hex},
     }
     assert {"suite": "bookworm"} in [item.get("annotations") for item in found]
+
+
+def test_what_is_of_no_index_is_not_said_to_be_of_one() -> None:
+    found = dependencies(statement(replace(MATERIALS, packages=PLACED)))[-len(PLACED):]
+    assert found == [
+        {"uri": f"git+https://code.invalid/x@{'3' * 40}", "digest": {"gitCommit": "3" * 40}},
+        {"uri": "pkg:generic/file@1.0", "digest": {"sha256": PLACED[1].sha256.hex}},
+        {"name": "folder", "uri": "pkg:generic/folder@1.0", "annotations": {
+            "folder": "../folder", "content": str(PLACED[2].sha256)}},
+        {"uri": "pkg:pypi/url@1.0?download_url=https://code.invalid/archive/main.zip",
+         "digest": {"sha256": PLACED[3].sha256.hex}},
+    ]
 
 
 def test_what_git_does_not_know_is_not_said() -> None:

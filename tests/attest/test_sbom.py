@@ -9,7 +9,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from tests.attest.conftest import BASE, LICENCES, PACKAGES, by_name
+from tests.attest.conftest import BASE, LICENCES, PACKAGES, PLACED, by_name
 from toolchain.attest import sbom
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins, DebianPackage, Foundation
@@ -44,6 +44,18 @@ def test_every_package_is_in_it_with_address_version_and_hash() -> None:
     assert len(parts) == len(PARTS) == len(PACKAGES) + len(BASE.packages)
     assert parts["beta"]["purl"] == "pkg:pypi/beta@2.0%2Bcu12"
     assert parts["tzdata"]["purl"] == "pkg:deb/debian/tzdata@2024a-0?arch=all&distro=bookworm"
+
+
+def test_what_is_of_no_index_is_not_said_to_be_of_one() -> None:
+    made = sbom.components(PLACED, {}, NOTHING)
+    parts = by_name(made)
+    assert {name: part["purl"] for name, part in parts.items()} == {
+        "commit": f"pkg:pypi/commit@1.0?vcs_url=git%2Bhttps://code.invalid/x%40{'3' * 40}",
+        "file": "pkg:generic/file@1.0", "folder": "pkg:generic/folder@1.0",
+        "url": "pkg:pypi/url@1.0?download_url=https://code.invalid/archive/main.zip"}
+    assert {name for name, part in parts.items() if "hashes" in part} == {"file", "url"}
+    text = sbom.document("one", "a" * 64, "2026-01-02T03:04:05Z", made).data.decode()
+    assert error(text) is None
 
 
 def test_licences_are_ids_expressions_or_names() -> None:

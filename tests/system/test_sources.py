@@ -227,12 +227,22 @@ def test_a_guest_reads_nothing_of_the_workspace(repo: Monorepo) -> None:
     (upstream / "deep/requirements.txt").write_text("-r ../../../../../secret.txt\n")
     (repo.folder / "secret.txt").write_text("alpha\n")
     repository(upstream)
-    said = repo.doit("train", f"project=file://{upstream}#deep", expect=1)
-    assert "leaves the workspace" in said
+    url = f"project=file://{upstream}#deep"
+    assert "leaves the workspace" in repo.doit("train", url, expect=1)
+    # Nor by a path that its own MLproject gives; who calls may give it.
+    secret = repo.folder / "secret.txt"
+    (upstream / "deep/requirements.txt").write_text("")
+    (upstream / "deep/MLproject").write_text(
+        "name: guest\nentry_points:\n  main:\n    parameters:\n"
+        f"      rows: {{type: path, default: {secret}}}\n    command: cat {{rows}}\n")
+    git(upstream, "commit", "-qam", "two")
+    said = repo.doit("train", url, "upgrade=1", expect=1)
+    assert f"parameter 'rows' names a path outside the repository: {secret}" in said
+    assert "\nalpha\n" in repo.doit("train", url, f"params=rows={secret}")
 
 
 @pytest.mark.parametrize(("words", "what"), [
-    (("project=https://me:s3cr3t@host.invalid/a",), "a password is written into the URL"),
+    (("project=https://me:s3cr3t@host.invalid/a",), "a user or password is written into the URL"),
     (("project=ftp://host.invalid/a",), "repositories by ftp:// are not followed"),
     (("project=file:///nothing/here",), "git failed"),
     (("project=one", "version=main"), "version= says which commit"),

@@ -10,12 +10,12 @@ import re
 from urllib.parse import urlsplit
 
 from toolchain.errors import ResolveError, without_credentials
+from toolchain.spec.source import holds_secret
 
 PROTOCOLS = "file:git:https:ssh"
 # Anyone on the way can read and change what http:// brings, but not the files of a commit that is
 # known. So it is spoken where the URL asks for it, and no redirect leads to it.
 PLAIN = "http"
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 # No project has a `:` in its name. A path that does not begin with `/` begins in a home there,
 # for which ssh:// has no word that all servers know.
 _SCP = re.compile(r"(?:(?!-)[\w.-]+@)?(?!-)[\w.-]+:(?!//|:)[^\s$\x00-\x1f]+\Z")
@@ -49,8 +49,9 @@ def _check(url: str) -> None:
         raise ResolveError(f"repositories by {parts.scheme or 'path'}:// are not followed",
                            where=without_credentials(url),
                            fix="use https://, ssh://, git://, http:// or file://")
-    if parts.password and not _VARIABLE.fullmatch(parts.password):
-        raise ResolveError("a password is written into the URL", where=without_credentials(url),
+    if holds_secret(url):
+        raise ResolveError("a user or password is written into the URL",
+                           where=without_credentials(url),
                            fix="use git's credential helper, ssh, or ${NAME} in its place")
 
 

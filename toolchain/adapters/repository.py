@@ -115,8 +115,10 @@ class Repositories:
         listed = self._must(url, "ls-remote", "--quiet", "--", *self._remote(url)).stdout
         refs = {name: commit for commit, _, name in
                 (line.partition("\t") for line in listed.splitlines())}
-        names = [revision] if revision.startswith("refs/") else [
-            f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}"]
+        # `^{}` is the commit of an annotated tag, which is an object of its own.
+        full = [revision] if revision.startswith("refs/") else [
+            f"refs/tags/{revision}", f"refs/heads/{revision}"]
+        names = [name for ref in full for name in (f"{ref}^{{}}", ref)]
         for name in names if revision else ["HEAD"]:
             if name in refs:
                 return refs[name]
@@ -226,7 +228,8 @@ class Repositories:
                 env=environ, timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             raise ResolveError(f"git did not end within {_PATIENCE} s",
-                               where=next((a for a in arguments if "://" in a), "git"),
+                               where=next((without_credentials(a) for a in arguments
+                                           if "://" in a), "git"),
                                fix="check the network and run the command again") from None
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from toolchain.adapters.address import Address
 from toolchain.adapters.fetch import Fetcher
 from toolchain.adapters.file_places import FilePlaces
 from toolchain.adapters.repository import Repositories
-from toolchain.adapters.variables import filled
 from toolchain.adapters.wheel_builds import WheelBuilds, names
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, SpecError, without_credentials
@@ -27,7 +27,7 @@ from toolchain.layer.wheel import Wheel
 from toolchain.lock import Package, Place, Request, Settled
 from toolchain.lock.base import FILE_NAME as BASE_LOCK
 from toolchain.lock.file import is_lock
-from toolchain.spec.source import FILE, FOLDER, GIT, Source
+from toolchain.spec.source import FILE, FOLDER, GIT, URL, Source
 from toolchain.store import Store
 from toolchain.trace import Trace
 from toolchain.tree import Tree
@@ -52,6 +52,7 @@ class WheelsOfSources:
                  repositories: Repositories, environ: Mapping[str, str], builder: Builder,
                  places: FilePlaces) -> None:
         self._store = store
+        self._trace = trace
         self._builds = WheelBuilds(store, trace)
         self._journal = journal
         self._fetcher = fetcher
@@ -77,26 +78,26 @@ class WheelsOfSources:
         return self._settle_file(source, request)
 
     def wheel(self, package: Package, python: str, platform: str,
-              options: tuple[str, ...]) -> Wheel | None:
-        """The wheel of a package that a lock pins to a commit or a URL; None for a file that is
-        fetched as an index's is. Raises ResolveError."""
+              options: tuple[str, ...]) -> Wheel:
+        """The wheel of a package that is of no index, in the store. Raises ResolveError."""
         found = self.here(package, python, platform)
         if found is not None:
             return found
-        if package.source.startswith("git+"):
+        if package.kind == GIT:
             return self._build_commit(package, python, platform, options)
-        if package.is_built_here:
+        if package.kind == FOLDER:
             raise ResolveError(
                 f"the wheel of {package.source} is not in the store any more",
                 where="requirements.lock",
                 fix="run the command again; if that does not help, `doit forget resolve:NAME`")
-        if "://" in package.source:
-            self._places.note(package.sha256, self._public(package.source.partition("#")[0]),
-                              _filename(package.source))
-        return None
+        return self._fetch_file(package, python, platform, options)
 
     def here(self, package: Package, python: str, platform: str) -> Wheel | None:
-        """The wheel that was built of a folder or a repository, if it is in the store."""
+        """The wheel of such a package if it is in the store; nothing is fetched or built."""
+        filename = _filename(package.source)
+        if not package.is_built_here and filename.endswith(".whl"):
+            return (Wheel(digest=package.sha256, filename=filename)
+                    if self._store.has(package.sha256) else None)
         return self._builds.here(package.sha256, python, platform)
 
     # Folders
@@ -196,29 +197,49 @@ class WheelsOfSources:
     def _settle_file(self, source: Source, request: Request) -> Settled:
         if source.kind == FILE:
             path = _within(_place(request), source.location)
-            digest, where, filename = self._file(path), path.as_uri(), path.name
-            self._fetcher.fetch(where, digest, source.location)
+            digest, filename = self._file(path), path.name
+            self._fetcher.fetch(path.as_uri(), digest, source.location)
+            self._places.note(digest, path.as_uri(), filename)
         else:
-            where, filename = self._public(source.location), _filename(source.location)
-            digest = self._download(source, where)
+            filename = _filename(source.location)
+            digest = self._download(source)
         if source.hashes and digest.hex not in source.hashes:
             raise ResolveError(f"{filename} is another file: {digest}",
                                where=without_credentials(source.location),
                                fix="the hash given with it is " + " or ".join(source.hashes))
-        self._places.note(digest, where, filename)
         if filename.endswith(".whl"):
             name, version = names(filename)
             built = {"name": name, "version": version, "wheel": digest.hex, "filename": filename}
         else:
-            built = self._builds.once(
-                {"archive": digest.hex, "subdirectory": source.subdirectory}, request.python,
-                request.platform, filename,
-                lambda scratch: self._build_archive(digest, filename, source, scratch, request))
+            if source.subdirectory:
+                raise ResolveError("a subdirectory of an archive is not followed", where=filename,
+                                   fix="name the repository with git+, or have a wheel of it")
+            built = self._build_archive(digest, filename, request.python, request.platform,
+                                        request.options)
         package = Package(name=built["name"], version=built["version"], sha256=digest,
                           source=_pinned(source, ""))
-        if not filename.endswith(".whl"):
-            self._builds.keep(package.sha256, request.python, request.platform, built)
         return _settled(source, package, built)
+
+    def _fetch_file(self, package: Package, python: str, platform: str,
+                    options: tuple[str, ...]) -> Wheel:
+        """The wheel of a file that a lock pins: the file itself, or what is built of it."""
+        filename, title = _filename(package.source), f"{package.name} {package.version}"
+        with self._trace.holding("fetch", package.sha256):
+            self._fetcher.fetch(self._place_of(package), package.sha256, title)
+        if filename.endswith(".whl"):
+            return Wheel(digest=package.sha256, filename=filename)
+        built = self._build_archive(package.sha256, filename, python, platform, options)
+        return Wheel(digest=Digest(built["wheel"]), filename=built["filename"])
+
+    def _place_of(self, package: Package) -> str | Address:
+        if package.kind == URL:
+            return Address.of(package.source.partition("#")[0], self._environ)
+        place = self._places.find(package.sha256)
+        if place is None:
+            raise ResolveError(
+                f"{package.source} is another file than the lock pins: not {package.sha256}",
+                where="requirements.lock", fix="put that file back, or pin again with upgrade=1")
+        return place.url
 
     def _file(self, path: Path) -> Digest:
         try:
@@ -228,32 +249,30 @@ class WheelsOfSources:
             raise ResolveError(f"cannot be read: {error.strerror}", where=str(path),
                                fix="put the file there, or take the requirement out") from None
 
-    def _download(self, source: Source, url: str) -> Digest:
+    def _download(self, source: Source) -> Digest:
+        address = Address.of(source.location, self._environ)
+        title = source.name or _filename(source.location)
         for known in source.hashes:
             if self._store.has(Digest(known)):
                 return Digest(known)
         if len(source.hashes) == 1:
             digest = Digest(source.hashes[0])
-            self._fetcher.fetch(url, digest, source.name or _filename(url))
+            self._fetcher.fetch(address, digest, title)
             return digest
-        return self._fetcher.fetch_any(url, source.name or _filename(url))
+        return self._fetcher.fetch_any(address, title)
 
-    def _public(self, url: str) -> str:
-        """The URL without user and password, which the fetcher is told."""
-        parts = urlsplit(filled(url, self._environ))
-        if parts.username and parts.hostname:
-            self._fetcher.know(parts.hostname, unquote(parts.username),
-                               unquote(parts.password or ""))
-        return without_credentials(parts.geturl())
+    def _build_archive(self, digest: Digest, filename: str, python: str, platform: str,
+                       options: tuple[str, ...]) -> dict[str, str]:
+        """The record of the wheel of an sdist that is in the store."""
+        def build(scratch: Path) -> Path:
+            archive = scratch / filename
+            self._store.link(digest, archive)
+            return self._builder.build(archive, python, options, filename)
 
-    def _build_archive(self, digest: Digest, filename: str, source: Source, scratch: Path,
-                       request: Request) -> Path:
-        if source.subdirectory:
-            raise ResolveError("a subdirectory of an archive is not followed", where=filename,
-                               fix="name the repository with git+, or have a wheel of it")
-        archive = scratch / filename
-        self._store.link(digest, archive)
-        return self._builder.build(archive, request.python, request.options, filename)
+        built = self._builds.once({"archive": digest.hex, "subdirectory": ""}, python, platform,
+                                  filename, build)
+        self._builds.keep(digest, python, platform, built)
+        return built
 
 
 def _settled(source: Source, package: Package, built: dict[str, str]) -> Settled:
@@ -298,5 +317,8 @@ def _within(place: Place, location: str) -> Path:
     return path
 
 
-def _filename(url: str) -> str:
-    return unquote(urlsplit(url.partition("#")[0]).path.rsplit("/", 1)[-1])
+def _filename(place: str) -> str:
+    """Of a file's path or URL."""
+    place = place.partition("#")[0]
+    path = unquote(urlsplit(place).path) if "://" in place else place
+    return path.rsplit("/", 1)[-1]

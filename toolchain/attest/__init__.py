@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError
-from toolchain.image import CREATED, MANIFEST, Image
+from toolchain.image import CREATED, MANIFEST, media_type
 from toolchain.lock.image import LOCAL
 from toolchain.progress import Progress
 from toolchain.push import Registry
@@ -85,22 +85,22 @@ def annotate(title: str, source: Source, base: BaseImage | None = None) -> dict[
     return {f"{_ANNOTATION}{name}": value for name, value in values.items() if value}
 
 
-def manifest(document: Document, image: Image, created: str) -> bytes:
-    """The manifest that attaches a document to an image."""
+def manifest(document: Document, subject: bytes, created: str) -> bytes:
+    """The manifest that attaches a document to `subject`, a manifest or an index."""
     return canonical_json({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "artifactType": document.media_type,
         "config": _descriptor(_EMPTY_TYPE, _EMPTY),
         "layers": [_descriptor(document.media_type, document.data)],
-        "subject": _descriptor(MANIFEST, image.manifest),
+        "subject": _descriptor(media_type(subject), subject),
         "annotations": {f"{_ANNOTATION}created": created},
     })
 
 
-def attach(documents: tuple[Document, ...], image: Image, created: str, registry: Registry,
+def attach(documents: tuple[Document, ...], subject: bytes, created: str, registry: Registry,
            store: Store, progress: Progress) -> None:
-    """Attach documents to an image's manifest; twice is as once.
+    """Attach documents to a manifest or an index; twice is as once.
 
     Raises RegistryError, and StoreError where the cache cannot be written.
     """
@@ -115,8 +115,8 @@ def attach(documents: tuple[Document, ...], image: Image, created: str, registry
         for done in [pool.submit(put, blob) for blob in blobs]:
             done.result()
     try:
-        registry.attach([manifest(document, image, created) for document in documents],
-                        image.digest)
+        registry.attach([manifest(document, subject, created) for document in documents],
+                        Digest.of(subject))
     except RegistryError as error:
         raise RegistryError(error.what, where=error.where, fix=f"{error.fix}; "
                             "for a registry that takes no attached documents, set "

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source
+from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source, origin
 from toolchain.digest import Digest, canonical_json
-from toolchain.errors import without_credentials
 from toolchain.lock import Package
-from toolchain.lock.conda import CondaPackage
+from toolchain.spec.source import FOLDER, GIT
+
+if TYPE_CHECKING:
+    from toolchain.lock.conda import CondaPackage
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -89,12 +91,18 @@ def _dependencies(made_from: Materials, source: Source) -> Iterable[dict[str, An
                       f"{quote(pinned.channel_name, safe='')}&subdir={pinned.subdir}",
                "digest": _sha256(pinned.sha256)}
     for package in made_from.packages:
-        if package.source.startswith("git+"):
-            place = without_credentials(package.source.partition("#")[0])
-            yield {"uri": place, "digest": {"gitCommit": place.rpartition("@")[2]}}
-            continue
-        yield {"uri": f"pkg:pypi/{package.name}@{quote(package.version, safe='')}",
-               "digest": _sha256(package.sha256)}
+        yield _package(package)
+
+
+def _package(package: Package) -> dict[str, Any]:
+    if package.kind == GIT:
+        place = origin.place(package)
+        return {"uri": place, "digest": {"gitCommit": place.rpartition("@")[2]}}
+    uri = origin.purl(package).to_string()
+    if package.kind == FOLDER:  # no file's: of what its wheel holds
+        return {"name": package.name, "uri": uri, "annotations": {
+            "folder": origin.place(package), "content": str(package.sha256)}}
+    return {"uri": uri, "digest": _sha256(package.sha256)}
 
 
 def _sha256(digest: Digest) -> dict[str, str]:

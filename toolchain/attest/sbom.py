@@ -12,18 +12,18 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from toolchain.attest import CYCLONEDX, VERSION, Document
+from toolchain.attest import CYCLONEDX, VERSION, Document, origin
 from toolchain.digest import Digest, canonical_json
-from toolchain.errors import without_credentials
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins, Foundation
-from toolchain.lock.conda import CondaPackage
 from toolchain.lock.image import ImagePins
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
-SCHEMA = 2  # raise when `components` writes something else for the same packages
+    from toolchain.lock.conda import CondaPackage
+
+SCHEMA = 3  # raise when `components` writes something else for the same packages
 
 
 def components(packages: Iterable[Package], licences: Mapping[str, str],
@@ -60,12 +60,10 @@ def _python(packages: Iterable[Package], licences: Mapping[str, str]) -> Iterabl
     from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.component import Component
     from cyclonedx.model.license import LicenseAcknowledgement
-    from packageurl import PackageURL
 
     factory = LicenseFactory()
     for package in packages:
-        purl = PackageURL("pypi", name=package.name, version=package.version,
-                          qualifiers=_origin(package))
+        purl = origin.purl(package)
         text = licences.get(package.name, "")
         yield Component(name=package.name, version=package.version, purl=purl,
                         bom_ref=purl.to_string(),
@@ -73,14 +71,6 @@ def _python(packages: Iterable[Package], licences: Mapping[str, str]) -> Iterabl
                         licenses=[factory.make_from_string(
                             text, license_acknowledgement=LicenseAcknowledgement.DECLARED,
                         )] if text else ())
-
-
-def _origin(package: Package) -> dict[str, str]:
-    """Where a package is from that is of no index, as package URLs say it; a folder says none."""
-    place = without_credentials(package.source.partition("#")[0])
-    if place.startswith("git+"):
-        return {"vcs_url": place}
-    return {"download_url": place} if "://" in place else {}
 
 
 def _conda(packages: Iterable[CondaPackage]) -> Iterable[Component]:

@@ -45,6 +45,14 @@ def documents(chain: Chain, source: Source, image: Image) -> tuple[Document, ...
             provenance.statement(name, image.digest, _materials(chain), source))
 
 
+def of_index(chain: Chain, source: Source, index: bytes) -> tuple[Document, ...]:
+    """What is attached to the index of a project's images: a provenance for each platform."""
+    name = chain.session.tools.registry(chain.config).name
+    return tuple(
+        provenance.statement(name, Digest.of(index), _materials(chain.on(platform)), source)
+        for platform in chain.platforms)
+
+
 def bill_of_materials(chain: Chain, source: Source) -> Document:
     """The image's packages; needs the locks alone, and tells the licences of wheels that are
     here."""

@@ -5,11 +5,13 @@ Both are known before a layer is built: from the locks and the project's files a
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from toolchain import image, layer, push
-from toolchain.chain import Chain
+from toolchain.chain import Chain, once
 from toolchain.digest import Digest
+from toolchain.errors import ConfigError
 from toolchain.layer import runner
 from toolchain.lock.image import ImagePins
 from toolchain.stages import parse, resolve
@@ -17,6 +19,7 @@ from toolchain.stages import parse, resolve
 USER = str(layer.USER_ID)
 
 
+@once
 def base_plan(chain: Chain) -> Any:
     from toolchain.layer.compression import compression
 
@@ -25,6 +28,7 @@ def base_plan(chain: Chain) -> Any:
             "runner": runner.key(how).hex}
 
 
+@once
 def layer_plan(chain: Chain) -> Any:
     from toolchain.layer.compression import compression
     from toolchain.layer.project import plan
@@ -45,7 +49,16 @@ def layer_plan(chain: Chain) -> Any:
 
 def image_plan(chain: Chain) -> Any:
     return image.plan(base_plan(chain), layer_plan(chain), USER, chain.config.image_platform,
-                      variables(chain))
+                      variables(chain), command(chain))
+
+
+def command(chain: Chain) -> tuple[str, ...]:
+    """What the image runs instead of an entry point; empty where it runs those."""
+    try:
+        return tuple(shlex.split(chain.config.image_command))
+    except ValueError as error:
+        raise ConfigError(f"not a command: {error}", where=f"{chain.name}: image.command",
+                          fix="write it as in a shell, with quotes in pairs") from None
 
 
 def variables(chain: Chain) -> dict[str, str]:
