@@ -72,7 +72,26 @@ def test_a_grid_is_every_combination_once() -> None:
     assert sorted({point["c"] for point in points}) == ["0.0", "0.2", "0.4"]
 
 
+@pytest.mark.parametrize(("line", "texts"), [
+    ("{min: 0.001, max: 1, q: 0.1, distribution: q_log_uniform_values}",
+     ["0.001", "0.101", "0.901"]),
+    ("{min: 0.15, max: 0.98, q: 0.1, log: true}", ["0.15", "0.25", "0.95"]),
+    ("{min: 0.15, max: 0.98, q: 0.1}", ["0.15", "0.25", "0.95"]),
+    ("{min: 1, max: 100, q: 10, log: true}", ["1", "11", "91"]),
+    ("{min: 1, max: 100, q: 10}", ["1", "11", "91"]),
+    ("{min: 0.3333333333333333, max: 1.0, q: 0.1}",
+     ["0.3333333333333333", "0.4333333333333333", "0.9333333333333333"])])
+def test_multiples_of_q_count_from_min_and_stay_within(line: str, texts: list[str]) -> None:
+    (item,) = sweep(f"  a: {line}").space.parameters
+    assert [item.text(item.low), item.text(item.low + item.step), item.text(item.high)] == texts
+    assert [*item.points()[:2], item.last] == texts
+    assert item.last == item.points()[-1]
+
+
 MISTAKES = [
+    ("  a: {min: 0.0, max: 1.0e6, q: 1.0e-10}", "q is too small to be told apart beside 1e+06: "
+     "1e-10", "parameters.a.q"),
+    ("  a: {min: 1, max: 9, q: 0.5, distribution: int_uniform}", "int_uniform takes whole", "a.q"),
     ("  a: {min: 2, max: 1}", "min is more than max: 2 > 1", "sweep.yaml:5, parameters.a.min"),
     ("  a: {min: 1, max: 1}", "min and max are the same", "parameters.a.min"),
     ("  a: {min: 0.0, max: 1.0, log: true}", "a logarithm needs min above zero", "a.min"),
@@ -127,7 +146,12 @@ def test_mistakes_in_a_parameter(line: str, what: str, where: str) -> None:
     ("method: grid\nmetric: {name: a}\n", "the search space is empty"),
     ("method: grid\nmetric: {name: a}\nparameters: {x: {min: 0.0, max: 1.0}}\n",
      "a grid cannot have every number"),
-    ("method: grid\nmetric: {name: a}\nparameters: {x: {min: 0, max: 1000000}}\n", "too large"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {min: 0, max: 1000000}}\n",
+     "a grid cannot have 1,000,001 values of one parameter"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {min: -1e308, max: 1e308, q: 1e300}}\n",
+     "a grid cannot have 200,000,001 values of one parameter"),
+    ("method: grid\nmetric: {name: a}\nparameters: {x: {min: 1, max: 2000}, "
+     "y: {min: 1, max: 2000}}\n", "the grid has 4,000,000 points"),
     ("method: random\nmetric: {name: a}\nparameters: {x: {min: 0, max: 1}}\n", "has no end"),
     ("method: random\nmetric: {name: a}\ntrials: -1\nparameters: {x: {value: 1}}\n",
      "trials is a whole number from 1 on, not '-1'"),
@@ -195,7 +219,7 @@ parameters:
     assert (c.step, c.count, c.whole) == (1, 11, False)
     for item in (d, e, f):
         assert (item.log, round(item.low, 6), round(item.high, 6)) == (True, 0.01, 1)
-    assert (g.log, g.text(42.0)) == (True, "40.0")
+    assert (g.log, g.text(42.0)) == (True, "41.0")  # counted from min
     assert (h.choices, i.choices) == (("x", "y"), ("3",))
     assert (j.whole, k.whole) == (True, False)
 
@@ -216,6 +240,14 @@ def test_the_call_wins_over_the_file() -> None:
     assert found.budget == Budget(trials=5)
     with pytest.raises(SpecError, match="parallel is a whole number from 1 on, not '0'"):
         with_call(found, {"parallel": "0"})
+
+
+def test_a_large_grid_is_tried_as_far_as_is_asked() -> None:
+    text = ("method: grid\nmetric: {name: a}\nparameters:\n  x: {min: 1, max: 2000}\n"
+            "  y: {min: 1, max: 2000}\n")
+    assert with_call(read(text, "p"), {"trials": "8"}).most == 8
+    assert with_call(read(text, "p"), {"budget": "1h"}).most == 4_000_000
+    assert with_call(read(text, "p"), {}, to_run=False).most == 4_000_000
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
@@ -241,8 +273,8 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3
     st.fixed_dictionaries({"values": st.lists(st.one_of(
         numbers, st.integers(-9, 9), st.text("xyz ", min_size=1)), min_size=1, max_size=4)}),
     st.fixed_dictionaries({"min": numbers, "max": numbers}, optional={
-        "q": st.sampled_from([0.1, 0.25, 3]), "log": st.booleans()})), min_size=1, max_size=4),
-    st.sampled_from(["grid", "random", "bayes"]))
+        "q": st.sampled_from([0.1, 1 / 3, 3, 1e-7]), "log": st.booleans()})), min_size=1,
+    max_size=4), st.sampled_from(["grid", "random", "bayes"]))
 def test_a_sweep_is_read_or_refused_and_its_points_lie_within(parameters: Any,
                                                               method: str) -> None:
     text = yaml.safe_dump({"method": method, "metric": {"name": "m"}, "trials": 5,
@@ -260,9 +292,10 @@ def test_a_sweep_is_read_or_refused_and_its_points_lie_within(parameters: Any,
         assert item.low < item.high
         for share in (0, 0.3, 1):
             drawn = float(item.text(item.low + (item.high - item.low) * share))
-            room = item.step if item.step else 1e-9 + 1e-9 * abs(drawn)
+            room = 0 if item.step else 1e-9 + 1e-9 * abs(drawn)
             assert item.low - room <= drawn <= item.high + room
             assert math.isfinite(drawn)
+            assert float(item.text(drawn)) == drawn
     if method == "grid" and found.space.size < 500:
         points = list(found.space.grid())
         assert len(points) == found.space.size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -16,14 +17,16 @@ import pytest
 
 from tests.support.claimant import Claimant
 from tests.support.services import mlflow_server
+from tests.test_kubernetes import job as a_job
+from toolchain import run
 from toolchain.adapters.claims import CLAIM_TAG, HEARTBEAT_TAG, HELD, HOST_TAG, OWNER_TAG
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.adapters.owner import Owner
 from toolchain.adapters.trials import MlflowTrials
 from toolchain.digest import Digest
-from toolchain.errors import TrackingError
+from toolchain.errors import EngineError, TrackingError
 from toolchain.journal import Journal
-from toolchain.run import KEY_TAG, Run, Started
+from toolchain.run import KEY_TAG, Job, Outcome, Run, Started
 from toolchain.sweep.trial import Found
 from toolchain.trace import Trace
 
@@ -188,6 +191,27 @@ def test_a_process_that_is_killed_is_noticed_at_once(
     assert time.monotonic() - killed < 10  # far less than a minute
     second.end()
     assert store.runs(key) == {dead: "FAILED", new: "FINISHED"}
+
+
+def test_a_run_is_found_in_whichever_of_very_many_experiments(
+    database: Store, key: Digest
+) -> None:
+    made = database.claim(key)
+    assert isinstance(made, Started)
+    database.mlflow.finish(made, "FINISHED", {})
+    later = int(time.time() * 1000)
+    with sqlite3.connect(database.mlflow.store.file) as connection:
+        connection.executemany(
+            "insert into experiments (name, lifecycle_stage, creation_time, last_update_time, "
+            "workspace) values (?, 'active', ?, ?, 'default')",
+            [(f"newer {number}", later + number, later + number) for number in range(1000)])
+    try:
+        found = database.mlflow.find(key, "claims")
+        assert found is not None
+        assert found.run_id == made.run_id
+    finally:
+        with sqlite3.connect(database.mlflow.store.file) as connection:
+            connection.execute("delete from experiments where name like 'newer %'")
 
 
 def test_a_run_that_a_dead_process_left_is_closed_by_the_next(
@@ -381,3 +405,73 @@ def test_an_owner_that_is_none_is_told_by_its_heartbeat(
     assert Owner.parse(text) is None
     assert database.mlflow.follow(key, _silent) is None
     assert database.runs(key) == {dead: "FAILED"}
+
+
+class Jobs:
+    """An engine that keeps jobs after their clients are gone, as a cluster does."""
+
+    name = "jobs"
+
+    def __init__(self, *run_ids: str) -> None:
+        self.run_ids = list(run_ids)
+        self.followed: list[str] = []
+        self.open = threading.Event()
+        self.begun = threading.Event()
+
+    def find(self, key: str) -> tuple[str, ...]:
+        return tuple(self.run_ids)
+
+    def prepare(self, job: Job) -> None:
+        pass
+
+    def execute(self, job: Job) -> Outcome:
+        self.followed.append(job.environment["MLFLOW_RUN_ID"])
+        self.begun.set()
+        self.open.wait(60)
+        self.run_ids.clear()
+        return Outcome(code=0)
+
+
+def _made(tracker: Mlflow, engine: Jobs, key: Digest, folder: Path) -> Run:
+    job = a_job(name="one", environment={})
+    return run.make(key=key, entry_point="main", params={}, experiment="claims",
+                    folder=str(folder), environment="", job=job, engine=engine, tracker=tracker)
+
+
+def test_of_two_that_come_back_to_one_job_one_goes_on_and_the_other_has_its_run(
+    store: Store, key: Digest, tmp_path: Path
+) -> None:
+    first = Claimant(store.uri, tmp_path / "first", str(key), seconds=60)
+    run_id = first.until("began")
+    first.kill()
+    engine = Jobs("f" * 32, run_id)  # the newest is of another store's
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(_made, store.another(), engine, key, store.folder) for _ in range(3)]
+        assert engine.begun.wait(60)
+        time.sleep(2 * _PATIENCE)
+        engine.open.set()
+        found = {one.result(60).run_id for one in asked}
+    assert found == {run_id}
+    assert engine.followed == [run_id]
+    assert store.runs(key) == {run_id: "FINISHED"}
+
+
+def test_a_job_of_another_store_is_none_of_ours(store: Store, key: Digest) -> None:
+    other = store.claim(Digest.of(b"another training of this store"))
+    assert isinstance(other, Started)
+    engine = Jobs("f" * 32, other.run_id)
+    engine.open.set()
+    made = _made(store.another(), engine, key, store.folder)
+    assert engine.followed == [made.run_id]
+    assert made.run_id not in ("f" * 32, other.run_id)
+    store.mlflow.finish(other, "FINISHED", {})
+
+
+def test_a_claim_is_taken_back_if_the_cluster_cannot_be_asked(store: Store, key: Digest) -> None:
+    class Silent(Jobs):
+        def find(self, key: str) -> tuple[str, ...]:
+            raise EngineError("the cluster does not answer", where="a test", fix="none")
+
+    with pytest.raises(EngineError):
+        _made(store.another(), Silent(), key, store.folder)
+    assert store.runs(key) == {}

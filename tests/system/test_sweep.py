@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from collections import Counter
 
+from tests.adapters.test_sources import repository
 from tests.support import sweeps
 from tests.support.monorepo import Monorepo
 
@@ -167,6 +170,33 @@ parameters:
     assert pictures == {"history.png", "importance.png", "parallel.png", "slice.png", "sweep.html"}
 
 
+def test_a_pruned_point_counts_while_its_rule_holds_and_nobody_trained_it(
+        monorepo: Monorepo) -> None:
+    text = """\
+method: grid
+metric: {name: loss}
+early_terminate: {type: median, startup: 2}
+parameters:
+  x: {values: [2, 2.1, 60, 70]}
+  kind: {value: steps}
+  wait: {value: 12}
+"""
+    project = sweeps.add(monorepo, "one", text)
+    output = monorepo.doit("sweep", "project=one")
+    assert re.search(r"^one +4 +2 +2 +0 +0 ", output, re.MULTILINE), output
+    monorepo.doit("train", "project=one", "params=x=70 kind=steps wait=12")
+    assert sweeps.lines(monorepo, "ended")[2:] == ["70.0 steps"]
+    # A finished run is the truth, and a point beside it stays pruned by the same rule.
+    (project / "sweep.yaml").write_text(text.replace("60, 70]", "60, 70, 2.05]"))
+    output = monorepo.doit("sweep", "project=one")
+    assert re.search(r"^one +5 +4 +1 +0 +4 ", output, re.MULTILINE), output
+    assert sweeps.lines(monorepo, "begun")[5:] == ["2.05 steps"]
+    (project / "sweep.yaml").write_text(text.replace("startup: 2", "startup: 9"))
+    output = monorepo.doit("sweep", "project=one")
+    assert re.search(r"^one +4 +4 +0 +0 +3 ", output, re.MULTILINE), output
+    assert sweeps.lines(monorepo, "ended")[4:] == ["60.0 steps"]
+
+
 def test_the_best_trial_is_registered(monorepo: Monorepo) -> None:
     from tests.support.monorepo import TRAIN
 
@@ -180,6 +210,37 @@ def test_the_best_trial_is_registered(monorepo: Monorepo) -> None:
     assert len(sweeps.lines(monorepo, "begun")) == 6
     wrong = monorepo.doit("best", "project=one", "register=bets", expect=1)
     assert "register is `best`, not 'bets'" in wrong
+
+
+def test_the_best_has_the_values_that_it_was_given(monorepo: Monorepo) -> None:
+    """Not those that its script has logged, nor any of a sweep that has varied more."""
+    spoken = sweeps.TRAIN + (
+        "connection = sqlite3.connect(database, timeout=60)\nwith connection:\n"
+        "    connection.execute('insert into params (key, value, run_uuid) values (?,?,?)', "
+        "('x', str(round(x)), run))\n")
+    wide = "method: grid\nmetric: {name: loss}\nparameters:\n  x: {values: [0.2, 2.2]}\n"
+    project = sweeps.add(monorepo, "one", wide + "  wait: {values: [0, 0.01]}\n", train=spoken)
+    monorepo.doit("sweep", "project=one")
+    [(first, _)] = sweeps.parents(monorepo)
+    assert sweeps.tags(monorepo, first)["toolchain.best.param.x"] == "2.2"
+    line = monorepo.doit("best", "project=one").splitlines()[-1]
+    assert re.search(r"params='wait=0(\.01)? x=2\.2'$", line), line
+    # One value more than the winner's: what both sweeps have is theirs, and what one has is its.
+    (project / "sweep.yaml").write_text(wide.replace("2.2]", "2.4]"))
+    output = monorepo.doit("sweep", "project=one")
+    assert re.search(r"^one +2 +2 +0 +0 +1 +loss=0.16 ", output, re.MULTILINE), output
+    assert len(sweeps.lines(monorepo, "begun")) == 5
+    assert monorepo.doit("best", "project=one").splitlines()[-1].endswith(" params=x=2.4")
+    assert len(sweeps.parents(monorepo)) == 2
+    # A run of `doit train` that is taken for a trial: it too has what the sweep says.
+    monorepo.doit("train", "project=one", "params=x=1.9")
+    (project / "sweep.yaml").write_text(wide.replace("2.2]", "2.4, 1.90]"))
+    monorepo.doit("sweep", "project=one")
+    assert len(sweeps.lines(monorepo, "begun")) == 6
+    assert monorepo.doit("best", "project=one").splitlines()[-1].endswith(" params=x=1.90")
+    (project / "sweep.yaml").write_text(wide + "  wait: {values: [0, 0.01]}\n")
+    assert re.search(r"params='wait=0(\.01)? x=2\.2'$",
+                     monorepo.doit("best", "project=one").splitlines()[-1])
 
 
 MISTAKES = [
@@ -284,12 +345,52 @@ def test_a_point_that_cannot_be_run_is_a_failure_of_its_own(monorepo: Monorepo) 
     assert re.search(r"^one +4 +4 +0 +0 ", monorepo.doit("sweep"), re.MULTILINE)
 
 
+def test_a_repository_cannot_choose_the_engine(monorepo: Monorepo) -> None:
+    """Neither by its settings nor by its sweep.yaml; whoever calls can."""
+    text = GRID.replace("0, 1, 3", "1").replace("plain, other", "plain") + "engine: ray\n"
+    upstream = monorepo.folder.parent / "upstream"
+    shutil.move(sweeps.add(monorepo, "guest", text), upstream)
+    repository(upstream)
+    url = f"project=file://{upstream}"
+    output = monorepo.doit("sweep", url)
+    assert ("sweep.yaml: engine is not used: a repository's settings cannot choose it; engine=ray "
+            "for this call does") in output
+    line = monorepo.doit("best", url).splitlines()[-1]
+    assert line.startswith(f"doit train {url} version=")
+    assert "up to date" in monorepo.doit(*shlex.split(line)[1:], "engine=local")
+    assert sweeps.rows(monorepo, "select value from tags where key='mlflow.project.backend'") == [
+        ("local",)]
+    assert "unknown engine 'locl'" in monorepo.doit("sweep", url, "engine=locl", expect=1)
+    sweeps.add(monorepo, "one", text.replace("ray", "locl"))
+    assert "unknown engine 'locl'" in monorepo.doit("sweep", "project=one", expect=1)
+
+
 def test_best_needs_no_end_of_the_sweep(monorepo: Monorepo) -> None:
     sweeps.add(monorepo, "one", "method: random\nmetric: {name: loss}\nparameters:\n"
                                 "  x: {min: 0.0, max: 4.0}\n")
     assert "method random has no end" in monorepo.doit("sweep", expect=1)
     monorepo.doit("sweep", "trials=2")
     assert "doit train project=one params=x=" in monorepo.doit("best")
+
+
+def test_no_trial_is_begun_once_one_has_reached_the_target(monorepo: Monorepo) -> None:
+    """Also none that was drawn while that one ran."""
+    sweeps.add(monorepo, "one", GRID.replace("minimize}", "minimize, target: 0.5}").replace(
+        "[0, 1, 3]", "[0, 2, 1, 3]").replace("[plain, other]", "[plain]"))
+    sweeps.add(monorepo, "two", "method: random\nmetric: {name: loss, target: 9}\ntrials: 5\n"
+                                "parameters:\n  x: {min: 0.0, max: 4.0}\n")
+    output = monorepo.doit("sweep", "project=one")
+    assert sweeps.lines(monorepo, "begun") == ["0.0 plain", "2.0 plain"]
+    assert re.search(r"^one +2 +2 +0 +0 +0 +loss=0 ", output, re.MULTILINE), output
+    assert len(sweeps.rows(monorepo, "select 1 from tags where key='optuna.number'")) == 2
+    monorepo.doit("sweep", "project=one")
+    assert len(sweeps.lines(monorepo, "begun")) == 2
+    # Without a target the one that was drawn ahead comes next.
+    file = monorepo.folder / "projects/one/sweep.yaml"
+    file.write_text(file.read_text().replace(", target: 0.5", ""))
+    monorepo.doit("sweep", "project=one")
+    assert sweeps.lines(monorepo, "begun")[2:] == ["1.0 plain", "3.0 plain"]
+    assert re.search(r"^two +1 +1 ", monorepo.doit("sweep", "project=two"), re.MULTILINE)
 
 
 def test_budgets_of_the_files_are_each_projects_own(monorepo: Monorepo) -> None:
@@ -299,3 +400,16 @@ def test_budgets_of_the_files_are_each_projects_own(monorepo: Monorepo) -> None:
     output = monorepo.doit("sweep")
     assert re.search(r"^few +3 ", output, re.MULTILINE), output
     assert re.search(r"^grid +6 ", output, re.MULTILINE), output
+
+
+def test_a_tracking_store_that_is_gone_is_filled_again(monorepo: Monorepo) -> None:
+    """Optuna's record alone is no result: there is no run to register."""
+    sweeps.add(monorepo, "one", GRID.replace("0, 1, 3", "1").replace("plain, other", "plain"))
+    monorepo.doit("sweep", "project=one")
+    (monorepo.folder / "mlflow.db").unlink()
+    output = monorepo.doit("sweep", "project=one")
+    assert "the tracking store has none of its runs any more; it begins anew" in output
+    assert sweeps.lines(monorepo, "ended") == ["1.0 plain"] * 2
+    assert "loss=1" in monorepo.doit("best", "project=one")
+    assert "begins anew" not in monorepo.doit("sweep", "project=one")
+    assert len(sweeps.lines(monorepo, "ended")) == 2

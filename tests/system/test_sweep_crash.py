@@ -173,7 +173,7 @@ def test_a_signal_ends_what_waits_for_another_process(monorepo: Monorepo) -> Non
     call = monorepo.start("sweep")
     said = ""
     assert call.stdout is not None
-    while "another process has the training of trial 0; waiting for it" not in said:
+    while "has the training of trial 0; waiting for it" not in said:
         line = call.stdout.readline()
         assert line, said
         said += line

@@ -11,12 +11,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.support import sweeps
 from tests.support.monorepo import Monorepo
 from tests.support.postgresql import PASSWORD, QUOTED, PostgreSQL, postgresql
+from toolchain.adapters.optuna import OptunaStudies
+from toolchain.journal import Journal
+from toolchain.sweep import read
+from toolchain.sweep.draws import Draws
+from toolchain.sweep.trial import COMPLETE, Ended
+from toolchain.trace import Trace
 
 _GRID = """\
 method: grid
@@ -114,6 +121,22 @@ def test_two_machines_do_together_what_was_asked_for(
     assert states(server, address) == {"COMPLETE": 16}
     assert finished(pair[0]) == 16
     assert sorted(Counter(sweeps.lines(pair[0], "begun")).values()) == [1] * 16
+
+
+def test_a_target_that_one_machine_reaches_is_reached_for_the_other(
+        server: PostgreSQL, tmp_path: Path) -> None:
+    address = server.database()
+    sweep = read.given(read.read(_GRID.replace("loss}", "loss, target: 0}"), "sweep.yaml"), {})
+    one, other = (OptunaStudies(address, Trace(tmp_path / name, Journal(tmp_path / name)))
+                  .open("shared", sweep) for name in ("one", "other"))
+    mine, theirs = Draws(one, sweep), Draws(other, sweep)
+    for value in (0.5, 0.0):
+        assert mine.next() is not None
+        trial = theirs.next()
+        assert trial is not None
+        other.settle(trial.number, Ended(state=COMPLETE, value=value))
+    assert mine.next() is None
+    assert mine.score.best == 0
 
 
 def begin(pair: list[Monorepo], address: str, text: str) -> list[subprocess.Popen[str]]:

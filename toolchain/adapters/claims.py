@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from toolchain.adapters.mlflow_store import TrackingStore
+from toolchain.adapters.mlflow_store import TrackingStore, experiment_ids
 from toolchain.adapters.owner import Owner
 from toolchain.digest import Digest
 from toolchain.errors import Cancelled
@@ -100,7 +100,7 @@ class Claims:
         asked = (f"tags.`{KEY_TAG}` = '{key}' and attributes.status != 'FAILED' "
                  "and attributes.status != 'KILLED'")
         with self._store.explained() as client:
-            experiments = [item.experiment_id for item in client.search_experiments()]
+            experiments = experiment_ids(client)
             if not experiments:
                 return []
             page = client.search_runs(experiments, asked)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from toolchain.adapters.study_database import StudyDatabase
 from toolchain.sweep import Sweep
 from toolchain.sweep.space import Parameter, Value
-from toolchain.sweep.trial import COMPLETE, FAILED, PRUNED, Ended, Past, Trial
+from toolchain.sweep.trial import COMPLETE, FAILED, PARAM_TAG, PRUNED, Ended, Past, Trial
 from toolchain.trace import Trace
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.study import Study
+    from optuna.trial import Trial as Asked
 
 _REASON = "toolchain.reason"
 _STARTUP = 10  # random trials before TPE learns from them, as by its default
@@ -42,10 +43,23 @@ class OptunaStudies:
                 storage=self._database.storage, study_name=name,
                 direction="minimize" if sweep.metric.goal == "minimize" else "maximize",
                 load_if_exists=True)
+            if not self._database.is_shared:
+                from toolchain.adapters.known_trials import KnownTrials
+
+                # On one machine one process at a time runs a project's sweep.
+                study = optuna.load_study(
+                    study_name=name, storage=KnownTrials(self._database.storage, name))
             count = len(study.get_trials(deepcopy=False))
             study.sampler = _sampler(sweep, count)
             study.pruner = _pruner(sweep)
             return OptunaStudy(study, self._database, sweep)
+
+    def renew(self, name: str, sweep: Sweep) -> OptunaStudy:
+        with self._database.explained():
+            import optuna
+
+            optuna.delete_study(study_name=name, storage=self._database.storage)
+        return self.open(name, sweep)
 
 
 class OptunaStudy:
@@ -54,11 +68,12 @@ class OptunaStudy:
     def __init__(self, study: Study, database: StudyDatabase, sweep: Sweep) -> None:
         self._study = study
         self._database = database
-        self._storage = database.storage
+        self._storage = study._storage
         self._sweep = sweep
         self._distributions = {item.name: _distribution(item) for item in sweep.space.parameters}
         self._ids: dict[int, int] = {}  # of this process's running trials
         self._reported: dict[int, int] = {}  # of running trials: how much of its history
+        self._reserved: Asked | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -75,22 +90,29 @@ class OptunaStudy:
                          state=item.state.name, value=item.value)
                     for item in self._study.get_trials(deepcopy=False)]
 
-    def draw(self) -> Trial:
-        from optuna.trial import Trial as Asked
+    def reserve(self) -> None:
+        with self._database.explained():
+            if self._reserved is None:
+                self._reserved = self._begun()
 
+    def draw(self) -> Trial:
         with self._database.explained():
             if self.is_shared and self._sweep.seed is not None:
                 # Several machines that count from one seed would draw the same points.
                 self._study.sampler = _sampler(
                     self._sweep, len(self._study.get_trials(deepcopy=False)))
-            # As `ask` does, but for trials that somebody else has put in a queue: nobody does,
-            # and to look costs as much as all the rest.
+            trial, self._reserved = self._reserved or self._begun(), None
             self._study._thread_local.cached_all_trials = None
-            made = self._storage.create_new_trial(self._study._study_id)
-            trial = Asked(self._study, made)
-            values = {item.name: _suggested(trial, item) for item in self._sweep.space.parameters}
-            self._ids[trial.number] = made
-            return self._trial(trial.number, values)
+            return self._trial(trial.number, self._suggested(trial))
+
+    def _begun(self) -> Asked:
+        """As `ask` does, but for trials that somebody else has put in a queue: nobody does, and to
+        look costs as much as all the rest."""
+        from optuna.trial import Trial as Asked
+
+        trial = Asked(self._study, self._storage.create_new_trial(self._study._study_id))
+        self._ids[trial.number] = trial._trial_id
+        return trial
 
     def resume(self, number: int) -> Trial:
         from optuna.trial import Trial as Asked
@@ -99,8 +121,7 @@ class OptunaStudy:
             self._ids[number] = self._id(number)
             asked = Asked(self._study, self._ids[number])
             # It may have been cut short between two of its parameters.
-            return self._trial(number, {item.name: _suggested(asked, item)
-                                        for item in self._sweep.space.parameters})
+            return self._trial(number, self._suggested(asked))
 
     def add(self, params: Mapping[str, str]) -> Trial:
         from optuna.trial import TrialState, create_trial
@@ -167,10 +188,14 @@ class OptunaStudy:
         texts = self._texts(values)
         return Trial(number=number, params=texts, tags={
             "optuna.number": str(number), "optuna.study": self._study.study_name,
-            **{f"optuna.param.{name}": text for name, text in texts.items()},
+            **{f"{PARAM_TAG}{name}": text for name, text in texts.items()},
             **{f"optuna.distribution.{name}": str(item)
                for name, item in self._distributions.items()},
         })
+
+    def _suggested(self, asked: Asked) -> dict[str, Value]:
+        return {name: _suggested(asked, name, item)
+                for name, item in self._distributions.items()}
 
     def _texts(self, values: Mapping[str, Value]) -> dict[str, str]:
         return {item.name: _text(item, values[item.name])
@@ -215,34 +240,30 @@ def _distribution(item: Parameter) -> BaseDistribution:
         return CategoricalDistribution(item.numbers)
     if item.whole:
         # Optuna rounds a range's end down to what steps can reach, and says so.
-        step = max(1, round(item.step)) if not item.log else 1
-        high = int(item.low) + (int(item.high) - int(item.low)) // step * step
-        return IntDistribution(int(item.low), high, log=item.log, step=step)
-    if item.step and not item.log:
-        points = item.points()
-        return FloatDistribution(item.low, float(points[-1]), step=item.step)
+        is_stepped = item.step and not item.log
+        return IntDistribution(int(item.low), int(item.last if is_stepped else item.high),
+                               log=item.log, step=int(item.step) if is_stepped else 1)
+    # It refuses a point that is a little beside a step, and counts a step less if the end is. Such
+    # a range is drawn without steps: `text` puts what is drawn on one.
+    if item.step and not item.log and item.is_exact:
+        return FloatDistribution(item.low, float(item.last), step=item.step)
     return FloatDistribution(item.low, item.high, log=item.log)
 
 
-def _suggested(asked: Any, item: Parameter) -> Value:
+def _suggested(asked: Asked, name: str, found: BaseDistribution) -> Value:
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
         IntDistribution,
     )
 
-    found = _distribution(item)
-    value: Value
     if isinstance(found, CategoricalDistribution):
-        value = asked.suggest_categorical(item.name, found.choices)
-    elif isinstance(found, IntDistribution):
-        value = asked.suggest_int(item.name, found.low, found.high, log=found.log,
-                                  step=found.step)
-    else:
-        assert isinstance(found, FloatDistribution)
-        value = asked.suggest_float(item.name, found.low, found.high, log=found.log,
-                                    step=found.step)
-    return value
+        value: Value = asked.suggest_categorical(name, found.choices)  # type: ignore[assignment]
+        return value
+    if isinstance(found, IntDistribution):
+        return asked.suggest_int(name, found.low, found.high, log=found.log, step=found.step)
+    assert isinstance(found, FloatDistribution)
+    return asked.suggest_float(name, found.low, found.high, log=found.log, step=found.step)
 
 
 def _text(item: Parameter, value: Value) -> str:

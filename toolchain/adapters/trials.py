@@ -7,21 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.adapters import mlflow_rows, trial_rows
 from toolchain.adapters.claims import CLAIM_TAG, DONE, HELD, WANTED
 from toolchain.adapters.mlflow import Mlflow
-from toolchain.adapters.mlflow_store import logged
+from toolchain.adapters.mlflow_store import experiment_ids, logged
 from toolchain.digest import Digest
-from toolchain.run import KEY_TAG, Run, Started
+from toolchain.run import KEY_TAG, Started
 from toolchain.sweep import Metric
 from toolchain.sweep.trial import (
+    EARLY_TAG,
     PARENT_TAG,
     PRUNED,
-    RUNNING,
     STATE_TAG,
     SWEEP_TAG,
     Found,
     Member,
     Parent,
+    Winner,
     member_tag,
 )
 
@@ -30,15 +32,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _LONGEST = 5000  # characters of a tag's value that every MLflow store takes
-# What MLflow's own client takes ten times as long to say of a store that is a file.
-_RUNS = ("from tags t join runs r on r.run_uuid = t.run_uuid join experiments e on "
-         "e.experiment_id = r.experiment_id where t.key=? and t.value=? and "
-         "r.lifecycle_stage='active' and e.lifecycle_stage='active' and ")
-_CLAIMED = ("exists (select 1 from tags c where c.run_uuid = r.run_uuid and c.key=? "
-            "and c.value in (?, ?))")
-_FINISHED = (f"select r.run_uuid {_RUNS} r.status='FINISHED' and not {_CLAIMED} "
-             "order by r.end_time desc limit 1")
-_OTHERS = f"select 1 {_RUNS} r.run_uuid != ? and r.status in ('RUNNING', 'FINISHED') limit 1"
 
 
 class MlflowTrials:
@@ -63,10 +56,13 @@ class MlflowTrials:
                       experiment=experiment, project=name, folder=folder, tags=common)
 
     def members(self, identity: str) -> list[Member]:
+        if self._store.is_sqlite:
+            return trial_rows.members(self._store.ask_sqlite, identity)
         with self._store.explained() as client:
             found = self._search(client, f"tags.`{member_tag(identity)}` = '1'")
         return [Member(run_id=run.info.run_id, key=run.data.tags.get(KEY_TAG, ""),
-                       is_pruned=run.data.tags.get(STATE_TAG) == PRUNED)
+                       is_pruned=run.info.status == "KILLED",
+                       early=run.data.tags.get(EARLY_TAG, ""))
                 for run in found
                 if (run.info.status == "FINISHED" and not _is_open(run))
                 or (run.info.status == "KILLED" and run.data.tags.get(STATE_TAG) == PRUNED)]
@@ -75,8 +71,8 @@ class MlflowTrials:
         if not self._store.is_sqlite:
             run = self._mlflow.find(key, "")
             return Found(run_id=run.run_id, metrics=run.metrics) if run is not None else None
-        rows = self._store.ask_sqlite(_FINISHED, (KEY_TAG, str(key), CLAIM_TAG, WANTED, HELD))
-        return self._logged(rows[0][0]) if rows else None
+        run_id = trial_rows.finished(self._store.ask_sqlite, key)
+        return self._logged(run_id) if run_id else None
 
     def start(self, parent: Parent, key: Digest, tags: Mapping[str, str],
               waiting: Callable[[str], None], cancel: threading.Event) -> Started | Found:
@@ -87,45 +83,48 @@ class MlflowTrials:
             # since `find`, takes the long way.
             started = self._mlflow.begin(
                 parent.experiment_id, {**parent.tags, **tags, CLAIM_TAG: HELD})
-            if not self._store.ask_sqlite(_OTHERS, (KEY_TAG, str(key), started.run_id)):
+            if not trial_rows.has_others(self._store.ask_sqlite, key, started.run_id):
                 return started
-            self._mlflow.withdraw(started.run_id)
+            self._mlflow.withdraw(started)
         got = self._mlflow.claim(parent.experiment, parent.project, tags, parent.folder, waiting,
                                  cancel)
         return got if isinstance(got, Started) else Found(run_id=got.run_id, metrics=got.metrics)
 
-    def adopt(self, run_id: str, identity: str) -> Started:
-        started = self._mlflow.adopt(run_id)
-        self.mark(run_id, {member_tag(identity): "1", STATE_TAG: RUNNING})
-        return started
+    def take_over(self, begun: Started, key: Digest, run_ids: Sequence[str]) -> Started:
+        return self._mlflow.take_over(begun, key, run_ids)
 
     def withdraw(self, started: Started) -> None:
-        self._mlflow.withdraw(started.run_id)
+        self._mlflow.withdraw(started)
 
     def finish(self, started: Started, status: str, params: Mapping[str, str],
                tags: Mapping[str, str], *, reusable: bool = True) -> Found:
+        run_id = started.run_id
+        done = {CLAIM_TAG: DONE} if status == "FINISHED" else {}
+        tags = {name: value[:_LONGEST] for name, value in {**tags, **done}.items()}
+        end = mlflow_rows.End(status=status, params=params, tags=tags,
+                              dropped="" if reusable else KEY_TAG)
+        with self._mlflow.ending(run_id):
+            if self._store.is_sqlite:
+                found = self._logged(run_id)
+                if self._store.end_sqlite(run_id, end):
+                    return found
+            return self._end(run_id, end)
+
+    def _end(self, run_id: str, end: mlflow_rows.End) -> Found:
         from mlflow.entities import Param, RunTag
 
-        run_id = started.run_id
-        with self._mlflow.ending(run_id), self._store.explained() as client:
-            if self._store.is_sqlite:
-                there = {row[0] for row in self._store.ask_sqlite(
-                    "select key from params where run_uuid=?", (run_id,))}
-                found = self._logged(run_id)
-            else:
-                run = client.get_run(run_id)
-                there, found = set(run.data.params), Found(run_id=run_id, metrics={
-                    name: logged(value) for name, value in run.data.metrics.items()})
-            if not reusable:
-                client.delete_tag(run_id, KEY_TAG)
+        with self._store.explained() as client:
+            data = client.get_run(run_id).data
+            if end.dropped in data.tags:
+                client.delete_tag(run_id, end.dropped)
             # Before its status: one that ends between the two is finished, and is not lost.
-            done = {CLAIM_TAG: DONE} if status == "FINISHED" else {}
             client.log_batch(
-                run_id, params=[Param(name, value) for name, value in params.items()
-                                if name not in there],
-                tags=[RunTag(name, value[:_LONGEST]) for name, value in {**tags, **done}.items()])
-            client.set_terminated(run_id, status)
-        return found
+                run_id, params=[Param(name, value) for name, value in end.params.items()
+                                if name not in data.params],
+                tags=[RunTag(name, value) for name, value in end.tags.items()])
+            client.set_terminated(run_id, end.status)
+            return Found(run_id=run_id, metrics={
+                name: logged(value) for name, value in data.metrics.items()})
 
     def _logged(self, run_id: str) -> Found:
         rows = self._store.ask_sqlite(
@@ -167,7 +166,13 @@ class MlflowTrials:
         self._mlflow.finish(Started(run_id=parent.run_id, experiment_id=parent.experiment_id,
                                     environment={}), status, {})
 
-    def best(self, identity: str, metric: Metric) -> Run | None:
+    def best(self, identity: str, metric: Metric) -> Winner | None:
+        if self._store.is_sqlite:
+            there = trial_rows.best(self._store.ask_sqlite, identity, metric)
+            if there is None:
+                return None
+            return Winner(run=self._mlflow.read(*there),
+                          params=trial_rows.given(self._store.ask_sqlite, there[0]))
         order = "ASC" if metric.goal == "minimize" else "DESC"
         for most in (20, 0):  # the first have it, unless they are no numbers
             with self._store.explained() as client:
@@ -179,7 +184,9 @@ class MlflowTrials:
                 value = run.data.metrics.get(metric.name)
                 if (value is not None and isinstance(logged(value), float)
                         and KEY_TAG in run.data.tags and not _is_open(run)):
-                    return self._mlflow.read(run.info.run_id, Digest.parse(run.data.tags[KEY_TAG]))
+                    key = Digest.parse(run.data.tags[KEY_TAG])
+                    return Winner(run=self._mlflow.read(run.info.run_id, key),
+                                  params=trial_rows.params(run.data.tags))
             if len(found) < most:
                 break
         return None
@@ -194,7 +201,7 @@ class MlflowTrials:
 
     def _search(self, client: MlflowClient, filter_text: str, *, order: str = "",
                 most: int = 0) -> list[Any]:
-        experiments = [item.experiment_id for item in client.search_experiments()]
+        experiments = experiment_ids(client)
         found: list[Any] = []
         token = None
         while experiments:

@@ -29,7 +29,7 @@ class Best:
     def line(self) -> str:
         """`doit train project=x params="alpha=0.1"`, for a shell."""
         config = self.chain.config
-        words = ["doit", "train", shlex.quote(f"project={self.chain.name}")]
+        words = ["doit", "train", *map(shlex.quote, self.chain.project.named)]
         if config.entry_point != "main":
             words.append(shlex.quote(f"entry_point={config.entry_point}"))
         return " ".join([*words, f"params={shlex.quote(config.params)}"])
@@ -47,13 +47,14 @@ def find(chain: Chain) -> Best:
     if best is None:
         raise SweepError(
             "no trial of this sweep is finished", where=f"{chain.name}, as its files are now",
-            fix=f"doit sweep project={chain.name}; a trial of other code or another image, or for "
-                "another metric, does not count")
+            fix=f"doit sweep {shlex.join(chain.project.named)}; a trial of other code or another "
+                "image, or for another metric, does not count")
     given = command.parse_params(chain.config.params)
-    params = {name: text for name, text in best.params.items()
-              if name in {item.name for item in sweep.space.parameters}}
+    known = {**best.run.params, **best.params}
+    params = {item.name: known[item.name] for item in sweep.space.parameters
+              if item.name in known}
     config = dataclasses.replace(chain.config, params=_text({**given, **params}))
-    return Best(run=best, metric=sweep.metric.name, params=params,
+    return Best(run=best.run, metric=sweep.metric.name, params=params,
                 chain=Chain(chain.session, chain.project, config))
 
 

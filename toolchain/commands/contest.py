@@ -2,6 +2,7 @@
 
 Rule 1: the tracking store's finished run of a training key is the truth. A point whose key has one
 is told to the sampler and not trained again, whoever trained it.
+A point that was pruned is not trained again either, while the rule that has ended it holds.
 Rule 2: a trial is on record with the sampler before its run is, and is settled after it. A call
 that is killed in between leaves a trial that says RUNNING; the next call runs the same trial, and
 finds its run if that was finished.
@@ -30,7 +31,9 @@ from toolchain.sweep.budget import Budget
 from toolchain.sweep.draws import Draws
 from toolchain.sweep.trial import (
     COMPLETE,
+    EARLY_TAG,
     FAILED,
+    PARAM_TAG,
     PARENT_TAG,
     PRUNED,
     RUNNING,
@@ -38,6 +41,9 @@ from toolchain.sweep.trial import (
     SWEEP_TAG,
     Ended,
     Found,
+    Member,
+    Studies,
+    Study,
     Trial,
     member_tag,
 )
@@ -71,8 +77,10 @@ class Contest:
         self._experiment = tools.experiment(chain.config) or chain.name
         check(chain, sweep, chain.session.say)
         self._identity = identity_of(chain, sweep)
-        self._study = tools.studies(chain.config).open(
-            f"{chain.name}-{self._identity}-{sweep.study}", sweep)
+        self._members = self._records.members(self._identity)
+        self._known = {item.run_id for item in self._members}
+        self._pruned = self._pruned_of(self._members)
+        self._study = self._opened(tools.studies(chain.config))
         self._spec = parse.result(chain)
         self._job = run.Job(
             name=chain.name, command="", docker=train.docker_of(chain),
@@ -81,7 +89,6 @@ class Contest:
             timeout=train.timeout(chain.config), resources=_resources(chain, parallel))
         with chain.session.progress(f"prepare {chain.name}"):
             self._engine.prepare(self._job)
-        self._members = {member.key: member for member in self._records.members(self._identity)}
         self._prepared: dict[int, _Prepared | ToolchainError] = {}
         self._run_ids: dict[int, str] = {}  # of running trials
         self._hopeless: set[int] = set()
@@ -92,6 +99,18 @@ class Contest:
         # Last: whoever has this object ends the run.
         self._parent = self._records.begin(
             self._experiment, chain.name, self._identity, self._tags(), str(chain.folder))
+
+    def _opened(self, studies: Studies) -> Study:
+        """The sweep's study; a new one if the runs of all its trials are gone, since who asks for
+        trials wants runs. One that other machines share is left as it is."""
+        name = f"{self._chain.name}-{self._identity}-{self._sweep.study}"
+        study = studies.open(name, self._sweep)
+        if (self._members or study.is_shared
+                or not any(item.state == COMPLETE for item in study.past())):
+            return study
+        self._chain.session.say(f"sweep {self._chain.name}  the tracking store has none of its "
+                                "runs any more; it begins anew")
+        return studies.renew(name, self._sweep)
 
     @property
     def name(self) -> str:
@@ -116,12 +135,16 @@ class Contest:
     # Contestant
 
     def draw(self) -> Trial | None:
+        if self._draws.is_over:  # by a trial that ended after the next one was drawn
+            return None
         trial, self._ahead = self._ahead or self._drawn(), None
         return trial
 
     def look_ahead(self) -> None:
         # One that is never asked for is on record as cut short, and the next call begins with it.
-        if self._ahead is None and self._sweep.method in ("grid", "random"):
+        if self._sweep.method not in ("grid", "random"):
+            self._draws.reserve()
+        elif self._ahead is None:
             self._ahead = self._drawn()
 
     def _drawn(self) -> Trial | None:
@@ -140,18 +163,18 @@ class Contest:
             return Ended(state=FAILED, reason=_in_line(prepared))
         session = self._chain.session
 
-        def waiting() -> None:
-            session.say(f"sweep {self.name}  another process has the training of trial "
+        def waiting(who: str) -> None:
+            session.say(f"sweep {self.name}  {who} has the training of trial "
                         f"{trial.number}; waiting for it")
 
         try:
             with session.trace.holding(train.NAME, Digest.of_json(prepared.plan), waiting, cancel):
-                member = self._members.get(str(prepared.key))
-                if member is not None and member.is_pruned:
-                    return Ended(state=PRUNED, run_id=member.run_id, is_reused=True)
                 found = self._records.find(prepared.key)
                 if found is not None:
-                    return self._adopted(found, is_member=member is not None)
+                    return self._adopted(found, prepared)
+                pruned = self._pruned.get(str(prepared.key))
+                if pruned is not None:
+                    return Ended(state=PRUNED, run_id=pruned, is_reused=True)
                 return self._run(prepared, cancel)
         except Cancelled:
             return None
@@ -183,10 +206,10 @@ class Contest:
             best = self._records.best(self._identity, self._sweep.metric)
             tags, metrics = {}, {}
             if best is not None:
-                value = float(best.metrics[self._sweep.metric.name])
-                tags = {"toolchain.best.run": best.run_id,
+                value = float(best.run.metrics[self._sweep.metric.name])
+                tags = {"toolchain.best.run": best.run.run_id,
                         **{f"toolchain.best.param.{name}": text
-                           for name, text in best.params.items()}}
+                           for name, text in {**best.run.params, **best.params}.items()}}
                 metrics = {f"best_{self._sweep.metric.name}": value}
             try:
                 if self._is_changed and status != "KILLED":
@@ -228,23 +251,26 @@ class Contest:
             waited = True
             chain.session.say(f"sweep {chain.name}  {text}")
 
-        held = self._engine.find(str(prepared.key))  # a job that outlived whoever started it
-        started = (self._records.adopt(held, self._identity) if held
-                   else self._records.start(self._parent, prepared.key, {
-                       **trial.tags, PARENT_TAG: self._parent.run_id,
-                       member_tag(self._identity): "1", STATE_TAG: RUNNING,
-                       "mlflow.runName": f"{chain.name}-{trial.number}",
-                       "mlflow.project.entryPoint": chain.config.entry_point,
-                       "mlflow.project.env": self._spec.environment,
-                       "mlflow.project.backend": self._engine.name,
-                       run.IMAGE_TAG: self._job.pushed.reference,
-                       run.LOCK_TAG: str(self._job.lock.digest)}, waiting, cancel))
+        started = self._records.start(self._parent, prepared.key, {
+            **trial.tags, **self._membership(prepared), PARENT_TAG: self._parent.run_id,
+            STATE_TAG: RUNNING,
+            "mlflow.runName": f"{chain.name}-{trial.number}",
+            "mlflow.project.entryPoint": chain.config.entry_point,
+            "mlflow.project.env": self._spec.environment,
+            "mlflow.project.backend": self._engine.name,
+            run.IMAGE_TAG: self._job.pushed.reference,
+            run.LOCK_TAG: str(self._job.lock.digest)}, waiting, cancel)
         if isinstance(started, Found):
-            return self._adopted(started)
-        pruned = self._pruned(prepared.key) if waited else ""
-        if pruned:  # by who was waited for
+            return self._adopted(started, prepared)
+        pruned = self._pruned_of(self._records.members(self._identity)).get(
+            str(prepared.key)) if waited else None
+        if pruned is not None:  # by who was waited for
             self._records.withdraw(started)
             return Ended(state=PRUNED, run_id=pruned, is_reused=True)
+        begun, started = started, run.outlived(started, prepared.key, self._engine, self._records)
+        if started.run_id != begun.run_id:
+            self._records.mark(started.run_id, {
+                **self._membership(prepared), STATE_TAG: RUNNING})
         self._run_ids[trial.number] = started.run_id
         status, state, reason, changed = "FAILED", FAILED, "", ""
         try:
@@ -263,7 +289,8 @@ class Contest:
         except EngineError as error:
             reason = _in_line(error)
         finally:
-            tags = {STATE_TAG: state, **({run.CHANGED_TAG: changed} if changed else {})}
+            tags = {STATE_TAG: state, **({run.CHANGED_TAG: changed} if changed else {}),
+                    **({EARLY_TAG: self._rule} if state == PRUNED else {})}
             found = self._records.finish(started, status, prepared.params, tags,
                                          reusable=not changed)
         if state == RUNNING:
@@ -274,10 +301,15 @@ class Contest:
             self._records.mark(started.run_id, {STATE_TAG: ended.state})
         return self._concluded(prepared, ended)
 
-    def _pruned(self, key: Digest) -> str:
-        """The sweep's run of a key that was pruned, as it is on record now."""
-        return next((member.run_id for member in self._records.members(self._identity)
-                     if member.is_pruned and member.key == str(key)), "")
+    @property
+    def _rule(self) -> str:
+        """What ends a trial early; another rule might not have ended the same."""
+        return self._sweep.early.words if self._sweep.early is not None else ""
+
+    def _pruned_of(self, members: Sequence[Member]) -> dict[str, str]:
+        """Runs that were pruned by the rule that holds, by their keys."""
+        return {item.key: item.run_id for item in members
+                if item.is_pruned and self._rule and item.early == self._rule}
 
     def _concluded(self, prepared: _Prepared, ended: Ended) -> Ended:
         """The end of a trial that was run, with what is to be kept of it."""
@@ -291,10 +323,15 @@ class Contest:
         history = self._records.histories([ended.run_id], name)[ended.run_id]
         return replace(ended, history=tuple(_finite(history)))
 
-    def _adopted(self, found: Found, *, is_member: bool = False) -> Ended:
+    def _membership(self, prepared: _Prepared) -> dict[str, str]:
+        """What makes a run a trial of this sweep, with the values that it has there."""
+        return {member_tag(self._identity): "1",
+                **{f"{PARAM_TAG}{name}": prepared.params[name] for name in prepared.trial.params}}
+
+    def _adopted(self, found: Found, prepared: _Prepared) -> Ended:
         """A run that somebody else has made is a trial of this sweep too."""
-        if not is_member:
-            self._records.mark(found.run_id, {member_tag(self._identity): "1"})
+        if found.run_id not in self._known:
+            self._records.mark(found.run_id, self._membership(prepared))
         return self._ended(found, is_reused=True)
 
     def _ended(self, done: Found, *, is_reused: bool = False) -> Ended:

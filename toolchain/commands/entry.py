@@ -13,14 +13,15 @@ from toolchain.sweep.space import Parameter
 
 
 def identity_of(chain: Chain, sweep: Sweep) -> str:
-    """What this sweep's trials have in common; other points of the same space are of the same."""
+    """What this sweep's trials have in common: all but the values of what it varies. Where it
+    varies less, trials that had another value of the rest are no trials of it."""
     varied = {item.name for item in sweep.space.parameters}
     fixed = {name: text for name, text in command.parse_params(chain.config.params).items()
              if name not in varied}
     entry = command.find_entry_point(parse.result(chain), chain.config.entry_point)
     return identity({
         "image": str(push.result(chain).config), "entry_point": chain.config.entry_point,
-        "command": entry.command, "params": fixed,
+        "command": entry.command, "params": fixed, "varied": sorted(varied),
         "tracking": chain.session.tools.tracking_identity(chain.config)}, sweep.metric)
 
 

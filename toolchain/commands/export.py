@@ -7,6 +7,7 @@ from pathlib import Path
 from toolchain import export
 from toolchain.chain import Chain
 from toolchain.commands.pushed import attached_to, fetcher, image_of, names_of, several_of
+from toolchain.digest import Digest
 from toolchain.errors import ConfigError
 from toolchain.stages import size
 
@@ -18,13 +19,15 @@ def run(chain: Chain, folder: Path) -> str:
     target = destination(chain, folder)
     several = several_of(chain)
     image = image_of(chain.here)
-    images = several.images if several else (image,)
+    subjects = [one.digest for one in several.images] if several else [image.digest]
+    if several:
+        subjects.append(Digest.of(several.index))
     names = names_of(chain)
     with chain.session.progress(f"{NAME} {chain.name}") as progress:
         written = export.make(
             image, names, target, fetcher(chain, progress), progress,
-            tuple({one.manifest: one for image in images
-                   for one in attached_to(chain, image)}.values()), several)
+            tuple({one.manifest: one for subject in subjects
+                   for one in attached_to(chain, subject)}.values()), several)
     return f"{size(written)} to {target}"
 
 

@@ -47,11 +47,11 @@ def several_of(chain: Chain) -> Several | None:
         image_of(chain.on(platform)) for platform in chain.platforms))
 
 
-def attached_to(chain: Chain, image: Image) -> tuple[Attached, ...]:
-    """What the registry has that refers to the image: a bill of materials, signatures."""
+def attached_to(chain: Chain, subject: Digest) -> tuple[Attached, ...]:
+    """What the registry has that refers to the image or index: a bill of materials, signatures."""
     registry = chain.session.tools.registry(chain.config)
     found = []
-    for descriptor in registry.referrers(image.digest):
+    for descriptor in registry.referrers(subject):
         manifest = registry.manifest(descriptor["digest"])
         try:
             found.append(Attached.of(manifest or b""))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from toolchain.chain import Chain
+from toolchain.chain import Chain, Session
 from toolchain.commands import entry
 from toolchain.commands.contest import Contest
 from toolchain.digest import Digest
@@ -47,7 +47,12 @@ def asked(chain: Chain, *, to_run: bool = True) -> Asked:
         name: call.get(name, "") for name in read.CALL}, to_run=to_run)
     changes: dict[str, Any] = {}
     if sweep.engine and "engine" not in call:
-        changes["engine"] = sweep.engine
+        if chain.project.root:  # somebody else's: as of its pyproject.toml, see toolchain.workspace
+            sweep = dataclasses.replace(sweep, notes=(*sweep.notes, (
+                f"{where}: engine is not used: a repository's settings cannot choose it; "
+                f"engine={sweep.engine} for this call does")))
+        else:
+            changes["engine"] = sweep.engine
     if sweep.entry_point and "entry_point" not in call:
         changes["entry_point"] = sweep.entry_point
     chain = Chain(chain.session, chain.project, dataclasses.replace(config, **changes)).here
@@ -62,6 +67,12 @@ def check(chain: Chain, *, to_run: bool = True) -> None:
         chain.session.say(f"warning: {note}")
     entry.check(found.chain, found.sweep)
     check_register(chain)
+    session, config = found.chain.session, found.chain.config
+    session.tools.tracking(config).check()
+
+
+def _say_waiting(session: Session, name: str, who: str) -> None:
+    session.say(f"{NAME} {name}: {who} runs it; waiting")
 
 
 def check_register(chain: Chain) -> None:
@@ -82,8 +93,7 @@ def run(chains: Sequence[Chain], display: Display, emit: Callable[[str], None],
         # In one order: else two calls could wait for each other.
         for name in sorted(chain.name for chain in chains):
             held.enter_context(session.trace.holding(
-                NAME, Digest.of(name.encode()), partial(
-                    session.say, f"{NAME} {name}: another process runs it; waiting")))
+                NAME, Digest.of(name.encode()), partial(_say_waiting, session, name)))
         found = _asked(chains, errors)
         parallel = max((item.sweep.parallel for item in found), default=1)
         text = session.workspace.call.get("budget")

@@ -54,6 +54,11 @@ class Early:
         return {"type": self.type, "low": self.low, "high": self.high, "eta": self.eta,
                 "startup": self.startup}
 
+    @property
+    def words(self) -> str:
+        """On record with a trial that it has ended: `type=median startup=2 …`."""
+        return " ".join(f"{name}={value}" for name, value in self.to_json().items())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:

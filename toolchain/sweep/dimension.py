@@ -30,6 +30,7 @@ _EXPONENTS = ("log_uniform", "q_log_uniform", "inv_log_uniform")
 _BELLS = ("normal", "q_normal", "log_normal", "q_log_normal")  # which no sampler here draws
 _KNOWN = (*_CHOICES, *_RANGES)
 _LARGEST_GRID = 100_000
+_FINEST = 16  # the least q, in the distance between one float and the next
 
 
 def parameter(name: str, at: Located, path: str, *, grid: bool) -> Parameter:
@@ -139,27 +140,33 @@ class _Reading:
         if log and low <= 0:
             raise self._error(f"a logarithm needs min above zero, not {low:g}", "min",
                               "give a small number, as in min: 0.0001")
-        if whole and (low != int(low) or high != int(high)):
-            raise self._error("int_uniform takes whole numbers", "min",
-                              "give whole numbers, or distribution: uniform")
+        for key, number in (("min", low), ("max", high), ("q", step)):
+            if whole and number != int(number):
+                raise self._error("int_uniform takes whole numbers", key,
+                                  "give whole numbers, or distribution: uniform")
         if "q" in self._fields and step <= 0:
             raise self._error(f"q is more than zero, not {step:g}", "q", "as in q: 0.1")
         if step > high - low:
             raise self._error(f"q is more than max - min: {step:g}", "q", "make it smaller")
+        if step and step < _FINEST * math.ulp(max(abs(low), abs(high))):
+            raise self._error(f"q is too small to be told apart beside {max(abs(low), abs(high)):g}"
+                              f": {step:g}", "q", "leave q out, or make it larger")
+        found = Parameter(name=self._name, low=low, high=high, whole=whole, log=log,
+                          step=step or float(whole and grid))
         if grid:
-            self._check_grid(low, high, step, whole=whole, log=log)
-        return Parameter(name=self._name, low=low, high=high, whole=whole, log=log,
-                         step=step or float(whole and grid))
+            self._check_grid(found)
+        return found
 
-    def _check_grid(self, low: float, high: float, step: float, *, whole: bool,
-                    log: bool) -> None:
-        if log or (not step and not whole):
+    def _check_grid(self, found: Parameter) -> None:
+        if found.log or not found.step:
             raise self._error("a grid cannot have every number between min and max", "min",
                               "list values, or give q: the distance between two points"
-                              if not log else "list values, as in values: [0.01, 0.1, 1]")
-        if (high - low) / (step or 1) > _LARGEST_GRID:
-            raise self._error("the grid is too large", "q" if step else "max",
-                              "give a larger q, or use method: bayes")
+                              if not found.log else "list values, as in values: [0.01, 0.1, 1]")
+        if found.count > _LARGEST_GRID:
+            raise self._error(
+                f"a grid cannot have {found.count:,} values of one parameter",
+                "q" if "q" in self._fields else "max",
+                f"{_LARGEST_GRID:,} are the most: give a larger q, or use method: bayes")
 
     def _text(self, key: str) -> str:
         return self._scalar(self._fields[key]) if key in self._fields else ""

@@ -37,6 +37,7 @@ _REFUSED = {
     "take it out: the image is built from the project",
 }
 _EARLY = ("type", "min_iter", "max_iter", "s", "eta", "startup", "strict")
+_LARGEST_GRID = 1_000_000  # points, where nothing says how many of them
 # What of a sweep can be given for one call.
 CALL = ("trials", "parallel", "budget", "max_failures")
 
@@ -82,6 +83,11 @@ def given(sweep: Sweep, call: Mapping[str, str], *, to_run: bool = True) -> Swee
     if to_run and changed.most is None and changed.budget is None:
         raise SpecError(f"method {sweep.method} has no end", where=sweep.path,
                         fix="say how many: trials: 20 in the file, or trials=20; or a budget")
+    if (to_run and sweep.method == "grid" and changed.trials is None and changed.budget is None
+            and sweep.space.size > _LARGEST_GRID):
+        raise SpecError(f"the grid has {sweep.space.size:,} points", where=sweep.path,
+                        fix="give fewer values or a larger q, or say how many: trials: 20 in the "
+                            "file, or trials=20; or a budget; or use method: bayes")
     return changed
 
 

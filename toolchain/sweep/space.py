@@ -16,8 +16,8 @@ Value = Union[str, int, float]
 class Parameter:
     """One parameter: `choices` as texts, else numbers from `low` to `high`, both included.
 
-    whole: the numbers are integers. step: only multiples of it, counted from `low` (for `log`:
-    rounded to it); zero is none. log: drawn evenly by their logarithm.
+    whole: the numbers are integers. step: only multiples of it, counted from `low`; zero is none.
+    log: drawn evenly by their logarithm, then put on the nearest multiple.
     """
 
     name: str
@@ -32,21 +32,20 @@ class Parameter:
         """A drawn value as the entry point gets it."""
         if isinstance(value, str):
             return value
-        if self.whole:
-            return str(round(value))
-        if self.step and self.log:
-            value = round(value / self.step) * self.step
         if self.step:
-            # Multiples of 0.1 are to read 0.3, not 0.30000000000000004.
-            value = float(f"{value:.12g}")
-        return repr(float(value))
+            drawn = Decimal(repr(float(value))) - Decimal(repr(self.low))
+            number = round(drawn / Decimal(repr(self.step)))
+            return self._point(min(max(number, 0), self.count - 1))
+        return str(round(value)) if self.whole else repr(float(value))
 
     def points(self) -> tuple[str, ...]:
         """Every value there is; only for choices and steps."""
-        if self.choices:
-            return self.choices
-        low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
-        return tuple(self.text(float(low + step * number)) for number in range(self.count))
+        return self.choices or tuple(map(self._point, range(self.count)))
+
+    @property
+    def last(self) -> str:
+        """The last of the points; only for choices and steps."""
+        return self.choices[-1] if self.choices else self._point(self.count - 1)
 
     @property
     def count(self) -> int:
@@ -55,6 +54,21 @@ class Parameter:
             return len(self.choices)
         width = Decimal(repr(self.high)) - Decimal(repr(self.low))
         return int(width / Decimal(repr(self.step))) + 1
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether floats can count the steps: they have the last point as it is, and others as
+        near as a thousand-millionth of a step."""
+        return (Decimal(self.last) == self._multiple(self.count - 1)
+                and math.ulp(max(abs(self.low), abs(self.high))) < self.step * 1e-9)
+
+    def _point(self, number: int) -> str:
+        # Decimal: multiples of 0.1 are to read 0.3, not 0.30000000000000004.
+        found = self._multiple(number)
+        return str(round(found)) if self.whole else repr(float(found))
+
+    def _multiple(self, number: int) -> Decimal:
+        return Decimal(repr(self.low)) + Decimal(repr(self.step)) * number
 
     @property
     def numbers(self) -> tuple[Value, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from toolchain.digest import Digest
-from toolchain.run import Run, Started
+from toolchain.run import Run, Started, TakesOver
 from toolchain.sweep import Metric, Sweep
 from toolchain.sweep.budget import Budget
 
@@ -19,6 +19,8 @@ COMPLETE, PRUNED, FAILED, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"  # a
 PARENT_TAG = "mlflow.parentRunId"
 SWEEP_TAG = "toolchain.sweep"  # of a parent: what its trials have in common
 STATE_TAG = "optuna.state"
+PARAM_TAG = "optuna.param."  # and a name: the value that the sweep has given
+EARLY_TAG = "toolchain.sweep.early"  # of a trial that was pruned: the rule that has ended it
 
 
 def member_tag(identity: str) -> str:
@@ -74,6 +76,10 @@ class Study(Protocol):
     def resume(self, number: int) -> Trial:
         """A trial that was cut short, to be run again as it is."""
 
+    def reserve(self) -> None:
+        """Put the trial of the next `draw` on record, without its point, which is drawn from all
+        that is known by then. If it is never drawn it was cut short."""
+
     def draw(self) -> Trial:
         """The sampler's next point."""
 
@@ -95,6 +101,9 @@ class Studies(Protocol):
 
     def open(self, name: str, sweep: Sweep) -> Study:
         """The study of that name, begun if it is not there."""
+
+    def renew(self, name: str, sweep: Sweep) -> Study:
+        """The study of that name without any trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +128,25 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A run that is a trial of a sweep: its training key, and whether it was pruned."""
+    """A run that is a trial of a sweep: its training key, and whether it was pruned, by which
+    rule."""
 
     run_id: str
     key: str
     is_pruned: bool
+    early: str = ""
 
 
-class Records(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """A sweep's best finished trial. `params`: what the sweep has given to it; its script may have
+    logged other values by the same names."""
+
+    run: Run
+    params: Mapping[str, str]
+
+
+class Records(TakesOver, Protocol):
     """A sweep in an MLflow tracking store. Every method raises TrackingError."""
 
     def begin(self, experiment: str, name: str, identity: str, tags: Mapping[str, str],
@@ -144,12 +164,6 @@ class Records(Protocol):
               waiting: Callable[[str], None], cancel: threading.Event) -> Started | Found:
         """Begin a trial's run; or wait for another process that makes one of the same key, of
         which `waiting` is told. Raises Cancelled if `cancel` is set while it waits."""
-
-    def adopt(self, run_id: str, identity: str) -> Started:
-        """Go on with the run of a job that outlived whoever began it; a trial of that sweep."""
-
-    def withdraw(self, started: Started) -> None:
-        """Take back a run that was begun and is not wanted."""
 
     def finish(self, started: Started, status: str, params: Mapping[str, str],
                tags: Mapping[str, str], *, reusable: bool = True) -> Found:
@@ -171,7 +185,7 @@ class Records(Protocol):
             metrics: Mapping[str, float]) -> None:
         """End the parent run, as FINISHED, FAILED or KILLED."""
 
-    def best(self, identity: str, metric: Metric) -> Run | None:
+    def best(self, identity: str, metric: Metric) -> Winner | None:
         """The best of the sweep's finished trials, by what is on record."""
 
 
@@ -197,7 +211,7 @@ class Contestant(Protocol):
         """The next trial; None if all that were asked for are begun."""
 
     def look_ahead(self) -> None:
-        """Have the next trial ready, if it does not depend on how those that run will end."""
+        """Have of the next trial ready what does not depend on how those that run will end."""
 
     def attempt(self, trial: Trial, cancel: threading.Event) -> Ended | None:
         """Run it, or find its run. Ends early when `cancel` is set; None if it came to nothing.
