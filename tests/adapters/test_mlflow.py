@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,31 @@ def test_a_run_that_was_deleted_is_not_found_until_it_is_restored(
     tracked.client.restore_run(run_id)
     assert tracked.mlflow.find(key, "one") is not None
     assert tracked.mlflow.is_finished(run_id)
+
+
+def test_what_a_killed_writer_left_half_done_is_undone(tracked: Tracked, key: Digest) -> None:
+    run_id = tracked.done(key).run_id
+    path = tracked.mlflow.store.file
+    assert path
+    # So much that a part of it is in the file before it is committed.
+    writer = subprocess.Popen([sys.executable, "-c", f"""if True:
+        import sqlite3, time
+        connection = sqlite3.connect({path!r}, isolation_level=None, timeout=60)
+        connection.execute("create table if not exists many (text)")
+        connection.executemany("insert into many values (?)", [("a" * 500,)] * 2000)
+        connection.execute("pragma cache_size=5")
+        connection.execute("begin")
+        connection.execute("update many set text = 'b' || text")
+        connection.execute("update runs set status = 'FAILED'")
+        print("ready", flush=True)
+        time.sleep(60)"""], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"ready\n"
+    writer.kill()
+    writer.communicate()
+    assert Path(f"{path}-journal").stat().st_size
+    assert tracked.mlflow.is_finished(run_id)
+    tracked.client.set_tag(run_id, "and", "goes on")
 
 
 def test_an_experiment_that_was_deleted_is_not_used(tracked: Tracked, key: Digest) -> None:

@@ -14,7 +14,7 @@ from tests.adapters.double import Answer, Double, Request
 from tests.support.tls import make_ca, make_server
 from toolchain.adapters.mlflow import Mlflow
 from toolchain.digest import Digest
-from toolchain.errors import TrackingError
+from toolchain.errors import ConfigError, TrackingError
 from toolchain.trace import Trace
 
 Serve = Callable[..., Double]
@@ -174,6 +174,71 @@ def test_a_redirect_takes_credentials_along_only_on_the_same_server(
     assert second == (first if sent_on else None)
 
 
+def test_mlflows_file_of_credentials_is_read_where_no_variable_says_otherwise(
+    opened: Callable[..., Mlflow], serve: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / ".mlflow/credentials"
+    file.parent.mkdir()
+    file.write_text(f"[mlflow]\nmlflow_tracking_username = me\n"
+                    f"mlflow_tracking_password = {_SECRET}\n")
+    double = serve(lambda _: _json(_FINISHED))
+    for environ in ({}, {"MLFLOW_TRACKING_PASSWORD": "other"}):
+        assert opened(double.url, HOME=str(tmp_path), **environ).is_finished("run")
+    sent = [base64.b64decode(request.headers.get("authorization", "").split()[1])
+            for request in double.requests]
+    assert sent == [f"me:{_SECRET}".encode(), b"me:other"]
+    file.write_text(f"me {_SECRET}\n")
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        opened(double.url, HOME=str(tmp_path)).is_finished("run")
+    assert caught.value.where == str(file)
+    assert _SECRET not in str(caught.value)
+
+
+def test_where_a_plug_in_signs_requests_mlflow_makes_them(
+    opened: Callable[..., Mlflow], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking.request_auth import registry
+
+    class Signs:
+        def get_name(self) -> str:
+            return "signs"
+
+        def get_auth(self) -> tuple[str, str]:
+            return "me", _SECRET
+
+    known = registry._request_auth_provider_registry
+    monkeypatch.setattr(known, "_registry", [*known._registry, Signs()])
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "signs")
+    expected = "Basic " + base64.b64encode(f"me:{_SECRET}".encode()).decode()
+
+    def answer(request: Request) -> Answer:
+        is_signed = request.headers.get("authorization") == expected
+        return _json(_FINISHED) if is_signed else Answer(status=401)
+
+    mlflow = opened(serve(answer).url, MLFLOW_TRACKING_AUTH="signs")
+    mlflow.check()  # that it wants a signature shows that it is there
+    assert mlflow.is_finished("run")
+    assert not opened(serve(lambda _: Answer(status=404)).url,
+                      MLFLOW_TRACKING_AUTH="signs").is_finished("run")
+
+
+def test_tls_is_as_mlflows_variables_say(opened: Callable[..., Mlflow], tmp_path: Path) -> None:
+    ca = make_ca(tmp_path)
+    made = make_server(tmp_path, ca)
+    both = tmp_path / "client.pem"
+    both.write_bytes(made.certificate.read_bytes() + made.key.read_bytes())
+    double = Double(lambda _: _json(_FINISHED))
+    double.speak_tls(made.certificate, made.key, clients=ca.certificate)
+    client = {"MLFLOW_TRACKING_CLIENT_CERT_PATH": str(both)}
+    server = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(ca.certificate)}
+    with double:
+        assert opened(double.url, **client, **server).is_finished("run")
+        assert opened(double.url, **client, MLFLOW_TRACKING_INSECURE_TLS="true").is_finished("run")
+        for lacking in (client, server):
+            with pytest.raises(TrackingError, match="cannot be reached"):
+                opened(double.url, **lacking).is_finished("run")
+
+
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
 def test_a_ca_is_trusted_where_mlflow_is_told_of_it(
     opened: Callable[..., Mlflow], tmp_path: Path, name: str
@@ -186,3 +251,38 @@ def test_a_ca_is_trusted_where_mlflow_is_told_of_it(
         assert opened(double.url, **{name: str(ca.certificate)}).is_finished("run")
         with pytest.raises(TrackingError, match="cannot be reached"):
             opened(double.url).is_finished("run")
+
+
+def test_a_server_that_goes_away_is_given_up_soon_and_named_meanwhile(
+    tmp_path: Path, trace: Trace, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+    double = serve(lambda _: Answer(hang_up=True))
+    mlflow = Mlflow(double.url, tmp_path, trace, {})
+    with pytest.raises(TrackingError):
+        mlflow.find(Digest.of(b"key"), "experiment")
+    # MLflow's own way would be eight times, and more than four minutes.
+    assert len(double.requests) == 5
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(TrackingError):
+        mlflow.find(Digest.of(b"key"), "experiment")
+    assert len(double.requests) == 7
+
+
+@pytest.mark.parametrize(("answer", "error"), [
+    (_json({"experiments": []}), ""), (Answer(status=403), ""), (Answer(status=503), ""),
+    (Answer(status=404), ""), (Answer(status=401), "answered 401"),
+    (Answer(body=b"<html>please log in"), "not an MLflow server")])
+def test_a_server_is_asked_once_whether_it_is_there(
+    opened: Callable[..., Mlflow], serve: Serve, answer: Answer, error: str
+) -> None:
+    double = serve(lambda _: answer)
+    mlflow = opened(double.url)
+    for _ in range(2):
+        if error:
+            with pytest.raises(TrackingError, match=error):
+                mlflow.check()
+        else:
+            mlflow.check()
+    assert len(double.requests) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,8 +76,34 @@ def test_another_machine_does_not_train_again(
 
 def test_a_server_that_is_gone_is_named_without_credentials(monorepo: Monorepo) -> None:
     monorepo.add("one")
-    monorepo.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     output = monorepo.doit("train", "tracking_uri=http://user:secret@127.0.0.1:9", expect=1)
     assert "secret" not in output
-    assert "MLflow" in output
+    assert "the tracking server cannot be reached" in output
     assert "at http://127.0.0.1:9" in output
+
+
+@pytest.mark.parametrize("asked", ["train", "sweep", "best"])
+def test_a_server_that_is_gone_is_noticed_before_anything_is_built(
+    monorepo: Monorepo, asked: str
+) -> None:
+    folder = monorepo.add("one")
+    (folder / "sweep.yaml").write_text(
+        "method: grid\nmetric: {name: loss, goal: minimize}\nparameters: {rate: {values: [1]}}\n")
+    monorepo.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    output = monorepo.doit(asked, "project=one", expect=1)
+    assert "the tracking server cannot be reached: [Errno 111] Connection refused\n" in output
+    assert "  fix: check that it runs" in output
+    assert set(ran(output, "one")) & {"resolve", "base", "layer", "push"} == set()
+    assert monorepo.doit("push")  # which needs no server
+
+
+def test_a_server_that_says_nothing_is_waited_for_a_short_time(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monorepo.environment |= {"MLFLOW_TRACKING_URI": where,
+                                 "MLFLOW_HTTP_REQUEST_TIMEOUT": "6"}
+        output = monorepo.doit("train", expect=1)
+    assert output.count(f"waiting for the tracking server {where}\n") == 1
+    assert "the tracking server cannot be reached: timed out\n" in output
+    assert "base" not in ran(output, "one")

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -44,11 +44,13 @@ class Mlflow(MlflowModels):
 
     `uri` may be relative to `root` (`sqlite:///mlflow.db`); the experiments made here keep their
     artifacts under `<root>/mlruns` unless a server decides. `beat`, `patience`: seconds.
+    `say` tells people that a server is waited for.
     """
 
     def __init__(self, uri: str, root: Path, trace: Trace, environ: Mapping[str, str], *,
-                 beat: float = _BEAT, patience: float = _PATIENCE) -> None:
-        super().__init__(TrackingStore(uri, root, trace, environ))
+                 beat: float = _BEAT, patience: float = _PATIENCE,
+                 say: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__(TrackingStore(uri, root, trace, environ, say))
         self._root = root
         self._environ = environ
         self._heartbeat = Heartbeat(self._beat, beat)
@@ -66,6 +68,9 @@ class Mlflow(MlflowModels):
         return self._store
 
     # Tracker
+
+    def check(self) -> None:
+        self._store.check()
 
     def find(self, key: Digest, experiment: str) -> Run | None:
         run_id, _ = self._claims.look(key)
@@ -98,7 +103,7 @@ class Mlflow(MlflowModels):
                 won = self._claims.win(key, started.run_id)
             finally:
                 if not won:
-                    self.withdraw(started.run_id)
+                    self.withdraw(started)
             if won:
                 return started
             found = self.follow(key, waiting, cancel)
@@ -110,7 +115,30 @@ class Mlflow(MlflowModels):
             self._claims.look(Digest.parse(tags[KEY_TAG]))  # closes those that died
         return self._create(experiment, name, {**tags, CLAIM_TAG: HELD}, folder)
 
+    def take_over(self, begun: Started, key: Digest, run_ids: Sequence[str]) -> Started:
+        # Asked of the store, not by its address: two machines may have two names for it.
+        run_id = next((run_id for run_id in run_ids if self._has(run_id, key)), "")
+        if not run_id:
+            return begun
+        taken = self.adopt(run_id)
+        self.withdraw(begun)
+        return taken
+
+    def _has(self, run_id: str, key: Digest) -> bool:
+        """Whether such a run of the key is there."""
+        from mlflow.exceptions import MlflowException
+
+        with self._store.explained() as client:
+            try:
+                run = client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return False
+                raise
+        return bool(run.info.lifecycle_stage == "active" and run.data.tags.get(KEY_TAG) == str(key))
+
     def adopt(self, run_id: str) -> Started:
+        """Go on with a run that another process began, as its owner from now on."""
         with self._store.explained() as client:
             run = client.get_run(run_id)
             client.log_batch(run_id, tags=_tags(_owned() | {CLAIM_TAG: HELD}))
@@ -214,8 +242,8 @@ class Mlflow(MlflowModels):
             artifacts=file_of(run.info.artifact_uri or "", "file://")
             .partition(f"/{run_id}/artifacts")[0])
 
-    def withdraw(self, run_id: str) -> None:
-        """Take a claim back that was not won."""
+    def withdraw(self, started: Started) -> None:
+        run_id = started.run_id
         with self.ending(run_id), self._store.explained() as client:
             client.set_terminated(run_id, "KILLED")
             client.delete_run(run_id)

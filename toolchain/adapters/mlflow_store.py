@@ -12,11 +12,13 @@ import os
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from toolchain.adapters import mlflow_rows
+from toolchain.adapters.patience import Patience
 from toolchain.digest import Digest
 from toolchain.errors import TrackingError, without_credentials
 from toolchain.run import finite
@@ -26,14 +28,25 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-class TrackingStore:
-    """`uri` may be relative to `root` (`sqlite:///mlflow.db`)."""
+# MLflow's own are 7 and 120: more than four minutes without a word until a server that is gone is
+# an error. Its variables still say otherwise, and a job has MLflow's own.
+_RETRIES = 4  # with MLflow's pauses, half a minute
+_TIMEOUT = 30  # seconds to connect, and without a byte
 
-    def __init__(self, uri: str, root: Path, trace: Trace, environ: Mapping[str, str]) -> None:
+
+class TrackingStore:
+    """`uri` may be relative to `root` (`sqlite:///mlflow.db`). `say` tells people that a server is
+    waited for."""
+
+    def __init__(self, uri: str, root: Path, trace: Trace, environ: Mapping[str, str],
+                 say: Callable[[str], None] = lambda text: None) -> None:
         self.uri = _absolute(uri, root)  # not relative to anything
         self._trace = trace
         self._environ = environ
         self._opened: MlflowClient | None = None
+        self._patience = Patience(say)
+        self._checked = False
+        self._obstacle: TrackingError | None = None
 
     @property
     def is_sqlite(self) -> bool:
@@ -54,7 +67,10 @@ class TrackingStore:
             import logging
 
             from mlflow import MlflowClient
+            from mlflow import environment_variables as variables
 
+            variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.default = _RETRIES
+            variables.MLFLOW_HTTP_REQUEST_TIMEOUT.default = _TIMEOUT
             # The first use of a database prints every step of its creation. mlflow sets its
             # loggers up when it is imported.
             for noisy in ("mlflow", "alembic"):
@@ -66,8 +82,28 @@ class TrackingStore:
     @contextlib.contextmanager
     def explained(self) -> Iterator[MlflowClient]:
         """Open the store; turn what MLflow and its database say into a TrackingError."""
-        with self._explaining():
+        with self._explaining(), self._telling():
             yield self.client
+
+    def check(self) -> None:
+        """Raise TrackingError if the store is a server that does not answer; asked once."""
+        if not self._checked and self.is_server:
+            from toolchain.adapters import tracking_server
+
+            try:
+                with self._telling():
+                    tracking_server.check(self.uri, self._environ)
+            except TrackingError as error:
+                self._obstacle = error
+        self._checked = True
+        if self._obstacle is not None:
+            raise self._obstacle
+
+    def _telling(self) -> contextlib.AbstractContextManager[None]:
+        if not self.is_server:
+            return contextlib.nullcontext()
+        return self._patience.waiting(
+            f"waiting for the tracking server {without_credentials(self.uri)}")
 
     @contextlib.contextmanager
     def as_default(self) -> Iterator[None]:
@@ -86,10 +122,17 @@ class TrackingStore:
             else:
                 os.environ[name] = before
 
+    @property
+    def _path(self) -> str:
+        """The file of a sqlite store."""
+        return self.uri.removeprefix("sqlite:///").partition("?")[0]
+
     def ask_sqlite(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
-        path = self.uri.removeprefix("sqlite:///").partition("?")[0]
+        path = self._path
         try:
-            connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=20)
+            # Not read-only: what a killed writer left half-done is undone by who opens it next.
+            # A file that cannot be written to is read all the same, and none is made.
+            connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=20)
             with contextlib.closing(connection):
                 return connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -100,11 +143,32 @@ class TrackingStore:
                 fix="see who else has the file, or whether it is a database of MLflow"
             ) from None
 
+    def end_sqlite(self, run_id: str, end: mlflow_rows.End) -> bool:
+        """Whether the end of a run is on record now; if not, it is MLflow's client's to write."""
+        with self._explaining():
+            return mlflow_rows.write(self._path, run_id, end)
+
     def ask_server(self, path: str) -> dict[str, Any] | None:
         """A server's answer to a GET; None if there is no such thing. Raises TrackingError."""
         from toolchain.adapters import tracking_server
 
+        if tracking_server.is_signed(self._environ):
+            return self._ask_as_mlflow_does(path)
         return tracking_server.ask(self.uri, path, self._environ)
+
+    def _ask_as_mlflow_does(self, path: str) -> dict[str, Any] | None:
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        endpoint = f"/api/2.0/mlflow/{path}"
+        with self.explained():
+            answer = http_request(  # type: ignore[no-untyped-call]
+                get_default_host_creds(self.uri),  # type: ignore[no-untyped-call]
+                endpoint, "GET")
+            if answer.status_code in (400, 404):
+                return None
+            found: dict[str, Any] = verify_rest_response(answer, endpoint).json()
+            return found
 
     def _create_database(self) -> None:
         """Make a new sqlite store whole or not at all, and once.
@@ -114,7 +178,7 @@ class TrackingStore:
         """
         if not self.is_sqlite:
             return
-        path = Path(self.uri.removeprefix("sqlite:///").partition("?")[0])
+        path = Path(self._path)
         if path.exists():
             return
         from mlflow import MlflowClient
@@ -143,12 +207,25 @@ class TrackingStore:
                 where=without_credentials(self.uri),
                 fix=f"pip install {error.name} where this tool is installed",
             ) from None
-        except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException,
+                OSError) as error:
             text = without_credentials(str(error)).split("\n")[0][:600]
             raise TrackingError(
                 f"MLflow: {text}", where=without_credentials(self.uri),
                 fix="check tracking_uri or MLFLOW_TRACKING_URI, and that the store is writable",
             ) from None
+
+
+def experiment_ids(client: MlflowClient) -> list[str]:
+    """Of all experiments; MLflow gives at most a thousand at a time."""
+    found: list[str] = []
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        found += (item.experiment_id for item in page)
+        token = page.token
+        if not token:
+            return found
 
 
 def logged(value: float) -> float | str:
