@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,11 +102,11 @@ class Job:
     docker: what the project wants mounted, set and copied where it runs; an engine hands it over
     as arguments, and never through a shell. What `environment` has wins.
     environment: MLflow's variables and the values of parameters; no engine puts them on a command
-    line. trial: stands before each line of the log, if it is not empty. timeout: seconds, zero is
-    none. database, artifacts: as in Started; the job can write them at the same paths. readable:
-    files and folders of this machine that the job reads at the same paths. key: the training key,
-    as text. log: a file that gets the output too. cancel: ends the job when it is set, from
-    whatever thread.
+    line. trial: stands before each line of the log, where several jobs write one. timeout: seconds,
+    zero is none. database, artifacts: as in Started; the job can write them at the same paths.
+    readable: files and folders of this machine that the job reads at the same paths. key: the
+    training key, as text. log: a file that gets the output too. cancel: ends the job when it is
+    set, from whatever thread.
     """
 
     name: str
@@ -144,9 +144,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """As on record: `local`, `sandbox`, `docker`, `kubernetes`."""
 
-    def find(self, key: str) -> str:
-        """The run of a job with that training key which this engine still has, running or ended;
-        empty if there is none. `execute` with that run then follows it and starts nothing."""
+    def find(self, key: str) -> tuple[str, ...]:
+        """The runs of jobs with that training key which this engine still has, running or ended,
+        the newest first; of whatever tracking store. `execute` with such a run follows its job and
+        starts nothing."""
 
     def prepare(self, job: Job) -> None:
         """Make or bring what all jobs of this image share. Twice is as once.
@@ -181,8 +182,24 @@ class Remote(Protocol):
         """
 
 
-class Tracker(Protocol):
+class TakesOver(Protocol):
+    """What goes on with the runs of others."""
+
+    def take_over(self, begun: Started, key: Digest, run_ids: Sequence[str]) -> Started:
+        """Go on with the first of these runs that is one of this store and of that key, as its
+        owner from now on; `begun`, which holds the claim on the key, is taken back then. If there
+        is none, `begun` is gone on with.
+        """
+
+    def withdraw(self, started: Started) -> None:
+        """Take back a run that was begun and is not wanted."""
+
+
+class Tracker(TakesOver, Protocol):
     """An MLflow tracking store. Every method raises TrackingError."""
+
+    def check(self) -> None:
+        """Ask a server whether it is there, once and shortly; nothing is asked of a database."""
 
     def find(self, key: Digest, experiment: str) -> Run | None:
         """The newest finished run of that training key, in whatever experiment."""
@@ -210,9 +227,6 @@ class Tracker(Protocol):
         `folder` is where the project's version control is asked. A sign of life is written to the
         run until it is finished.
         """
-
-    def adopt(self, run_id: str) -> Started:
-        """Go on with a run that another process began, as its owner from now on."""
 
     def finish(self, started: Started, status: str, params: Mapping[str, str], *,
                reusable: bool = True) -> None:
@@ -280,14 +294,25 @@ def make(*, key: Digest, entry_point: str, params: Mapping[str, str], experiment
         IMAGE_TAG: job.pushed.reference, LOCK_TAG: str(job.lock.digest),
     }
     job = replace(job, key="" if check_of else str(key))
-    held = engine.find(str(key)) if once else ""  # a job that outlived whoever started it
-    begun = (tracker.adopt(held) if held
-             else tracker.claim(experiment, job.name, tags, folder, waiting) if once
+    begun = (tracker.claim(experiment, job.name, tags, folder, waiting) if once
              else tracker.start(experiment, job.name, tags, folder))
     if isinstance(begun, Run):
         return begun
+    if once:
+        begun = outlived(begun, key, engine, tracker)
     _execute(begun, entry_point, params, job, engine, tracker, changed)
     return tracker.read(begun.run_id, key)
+
+
+def outlived(begun: Started, key: Digest, engine: Engine, tracker: TakesOver) -> Started:
+    """The run to go on with: of a job that outlived whoever started it, or `begun`, which holds
+    the claim on the key. Of several that come back to one job, one holds that at a time."""
+    try:
+        run_ids = engine.find(str(key))
+        return tracker.take_over(begun, key, run_ids) if run_ids else begun
+    except BaseException:
+        tracker.withdraw(begun)
+        raise
 
 
 def _execute(started: Started, entry_point: str, params: Mapping[str, str], job: Job,

@@ -12,6 +12,7 @@ import pytest
 from tests.support.engines import Bench
 from tests.support.services import lacking
 from toolchain.adapters.auto import AutoEngine
+from toolchain.errors import EngineError
 from toolchain.layer.archive import Entry
 
 _ROOT = Path(__file__).parents[2]
@@ -48,6 +49,26 @@ def test_the_sandbox_is_taken_where_it_works(bench: Bench) -> None:
     auto = AutoEngine(sandbox, bench.local(), said.append, gpus=())
     auto.prepare(bench.job("true"))
     assert (auto.name, auto.execute(bench.job("exit 3")).code, said) == ("sandbox", 3, [])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="files are given to another user")
+def test_where_the_image_is_another_users_it_is_local(bench: Bench, tmp_path: Path) -> None:
+    sandbox, job = bench.sandbox(), bench.job("echo it ran")
+    if sandbox.obstacle:
+        lacking(f"no sandbox on this machine: {sandbox.obstacle}")
+    sandbox.prepare(job)
+    (root,) = (path for path in tmp_path.rglob("roots/*") if len(path.name) == 64)
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    said: list[str] = []
+    auto = AutoEngine(bench.sandbox(), bench.local(), said.append, gpus=())
+    auto.prepare(job)
+    assert (auto.name, auto.execute(job).code) == ("local", 0)
+    assert said == ["engine local, not sandbox: the image's files in this cache belong to another "
+                    "user (uid 12345)"]
+    with pytest.raises(EngineError, match="belong to another user") as caught:
+        bench.sandbox().prepare(job)
+    assert "engine=local" in caught.value.fix
 
 
 def test_where_there_is_a_gpu_it_is_local(bench: Bench, tmp_path: Path) -> None:

@@ -491,7 +491,8 @@ def test_only_containers_whose_process_is_known_to_be_gone_are_swept(bench: Benc
         for name, owner in (("gone", gone), ("unseen", unseen))}
     try:
         assert engine.execute(job).code == 0
-        left = {container.id for container in client.containers.list(all=True)}
+        left = {container.id for container in client.containers.list(
+            all=True, ignore_removed=True)}
         assert [name for name, container in made.items() if container in left] == ["unseen"]
     finally:
         for container in made.values():
@@ -542,7 +543,9 @@ def _cache(folder: Path, name: str) -> Path:
 def _containers(*pids: int) -> list[Any]:
     """Of jobs that those processes began: others may use the same Docker engine."""
     label = "toolchain.owner"
-    return [one for one in docker_client().containers.list(all=True, filters={"label": label})
+    found = docker_client().containers.list(all=True, ignore_removed=True,
+                                            filters={"label": label})
+    return [one for one in found
             if any(re.search(rf"\b{pid}\b", one.labels[label]) for pid in pids)]
 
 
@@ -556,7 +559,7 @@ def _command_lines() -> list[bytes]:
     return found
 
 
-def _gone(text: str, seconds: float = 10) -> bool:
+def _gone(text: str, seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while any(text.encode() in line for line in _command_lines()):
         if time.monotonic() > end:

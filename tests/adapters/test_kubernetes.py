@@ -349,8 +349,8 @@ def test_a_client_that_was_killed_finds_its_job_again(
         assert parent.line() == "begun"
         parent.kill()
         # The label is too short to tell these two apart.
-        assert engine.find(f"sha256:{'ab' * 31}ac") == ""
-        assert engine.find(key) == run_id
+        assert engine.find(f"sha256:{'ab' * 31}ac") == ()
+        assert engine.find(key) == (run_id,)
         capsys.readouterr()
         outcome = pool.submit(engine.execute, bench.job(
             "echo another", key=key, environment={"MLFLOW_RUN_ID": run_id}, log=str(log)))
@@ -358,7 +358,7 @@ def test_a_client_that_was_killed_finds_its_job_again(
         gate.open()
         assert outcome.result(120) == Outcome(code=5)
     assert capsys.readouterr().out == "begun\ndone\n"
-    assert engine.find(key) == ""
+    assert engine.find(key) == ()
     assert objects.gone()
 
 
@@ -372,7 +372,7 @@ def test_a_job_that_ended_while_nobody_looked_is_taken(
     parent.kill()
     wait_for(lambda: any(job["status"].get("succeeded") for job in objects.jobs()))
     engine = bench.kubernetes()
-    assert engine.find("sha256:cd") == "f" * 32
+    assert engine.find("sha256:cd") == ("f" * 32,)
     capsys.readouterr()
     assert engine.execute(bench.job("exit 9", **changes)) == Outcome(code=0)
     assert capsys.readouterr().out == "begun\ndone\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -108,6 +109,16 @@ def test_what_fits_does_not_wait(tmp_path: Path) -> None:
     assert [holder.says() for holder in holders] == ["has"] * 3
     for holder in holders:
         holder.end()
+
+
+def test_another_that_only_takes_its_share_is_not_said_to_be_waited_for(tmp_path: Path) -> None:
+    said = list[str]()
+    with (tmp_path / "queue").open("w") as queue:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        threading.Timer(0.1, fcntl.flock, (queue.fileno(), fcntl.LOCK_UN)).start()
+        with MachineShares(tmp_path, 4, 4 * _GIB, said.append).take(Resources(cpus=2), "x") as has:
+            assert has
+    assert said == []
 
 
 def test_one_that_was_killed_holds_nothing(tmp_path: Path) -> None:

@@ -313,7 +313,9 @@ def test_bad_addresses_are_explained_at_once(cluster: Nodes) -> None:
     server.shutdown()
     for (what, where, fix), expected in zip(found, [
             "no Ray cluster is named", "that is no address of a Ray cluster",
-            "that is no address of a Ray cluster", "Ray Client addresses are not supported",
+            "that is no address of a Ray cluster",
+            "Ray Client addresses are not supported: only a node of the cluster can pass on a "
+            "job's output and signals",
             "no Ray cluster answers: Connection refused", "what answers is no Ray cluster"],
             strict=True):
         assert what == expected

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.registry import RegistryServer
-from tests.support.services import docker_client, mlflow_server
+from tests.support.services import docker_client, mlflow_server, need_module
 from tests.system.test_examples import Clone
 
 # A project of this test, with the packages that an example has locked: its own are few.
@@ -63,6 +63,25 @@ print("zombies", sum(state == "Z" for state, _ in states), "of", pathlib.Path("/
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+_PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that asks for a name and a password, as `mlflow server --app-name basic-auth`."""
+    need_module("flask_wtf")
+    folder = tmp_path_factory.mktemp("guarded")
+    settings = folder / "auth.ini"
+    settings.write_text(
+        "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
+        f"database_uri = sqlite:///{folder / 'users.db'}\nadmin_username = trainer\n"
+        f"admin_password = {_PASSWORD}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n")
+    with mlflow_server(folder, "--app-name", "basic-auth", MLFLOW_AUTH_CONFIG_PATH=str(settings),
+                       MLFLOW_FLASK_SERVER_SECRET_KEY="of a test") as url:
         yield url
 
 
@@ -139,6 +158,43 @@ def test_a_result_file_on_a_volume(image: Any, server: str, tmp_path: Path) -> N
         container.remove(force=True)
     assert ran.status == 0, ran.errors
     assert (results / "model-url").read_text() == f"{_latest(server).info.artifact_uri}/model"
+
+
+def test_a_server_that_asks_for_a_password(
+    image: Any, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    who = {"MLFLOW_TRACKING_URI": guarded, "MLFLOW_TRACKING_USERNAME": "trainer",
+           "MLFLOW_TRACKING_PASSWORD": _PASSWORD}
+
+    def run(*command: str, **environ: str) -> Ran:
+        container = _start(image, "run", *command, environ={"TASK_RESULT": "url", **environ},
+                           volumes={str(tmp_path): {"bind": "/tekton/results", "mode": "rw"}})
+        try:
+            return Ran(container)
+        finally:
+            container.remove(force=True)
+
+    ran = run("verbose=true", "max-depth=6", **who)
+    assert ran.status == 0, ran.errors
+    assert _PASSWORD not in ran.output + ran.errors
+    for name, value in who.items():
+        monkeypatch.setenv(name, value)
+    found = _latest(guarded)
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"depth": 6.0})
+    assert (tmp_path / "url").read_text() == f"{found.info.artifact_uri}/model"
+    (tmp_path / "url").unlink()
+
+    wrong = "not that password"
+    nobody = {"MLFLOW_TRACKING_URI": guarded}
+    for environ in ({**who, "MLFLOW_TRACKING_PASSWORD": wrong}, nobody):
+        ran = run("verbose=true", **environ)
+        assert ran.status == 1
+        assert "MLFLOW_TRACKING_PASSWORD" in ran.errors.partition("  fix: ")[2], ran.errors
+        assert guarded in ran.errors
+        assert wrong not in ran.output + ran.errors
+        assert list(tmp_path.iterdir()) == []
+    assert _latest(guarded).info.run_id == found.info.run_id  # nothing was begun
 
 
 def test_any_other_program_is_run_as_it_stands(image: Any) -> None:

@@ -5,9 +5,11 @@ These need the network that `pip install` needs, for Debian's packages.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,3 +258,26 @@ def test_a_server_on_this_machines_loopback_is_refused_without_its_network(clone
     assert len(clone.runs()) == before
     assert "which is this machine alone" in output
     assert "kubernetes.tracking_uri" in output
+
+
+def test_of_two_clients_that_come_back_to_a_job_one_goes_on_with_it(
+    clone: Cloned, objects: Objects, tmp_path: Path
+) -> None:
+    """They share the cluster and the tracking server, and no cache."""
+    clone.said("push")
+    other = copy.copy(clone)
+    other.folder = Path(shutil.copytree(clone.folder, tmp_path / "other", symlinks=True))
+    before, call = len(clone.runs()), ("train", "params=note=shared seconds=25")
+    process = clone.call(*call)
+    assert process.stdout is not None
+    while "begun 'shared'" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    both = [clone.call(*call), other.call(*call)]
+    said = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert sum("is the same training; waiting for it" in text for text in said) == 1, said
+    assert sum("begun 'shared'" in text for text in said) == 1, said
+    assert len(clone.runs()) == before + 1
+    assert objects.gone()

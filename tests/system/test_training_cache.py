@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sqlite3
 import time
@@ -106,6 +108,15 @@ def tags(folder: Path, run_id: str) -> dict[str, str]:
                                        (run_id,)).fetchall())
 
 
+def opened_by(pid: int) -> list[str]:
+    """The files that a process has open."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(link))
+    return found
+
+
 def test_two_machines_at_once_train_once(
     tmp_path: Path, told: Told, machine: Callable[[str], Monorepo]
 ) -> None:
@@ -127,7 +138,6 @@ def test_two_machines_at_once_train_once(
 def test_another_machine_goes_on_when_one_is_killed(
     tmp_path: Path, told: Told, machine: Callable[[str], Monorepo]
 ) -> None:
-    import os
     import signal
 
     told.say("seconds", "60")
@@ -223,6 +233,29 @@ def test_an_input_that_changes_while_it_is_used_spoils_the_run(
         (told.folder / "edit").unlink(missing_ok=True)
         assert "reused" not in repo.doit(*asked)
     assert len(told.began) == 3
+
+
+def test_an_input_that_changes_before_the_job_begins_spoils_the_run_as_well(
+    tmp_path: Path, told: Told, machine: Callable[[str], Monorepo]
+) -> None:
+    rows = tmp_path / "outside.csv"
+    rows.write_text("1,2\n")
+    repo = machine("a")
+    asked = ("train", "project=one", f"params=rows={rows}")
+    with sqlite3.connect(tmp_path / "store/mlflow.db", isolation_level=None) as connection:
+        connection.execute("begin exclusive")  # so that it waits with its key in hand
+        call = repo.start(*asked)
+        deadline = time.monotonic() + 60
+        while str(tmp_path / "store/mlflow.db") not in opened_by(call.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        rows.write_text("3,4\n")
+        connection.execute("rollback")
+    output = call.communicate(timeout=120)[0]
+    assert f"changed while it was used: parameter 'rows' ({rows})" in output
+    rows.write_text("1,2\n")
+    assert "reused" not in repo.doit(*asked)
+    assert len(told.began) == 2
 
 
 def test_a_file_of_the_project_that_is_edited_meanwhile_is_named(

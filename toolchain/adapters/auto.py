@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolchain.adapters.handed_on import is_the_images
 from toolchain.adapters.local import LocalEngine
-from toolchain.adapters.sandbox import SandboxEngine
+from toolchain.adapters.sandbox import AnothersFiles, SandboxEngine
 from toolchain.run import Engine, Job, Outcome
 
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
@@ -32,11 +32,15 @@ class AutoEngine:
     def name(self) -> str:
         return self._chosen.name
 
-    def find(self, key: str) -> str:
-        return ""  # a job ends with the process that started it
+    def find(self, key: str) -> tuple[str, ...]:
+        return ()  # a job ends with the process that started it
 
     def prepare(self, job: Job) -> None:
-        self._chosen.prepare(job)
+        try:
+            self._chosen.prepare(job)
+        except AnothersFiles as error:
+            self._choose(error.what)
+            self._local.prepare(job)
         if self._engine is self._sandbox and not self._sandbox.has_bash(job.image):
             self._choose("the image has no bash")
             self._local.prepare(job)

@@ -89,8 +89,8 @@ class ContainerEngine:
         self._progress = progress
         self._environ = environ
 
-    def find(self, key: str) -> str:
-        return ""  # a job ends with the process that started it
+    def find(self, key: str) -> tuple[str, ...]:
+        return ()  # a job ends with the process that started it
 
     def prepare(self, job: Job) -> None:
         image, engine = job.image, self._engine

@@ -50,8 +50,9 @@ class KubernetesEngine:
         self._observed: dict[str, Observed] = {}
         self._said: set[str] = set()
 
-    def find(self, key: str) -> str:
-        """The run of a Job with that training key, which the cluster still has."""
+    def find(self, key: str) -> tuple[str, ...]:
+        """The runs of Jobs with that training key, which the cluster still has. Whose they are,
+        a Job does not know: two tracking stores can have trained the same."""
         namespace = self._namespace()
         answer = self._cluster.ask(
             f"list Jobs of namespace {namespace}", lambda apis: apis.batch.list_namespaced_job(
@@ -60,8 +61,9 @@ class KubernetesEngine:
         found = [item["metadata"] for item in answer.body.get("items") or ()
                  if item["metadata"].get("annotations", {}).get(KEY) == key
                  and not item["metadata"].get("deletionTimestamp")]
-        newest = max(found, key=lambda item: str(item.get("creationTimestamp")), default=None)
-        return str(newest["annotations"].get(RUN, "")) if newest else ""
+        found.sort(key=lambda item: str(item.get("creationTimestamp")), reverse=True)
+        return tuple(str(item["annotations"][RUN]) for item in found
+                     if item["annotations"].get(RUN))
 
     def prepare(self, job: Job) -> None:
         """Have the cluster look at the Job without making it: it says what is wrong before an

@@ -66,8 +66,8 @@ class LocalEngine:
 
     name = "local"
 
-    def find(self, key: str) -> str:
-        return ""  # a job ends with the process that started it
+    def find(self, key: str) -> tuple[str, ...]:
+        return ()  # a job ends with the process that started it
 
     def prepare(self, job: Job) -> None:
         self._check(job)

@@ -21,11 +21,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from toolchain import shares
+from toolchain.adapters.patience import Patience
 from toolchain.adapters.supervised import CANCELLED, exit_on_sigterm
 from toolchain.errors import StoreError
 from toolchain.run import Engine, Job, Outcome, Resources
 
 _LOOK = 0.1  # seconds between two looks at what others have
+_TELL = 0.5  # seconds; another that only takes its share holds the queue for a moment too
 _QUEUE = "queue"
 
 
@@ -71,14 +73,12 @@ class MachineShares:
 
     def _wait(self, resources: Resources, name: str, cancel: threading.Event
               ) -> tuple[int, Path] | None:
-        told = False
-        with _opened(self._folder / _QUEUE) as queue:
-            if not _lock(queue):
-                told = self._tell(name)
-                if not _lock_in_turn(queue, cancel):
-                    return None
+        waiting = Patience(self._say, after=_TELL).waiting(
+            f"{name}: other trainings have the processors or memory that it asks for; waiting")
+        with waiting, _opened(self._folder / _QUEUE) as queue:
+            if not _lock(queue) and not _lock_in_turn(queue, cancel):
+                return None
             while not self._is_free(resources):
-                told = told or self._tell(name)
                 if cancel.wait(_LOOK):
                     return None
             path = self._folder / f"{os.getpid()}-{threading.get_ident()}.json"
@@ -86,11 +86,6 @@ class MachineShares:
             fcntl.flock(handle, fcntl.LOCK_EX)
             os.write(handle, json.dumps([resources.cpus, resources.memory]).encode())
             return handle, path
-
-    def _tell(self, name: str) -> bool:
-        self._say(f"{name}: other trainings have the processors or memory that it asks for; "
-                  "waiting")
-        return True
 
     def _is_free(self, resources: Resources) -> bool:
         cpus, memory = resources.cpus, resources.memory
@@ -115,7 +110,7 @@ class QueuedEngine:
     def name(self) -> str:
         return self._engine.name
 
-    def find(self, key: str) -> str:
+    def find(self, key: str) -> tuple[str, ...]:
         return self._engine.find(key)
 
     def prepare(self, job: Job) -> None:

@@ -68,9 +68,10 @@ class Cluster:
                                   "address=auto is the one that this machine is in")
         if self._address.startswith("ray://"):
             raise EngineError(
-                "Ray Client addresses are not supported", where=f"address={self._address}",
-                fix="give HOST:PORT of the head (its port is 6379 by default), from a machine "
-                    "that is a node of the cluster")
+                "Ray Client addresses are not supported: only a node of the cluster can pass on a "
+                "job's output and signals", where=f"address={self._address}",
+                fix="make this machine a node (`ray start --address=HOST:6379 --num-cpus=0` runs "
+                    "no jobs on it) and set address=HOST:6379, or make this call on a node")
         match = _ADDRESS.match(self._address)
         if not match or int(match[2]) > 65535:
             raise EngineError("that is no address of a Ray cluster",

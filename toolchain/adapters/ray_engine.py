@@ -67,12 +67,13 @@ class RayEngine:
         self._sent: dict[str, list[Any]] = {}
         self._prepared: set[tuple[str, str]] = set()
 
-    def find(self, key: str) -> str:
-        return ""  # a job ends with the process that started it
+    def find(self, key: str) -> tuple[str, ...]:
+        return ()  # a job ends with the process that started it
 
     def prepare(self, job: Job) -> None:
         if job.lock.conda is not None:
-            raise EngineError("conda packages are not installed on Ray nodes",
+            raise EngineError("conda packages are not installed on Ray nodes: of this package's "
+                              "own dependencies, which unpack them, a node has none",
                               where=f"{job.name}, engine ray",
                               fix="take them from the package index, or use another engine")
         self._cluster.join()

@@ -43,6 +43,10 @@ _NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-p
 _BASH = ("bin/bash", "usr/bin/bash", "usr/local/bin/bash")
 
 
+class AnothersFiles(EngineError):
+    """The image was unpacked by another user."""
+
+
 class SandboxEngine:
     """Runs jobs with bubblewrap. `environ` is this machine's environment."""
 
@@ -68,8 +72,8 @@ class SandboxEngine:
             return f"the cache cannot be written: {error}"
         return said
 
-    def find(self, key: str) -> str:
-        return ""  # a job ends with the process that started it
+    def find(self, key: str) -> tuple[str, ...]:
+        return ()  # a job ends with the process that started it
 
     def prepare(self, job: Job) -> None:
         if job.lock.platform != host_platform():
@@ -86,7 +90,14 @@ class SandboxEngine:
         if job.resources.gpus:
             raise EngineError("the sandbox has no GPUs", where=f"{job.name}, engine sandbox",
                               fix="engine=docker or engine=local")
-        self._root(job.image)
+        # Inside there is this user alone; what belongs to another cannot be copied for a job that
+        # writes to it ("Value too large for defined data type").
+        owner = self._root(job.image).stat().st_uid
+        if owner != os.getuid():
+            raise AnothersFiles(
+                f"the image's files in this cache belong to another user (uid {owner})",
+                where=f"{job.name}, engine sandbox",
+                fix="use engine=local, or set `cache` to a folder of your own")
 
     def has_bash(self, image: Image) -> bool:
         root = self._root(image)

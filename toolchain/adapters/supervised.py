@@ -18,6 +18,7 @@ from toolchain.run import Outcome
 GRACE = 10  # seconds between a signal and the next, harder one
 CANCELLED = "was cancelled"  # the reason of an outcome
 _LOOK = 0.1  # seconds between two looks at whether a job is to be cancelled
+_LOOK_UP = 0.5  # the same, where only a signal can end it
 _VMSTAT = Path("/proc/vmstat")
 
 
@@ -70,16 +71,12 @@ def asked_with(error: BaseException) -> signal.Signals:
 
 def _wait(child: subprocess.Popen[bytes], timeout: float, cancel: threading.Event | None) -> str:
     """Wait for the child's end; why it has to be ended, if it has."""
-    if cancel is None:
-        try:
-            child.wait(timeout or None)
-        except subprocess.TimeoutExpired:
-            return late(timeout)
-        return ""
+    # In steps, without `cancel` too: a signal that another thread of this process was given is
+    # handled when the main thread looks up.
     deadline = time.monotonic() + timeout if timeout else None
     with _end_of(child) as has_ended:
-        while not has_ended(_LOOK):
-            if cancel.is_set():
+        while not has_ended(_LOOK if cancel is not None else _LOOK_UP):
+            if cancel is not None and cancel.is_set():
                 return CANCELLED
             if deadline is not None and time.monotonic() > deadline:
                 return late(timeout)

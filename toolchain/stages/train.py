@@ -18,15 +18,23 @@ from toolchain.stages import layer, parse, push, remote, resolve
 from toolchain.tree import Tree, content, watched
 
 NAME = "train"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+_Inputs = Mapping[str, tuple[Digest, str]]  # parameter -> digest, and path for the job
 
 
 def plan(chain: Chain) -> Any:
     settled = call(chain)
-    inputs = {name: digest for name, (digest, _) in inputs_of(chain, settled).items()}
     return {
-        "run": run.plan(push.result(chain).config, chain.config.entry_point, settled, inputs),
+        "run": _run_plan(chain, settled, inputs_of(chain, settled)),
         "tracking": chain.session.tools.tracking_identity(chain.config),
     }
+
+
+def _run_plan(chain: Chain, settled: command.Call, inputs: _Inputs) -> dict[str, Any]:
+    return run.plan(push.result(chain).config, chain.config.entry_point, settled,
+                    {name: digest for name, (digest, _) in inputs.items()})
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -38,20 +46,24 @@ def stands(chain: Chain, value: Any) -> bool:
 
 def make(chain: Chain) -> Made:
     tracker = chain.session.tools.tracking(chain.config)
-    key = Digest.of_json(plan(chain)["run"])
+    settled = call(chain)
+    inputs = inputs_of(chain, settled)  # read once: the key is of what the job is watched for
+    key = Digest.of_json(_run_plan(chain, settled, inputs))
     found = None if chain.config.force else tracker.find(key, _experiment(chain))
-    done = found or _trained(chain, key)
+    done = found or _trained(chain, key, settled, inputs)
     words = f"{'reused run' if found else 'run'} {done.run_id}"
     if chain.config.check:
-        second = _trained(chain, key, check_of=done.run_id)
+        second = _trained(chain, key, settled, inputs, check_of=done.run_id)
         words = f"{words}; {determinism.check(done, second, tracker)}"
     return Made(value=done.to_json(), words=words)
 
 
-def _trained(chain: Chain, key: Digest, check_of: str = "") -> run.Run:
+def _trained(chain: Chain, key: Digest, settled: command.Call, inputs: _Inputs,
+             check_of: str = "") -> run.Run:
     tools = chain.session.tools
-    settled = call(chain, lambda text: chain.session.say(f"warning: {text}"))
-    inputs = inputs_of(chain, settled)
+    if not check_of:
+        call(chain, lambda text: chain.session.say(f"warning: {text}"))
+        _say_what_cannot_log(chain)
     job = _job(chain, settled, inputs)
     done = run.make(
         key=key, entry_point=chain.config.entry_point, params=recorded(settled),
@@ -82,7 +94,7 @@ def _experiment(chain: Chain) -> str:
     return chain.session.tools.experiment(chain.config) or chain.name
 
 
-def changed(chain: Chain, inputs: Mapping[str, tuple[Digest, str]]) -> str:
+def changed(chain: Chain, inputs: _Inputs) -> str:
     """Inputs that the job read where they are, and that are not what they were any more."""
     found = []
     for name, (digest, text) in inputs.items():
@@ -93,6 +105,17 @@ def changed(chain: Chain, inputs: Mapping[str, tuple[Digest, str]]) -> str:
                 same = False
             found += [] if same else [f"parameter {name!r} ({text})"]
     return ", ".join(found)
+
+
+def _say_what_cannot_log(chain: Chain) -> None:
+    """mlflow-skinny has no SQLAlchemy, and ends in a traceback of its own at a database."""
+    scheme = chain.session.tools.tracking_identity(chain.config).partition(":")[0]
+    names = resolve.result(chain).names
+    if (scheme.partition("+")[0] in _DATABASES and "mlflow-skinny" in names
+            and not names >= {"sqlalchemy", "alembic"}):
+        chain.session.say(
+            f"warning: {chain.name}: its mlflow-skinny cannot log to {scheme}:, where runs go; "
+            "require mlflow, or name a tracking server")
 
 
 def _say_what_is_newer(chain: Chain, done: run.Run) -> None:
@@ -115,20 +138,31 @@ def preview(chain: Chain) -> str:
     if not isinstance(engine, run.Previews):
         raise EngineError(f"engine {engine.name} submits nothing that could be shown",
                           where="dry_run", fix="give it with engine=kubernetes")
-    settled, key = call(chain), Digest.of_json(plan(chain)["run"])
-    return engine.preview(replace(_job(chain, settled, inputs_of(chain, settled)), key=str(key)))
+    settled = call(chain)
+    inputs = inputs_of(chain, settled)
+    key = Digest.of_json(_run_plan(chain, settled, inputs))
+    return engine.preview(replace(_job(chain, settled, inputs), key=str(key)))
 
 
-def _job(chain: Chain, settled: command.Call,
-         inputs: Mapping[str, tuple[Digest, str]]) -> run.Job:
+def _job(chain: Chain, settled: command.Call, inputs: _Inputs) -> run.Job:
     local = settled.with_paths({name: text for name, (_, text) in inputs.items()})
     return run.Job(
-        name=chain.name, command=local.command(), docker=docker_of(chain),
+        name=chain.name, trial=chain.name if _shares_output() else "",
+        command=local.command(), docker=docker_of(chain),
         environment={**parse.result(chain).variables, **local.variables()},
         lock=resolve.result(chain), project=layer.in_store(chain), image=push.assembled(chain),
         pushed=push.result(chain),
         readable=tuple(text for _, text in inputs.values() if text.startswith("/")),
         timeout=timeout(chain.config), resources=resources(chain.config))
+
+
+def _shares_output() -> bool:
+    """Whether other jobs of this call may write at the same time, as with `doit -n 2`."""
+    import multiprocessing
+    import threading
+
+    return (multiprocessing.parent_process() is not None
+            or threading.current_thread() is not threading.main_thread())
 
 
 def result(chain: Chain) -> run.Run:
@@ -156,8 +190,8 @@ def recorded(settled: command.Call) -> dict[str, str]:
             for name, (kind, text) in settled.parameters.items()}
 
 
-def inputs_of(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest, str]]:
-    """Files and folders that `path` parameters name: digest, and path for the job."""
+def inputs_of(chain: Chain, settled: command.Call) -> _Inputs:
+    """Files and folders that `path` parameters name."""
     found: dict[str, tuple[Digest, str]] = {}
     for name, (kind, text) in settled.parameters.items():
         if kind != "path":
@@ -166,15 +200,36 @@ def inputs_of(chain: Chain, settled: command.Call) -> Mapping[str, tuple[Digest,
             found[name] = remote.bring(chain, text)
             continue
         path = chain.folder / address.local(text)
-        if "\0" in text or not path.exists():
+        where = f"{chain.name}, entry_points.{chain.config.entry_point}.parameters.{name}"
+        if not _exists(path):
             raise SpecError(
-                f"parameter {name!r} names a path that does not exist: {text}",
-                where=f"{chain.name}, entry_points.{chain.config.entry_point}.parameters.{name}",
+                f"parameter {name!r} names a path that does not exist: {text}", where=where,
                 fix="paths are relative to the project's folder; give an existing one",
             )
+        if not _may_read(chain, path, name, text):
+            raise SpecError(
+                f"parameter {name!r} names a path outside the repository: {text}", where=where,
+                fix=f'if that is what you mean, say so in the call: params="{name}={text}"')
         found[name] = (content(path, chain.session.journal),
                        text if _is_copied(chain, path) else str(path.resolve()))
     return found
+
+
+def _may_read(chain: Chain, path: Path, name: str, text: str) -> bool:
+    """Whether a job may have what is there. A project out of a repository reads nothing beside it,
+    unless whoever calls gives the path."""
+    if not chain.project.root or path.resolve().is_relative_to(chain.boundary.resolve()):
+        return True
+    given = chain.session.workspace.call.get("params", "")
+    return command.parse_params(given).get(name) == text
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+    return True
 
 
 def evidence(chain: Chain) -> set[Path]:
