@@ -82,6 +82,12 @@ def test_a_quoted_here_document_in_backticks_cannot_have_a_placeholder() -> None
     assert (caught.value.where, bool(caught.value.fix)) == ("MLproject:4", True)
 
 
+@pytest.mark.parametrize("name", ["learning rate", "data/train", "b-c.d", "größe", "1"])
+def test_every_name_that_mlflow_takes_can_be_a_placeholder(name: str) -> None:
+    line = substitute(f"printf '%s|' {{{name}}} '{{{name}}} {{other name}}'", {name: "V"})
+    assert bash(line, {"V": "a b"}).decode() == "a b|a b {other name}|"
+
+
 @settings(max_examples=40, deadline=None)
 @given(TEXT, TEXT)
 def test_undeclared_parameters_are_appended_as_options(name: str, value: str) -> None:
@@ -167,6 +173,15 @@ def test_a_missing_value_is_named() -> None:
     assert 'params="a=…"' in str(caught.value)
 
 
+def test_missing_values_are_named_together() -> None:
+    one = spec("run {a}", **{"a": Parameter(type="int"), "b": Parameter(default="1"),
+                             "learning rate": Parameter()})
+    with pytest.raises(SpecError, match="2 parameters have no value: 'a', 'learning rate'") as e:
+        call(one, "main", {}, lambda _: None)
+    assert """params="a=… 'learning rate'=…\"""" in e.value.fix
+    assert parse_params("a=… 'learning rate'=…") == {"a": "…", "learning rate": "…"}
+
+
 def test_an_unknown_name_is_warned_about_with_the_near_one() -> None:
     warnings: list[str] = []
     one = spec("run {l1_ratio}", l1_ratio=Parameter(type="float", default="1"))
@@ -249,6 +264,7 @@ def test_scripts_are_entry_points_too() -> None:
     ("note=\"a, b=c\" x='y z'", {"note": "a, b=c", "x": "y z"}),
     ("l1-ratio=0.5", {"l1-ratio": "0.5"}),
     ("--a=1", {"a": "1"}),
+    ('"learning rate"=1 b=2', {"learning rate": "1", "b": "2"}),
     ("a=", {"a": ""}),
     ("url=s3://b/k?x=1", {"url": "s3://b/k?x=1"}),
     ("  a=1\n b=2 ", {"a": "1", "b": "2"}),

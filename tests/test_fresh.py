@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.fresh import Shortcut, settings_key
+from toolchain import attest, image, layer, lock, model, run
+from toolchain.attest import sbom
+from toolchain.digest import Digest
+from toolchain.fresh import GENERATION, Shortcut, settings_key
 from toolchain.journal import Journal
+from toolchain.layer import runner
+from toolchain.layer.compression import LIBDEFLATE
+from toolchain.lock import conda
+from toolchain.stages import parse, push
 from toolchain.tree import walk
 
 STAGES = frozenset({"parse", "push"})
@@ -131,6 +138,14 @@ def test_what_was_deleted_during_a_call_is_not_recorded(root: Path, journal: Jou
     (root / "projects/one/sub/train.py").unlink()
     Shortcut(root, journal).record("one", looked_at, "settings", STAGES, [], time.time_ns())
     assert fresh(root, journal) == frozenset()
+
+
+def test_who_changes_what_stages_make_raises_the_generation() -> None:
+    """If this fails, raise toolchain.fresh.GENERATION and put down here what both are now."""
+    versions = [attest.VERSION, sbom.SCHEMA, image._SCHEMA, layer.LAYOUT_VERSION,
+                layer.SYSTEM_VERSION, LIBDEFLATE.identity, lock._SCHEMA, conda._SCHEMA,
+                model._SCHEMA, parse._SCHEMA, push._SCHEMA, run._SCHEMA, runner.key().hex]
+    assert (GENERATION, Digest.of_json(versions).hex[:12]) == (1, "829c8d0910fa")
 
 
 def test_settings_are_told_apart_by_value_not_by_order() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from toolchain.digest import Digest
 from toolchain.journal import Journal
@@ -42,6 +42,22 @@ if TYPE_CHECKING:
 
     class Tracking(Tracker, Models, Protocol):
         """An MLflow server is both."""
+
+
+_Found = TypeVar("_Found")
+
+
+def once(find: Callable[[Chain], _Found]) -> Callable[[Chain], _Found]:
+    """Of what follows from values on record and the project's files: found once for a chain, until
+    something is made. Whoever gets it does not change it."""
+    @wraps(find)
+    def found(chain: Chain) -> _Found:
+        known = chain.found
+        if find not in known:
+            known[find] = find(chain)
+        return cast(_Found, known[find])
+
+    return found
 
 
 def part_name(stage: str, platform: str) -> str:
@@ -126,6 +142,7 @@ class Chain:
         self.project = project
         self.config = config
         self._known: dict[str, Any] = {}
+        self.found: dict[Callable[[Chain], Any], Any] = {}  # see `once`
         self._whole = whole or self
         self._parts: dict[str, Chain] = {}
 
@@ -201,8 +218,8 @@ class Chain:
         trace = self.session.trace
         key = Digest.of_json(stage.plan(self))
 
-        def waiting() -> None:
-            self.session.say(f"{stage.NAME} {self.name}: another process does the same; waiting")
+        def waiting(who: str) -> None:
+            self.session.say(f"{stage.NAME} {self.name}: {who} does the same; waiting")
 
         with trace.holding(stage.NAME, key, waiting):
             # Whoever held the key before may have changed what this stage reads:
@@ -230,9 +247,10 @@ class Chain:
     def forget(self) -> None:
         """Something was made: values may have changed."""
         self._known.clear()
+        self.found.clear()
         for part in self._parts.values():
             part.forget()
 
-    def waiting(self) -> None:
+    def waiting(self, who: str) -> None:
         """Say that another process holds what is wanted here."""
-        self.session.say(f"{self.name}: another process makes the same; waiting for it")
+        self.session.say(f"{self.name}: {who} makes the same; waiting for it")

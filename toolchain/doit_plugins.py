@@ -1,4 +1,4 @@
-"""doit plugins that come with this package: a state file that survives, and `doit forget`.
+"""doit plugins that come with this package: a state file that survives, `doit forget`, `doit info`.
 
 doit finds them through the entry points in pyproject.toml, and loads them in every call, whoever's
 dodo.py it is for; so this module may import nothing of toolchain.tasks, which opens a workspace.
@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from doit.cmd_forget import Forget as DoitForget
+from doit.cmd_info import Info as DoitInfo
 from doit.dependency import DatabaseException, JsonDB
+from doit.exceptions import InvalidCommand
+
+from toolchain.errors import ToolchainError
 
 
 class StateFile(JsonDB):  # type: ignore[misc]
@@ -84,11 +88,24 @@ class Forget(DoitForget):  # type: ignore[misc]
 
         self.dep_manager.remove = note
         result = super()._execute(forget_sub, forget_disable_default, forget_all)
-        tasks = sys.modules.get("toolchain.tasks")
-        if tasks is not None:
-            for task in self.task_list:
-                meta = getattr(task, "meta", None) or {}
-                stage, project = meta.get("toolchain", ("", ""))
-                if forget_all or task.name in forgotten:
-                    tasks.forget(stage, project)
+        tasks: Any = sys.modules.get("toolchain.tasks")
+        for task in self.task_list if tasks is not None else ():
+            meta = getattr(task, "meta", None) or {}
+            if forget_all or task.name in forgotten:
+                try:
+                    tasks.forget(*meta.get("toolchain", ("", "")))
+                except ToolchainError as error:
+                    sys.stderr.write(f"forget {task.name}  failed\n{error}\n")
+                    result = 1
         return result
+
+
+class Info(DoitInfo):  # type: ignore[misc]
+    """`doit info`, which has a word for a task that is not there; doit's own ends in a KeyError."""
+
+    def _execute(self, pos_args: list[str], hide_status: bool = False) -> Any:
+        known = {task.name for task in self.task_list}
+        for name in pos_args[:1]:
+            if name not in known:
+                raise InvalidCommand(f"'{name}' is not a task.\n`doit list --all` names every task")
+        return super()._execute(pos_args, hide_status)

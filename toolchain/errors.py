@@ -55,6 +55,10 @@ class ResolveError(ToolchainError):
     """Dependencies cannot be pinned, fetched or verified."""
 
 
+class UnmetError(ResolveError):
+    """What is asked for cannot be had together, or not at all."""
+
+
 class StoreError(ToolchainError):
     """The cache cannot be read or written, or holds something it should not."""
 

@@ -18,6 +18,10 @@ from toolchain.errors import ToolchainError
 from toolchain.journal import Journal
 from toolchain.tree import Found, Stamp, is_settled, stamp, walk
 
+# Raise when a stage's plan or result changes for the same inputs: what an older version of this
+# package found fresh may not be so any more. tests/test_fresh.py tells when that is.
+GENERATION = 1
+
 
 class Shortcut:
     """The fingerprints of one cache, with the times of files that projects share read once."""
@@ -78,4 +82,4 @@ class Shortcut:
 
 def settings_key(values: Mapping[str, object]) -> str:
     """What tells one set of settings from another."""
-    return Digest.of_json(dict(values)).hex[:32]
+    return Digest.of_json({"generation": GENERATION, **values}).hex[:32]

@@ -17,8 +17,11 @@ _PATIENCE = 2.0  # seconds before progress is shown
 
 def emit(text: str) -> None:
     """Write one line at once, so that lines of several processes do not mix."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as in `| head`; the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def aside(text: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.support.debs import Mirror
 from tests.support.monorepo import Monorepo, ran
 from tests.support.services import lacking, need_root
+from tests.support.wheels import wheel
 
 
 def test_an_unknown_project_names_the_near_one(monorepo: Monorepo) -> None:
@@ -116,15 +117,38 @@ def test_parameters_are_checked_before_anything_is_built(monorepo: Monorepo) -> 
     output = monorepo.doit("train", "project=one", "entry_point=mian", expect=1)
     assert "no entry point 'mian' (did you mean 'main'?)" in output
     assert not (monorepo.folder / "cache/blobs").exists()
+    output = monorepo.doit("push", "repository=Not/One", expect=1)
+    assert "not a repository name: 'Not/One'" in output
+    assert not (monorepo.folder / "cache/blobs").exists()
     output = monorepo.doit("train", "project=one", "params=rates=1")
     assert "declares no parameter 'rates' (did you mean 'rate'?)" in output
 
 
+def test_a_path_that_no_file_system_could_have_is_none(monorepo: Monorepo) -> None:
+    monorepo.add("one", mlproject="name: one\nentry_points:\n  main:\n    parameters:\n"
+                                  "      rows: path\n    command: cat {rows}\n")
+    output = monorepo.doit("train", "project=one", f"params=rows={'x' * 300}", expect=1)
+    assert "parameter 'rows' names a path that does not exist" in output
+
+
+def test_a_job_that_could_not_log_is_warned_of(monorepo: Monorepo, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("mlflow-skinny", "sqlalchemy", "alembic"):
+        wheel(tmp_path / "more", name)
+    monorepo.environment["UV_FIND_LINKS"] += f",{tmp_path}/more"
+    folder = monorepo.add("one", requirements="mlflow-skinny\n")
+    said = "warning: one: its mlflow-skinny cannot log to sqlite:, where runs go"
+    assert said in monorepo.doit("train", "project=one")
+    (folder / "requirements.txt").write_text("mlflow-skinny\nsqlalchemy\nalembic\n")
+    assert said not in monorepo.doit("train", "project=one")
+
+
 def test_a_requirement_that_cannot_be_met(monorepo: Monorepo) -> None:
-    folder = monorepo.add("one", requirements="alpha>=9\n")
+    folder = monorepo.add("one", requirements="# needed\nbeta\n-r more.txt\n",
+                          files={"more.txt": "\nalpha>=9\n"})
     output = monorepo.doit("push", expect=1)
     assert "the requirements cannot be met" in output
-    assert "alpha" in output
+    assert "\n  at projects/one/more.txt:2 (requirements for Python " in output
     assert not (folder / "requirements.lock").exists()
     (folder / "requirements.txt").write_text("alpha\n")
     monorepo.doit("push")
@@ -265,6 +289,9 @@ def test_a_damaged_lock_and_a_damaged_journal(monorepo: Monorepo) -> None:
     assert "delete it" in output
     (monorepo.folder / "cache/state.db").unlink()
     monorepo.doit("push")
+    # The image was in the registry; now the wheels are needed, which are in the store.
+    (monorepo.folder / "cache/state.db").unlink()
+    assert ran(monorepo.doit("push", "image.compression=zstd"), "one")["base"] == "made"
 
 
 def test_a_registry_that_is_not_there(monorepo: Monorepo) -> None:

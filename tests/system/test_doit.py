@@ -68,6 +68,13 @@ def test_tasks_are_made_only_for_what_was_asked(monorepo: Monorepo) -> None:
     assert ran(output, "three") == {}
 
 
+def test_a_task_that_is_not_there_has_no_information(monorepo: Monorepo) -> None:
+    monorepo.add("one")
+    assert "no project named 'two'" in monorepo.doit("info", "push:two", expect=3)
+    assert "'pushing' is not a task" in monorepo.doit("info", "pushing", expect=3)
+    assert "rate: float = 0.5" in monorepo.doit("info", "train:one", expect=1)
+
+
 def test_forget_makes_a_stage_run_again(monorepo: Monorepo) -> None:
     monorepo.add("one")
     monorepo.doit("push")

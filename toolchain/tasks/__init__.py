@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from doit.exceptions import InvalidDodoFile, TaskFailed
 from toolchain import pipeline, report, wiring
 from toolchain.errors import ToolchainError
 from toolchain.tasks.call import Call
+from toolchain.tasks.commands import Commands
 from toolchain.tasks.reporter import StageReporter
 from toolchain.workspace import Project
 
@@ -28,9 +28,6 @@ __all__ = [
     "task_sbom", "task_sweep", "task_train",
 ]
 
-# Commands of doit that look at tasks without asking whether they are up to date.
-_LOOKING = frozenset({"list", "info", "clean", "forget", "help", "ignore", "tabcompletion",
-                      "dumpdb", "reset-dep"})
 _ORDER = tuple(pipeline.STAGES)
 _ANSWERS = frozenset({"best", "explain", "sbom"})
 
@@ -38,7 +35,7 @@ _ANSWERS = frozenset({"best", "explain", "sbom"})
 def _open() -> Call:
     try:
         call = Call(Path.cwd())
-        call.check_commands()
+        call.check_words()
         return call
     except ToolchainError as error:
         raise InvalidDodoFile(str(error)) from None
@@ -54,11 +51,14 @@ def _act(what: str, name: str, task: Any) -> TaskFailed | None:
             if what in pipeline.STAGES:
                 _call.run(what, name)
             else:
-                _call.command(what, name)
+                _command.run(what, name)
     except ToolchainError as error:
         return TaskFailed(str(error))
     except KeyboardInterrupt:
+        from toolchain import workers
+
         report.emit(f"{what} {name}  interrupted")
+        workers.end_with(130)
         raise SystemExit(130) from None
     return None
 
@@ -70,14 +70,14 @@ def _clean(stage: str, name: str) -> None:
 def _tasks(stage: str) -> Iterator[dict[str, Any]]:
     """The subtasks of one stage."""
     before = _ORDER[_ORDER.index(stage) - 1] if stage != _ORDER[0] else ""
-    looking = len(sys.argv) > 1 and sys.argv[1] in _LOOKING
+    words = _call.words
     for name in _projects():
         if not _call.goes_to(stage, name):
             continue
-        fresh = not looking and stage in _fresh(name)
+        fresh = not words.is_looking and stage in _fresh(name)
         yield {
             "name": name,
-            **({"doc": _call.describe(name)} if stage == "train" and _describing() else {}),
+            **({"doc": _call.describe(name)} if stage == "train" and words.describes else {}),
             "actions": [(_act, [stage, name])],
             "task_dep": [f"{before}:{name}"] if before else [],
             "uptodate": [True if fresh else (_call.check, [stage, name])],
@@ -87,13 +87,6 @@ def _tasks(stage: str) -> Iterator[dict[str, Any]]:
             "io": _SHOWN,
             "meta": {"toolchain": (stage, name)},
         }
-
-
-def _describing() -> bool:
-    """Whether a person will read what a project's entry points are: that costs a look at each."""
-    return sys.argv[1:2] == ["info"] or (
-        sys.argv[1:2] == ["list"] and any(word in ("-a", "--all") or word[0] != "-"
-                                          for word in filter(None, sys.argv[2:])))
 
 
 # doit would keep all that a task says: a sweep's thousand logs, in memory, for nobody.
@@ -224,28 +217,33 @@ def task_sweep() -> Iterator[dict[str, Any]]:
     """try the points that sweep.yaml asks for (trials=… parallel=… budget=… register=best)"""
     # All images first: the sweeps of several projects are one queue.
     yield from _commands("sweep", "try the points that sweep.yaml asks for, best metric first",
-                         before=[f"push:{name}" for name in _projects()])
+                         projects=_call.contests, is_one_queue=True)
 
 
 @create_after()  # type: ignore[untyped-decorator]
 def task_best() -> Iterator[dict[str, Any]]:
     """print a sweep's best trial as arguments of `doit train` (register=best registers it)"""
-    yield from _commands("best", "print a sweep's best trial as arguments of `doit train`")
+    yield from _commands("best", "print a sweep's best trial as arguments of `doit train`",
+                         projects=_call.contests)
 
 
 @create_after()  # type: ignore[untyped-decorator]
 def task_prune() -> dict[str, Any]:
     """remove from the cache what no project needs and nobody used for a while (keep=30d)"""
-    return {"actions": [(_act, ["prune", _call.workspace.root.name])], "uptodate": [False],
-            "verbosity": 2}
+    name = _call.workspace.root.name
+    return {"actions": [(_act, ["prune", name])], "uptodate": [False], "verbosity": 2,
+            "meta": {"toolchain": ("prune", name)}}
 
 
-def _commands(what: str, doc: str, before: list[str] | None = None,
-              needs: str = "push") -> Iterator[dict[str, Any]]:
+def _commands(what: str, doc: str, projects: list[str] | None = None, needs: str = "push", *,
+              is_one_queue: bool = False) -> Iterator[dict[str, Any]]:
     """The subtasks of a command, after the stage that it needs; it has no result that could be up
-    to date. `before`: what is done before the first of them."""
-    yield {"name": None, "doc": doc, **({"task_dep": before} if before else {})}
-    for name in _projects():
+    to date. `projects`: those that it is about, else all. is_one_queue: all of them have the
+    stage behind them before the first begins."""
+    about = list(_projects()) if projects is None else projects
+    yield {"name": None, "doc": doc,
+           **({"task_dep": [f"{needs}:{name}" for name in about]} if is_one_queue else {})}
+    for name in about:
         yield {"name": name, "actions": [(_act, [what, name])],
                "task_dep": [f"{needs}:{name}"] if needs else [],
                "uptodate": [False], "verbosity": 2, "io": _SHOWN,
@@ -262,6 +260,7 @@ def _group(stage: str) -> Iterator[dict[str, Any]]:
 # for garbage among them, again and again, would take a quarter of a large monorepo's null call.
 gc.set_threshold(200_000, 20, 20)
 _call = _open()
+_command = Commands(_call)
 
 DOIT_CONFIG: dict[str, Any] = {
     "default_tasks": ["push"],

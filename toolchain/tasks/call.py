@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING
 from doit import doit_cmd, get_initial_workdir
 
 from toolchain import pipeline, report, wiring
-from toolchain.config import Config, reference
-from toolchain.digest import Digest
+from toolchain.config import Config
 from toolchain.errors import ConfigError, ToolchainError, nearest
 from toolchain.fresh import Shortcut, settings_key
 from toolchain.journal import Journal
+from toolchain.tasks.arguments import Words
 from toolchain.workspace import Project, Workspace, select
 
 if TYPE_CHECKING:
     from toolchain.chain import Chain, Session
 
 _ORDER = tuple(pipeline.STAGES)
-_NAMES = (*_ORDER, "explain", "sbom", "load", "export",
-          "sweep", "best")  # what a project follows, as in `load:name`
+# What a project follows, as in `load:name`.
+_NAMES = frozenset({*_ORDER, "explain", "sbom", "load", "export", "sweep", "best"})
 
 
 class Call:
     """One call of doit in one workspace."""
 
     def __init__(self, root: Path) -> None:
-        given = dict(vars(doit_cmd).get("_CMDLINE_VARS") or {})
+        self.words = Words(sys.argv[1:])
+        given = self.words.settings(vars(doit_cmd).get("_CMDLINE_VARS") or {})
         self._names: str | None = given.pop("project", None)
-        _check_names(given)
         self.workspace = Workspace.open(root, given)
-        self.journal = Journal(self.workspace.cache)
+        self.journal = Journal(self.workspace.cache, only_looks=self.words.only_looks)
         self._shortcut = Shortcut(root, self.journal)
         self._configs: dict[str, Config] = {}
         self._chains: dict[str, Chain] = {}
@@ -44,7 +44,6 @@ class Call:
         self._verified: dict[str, set[str]] = {}
         self._ran: set[str] = set()
         self._failed: dict[str, ToolchainError] = {}
-        self._swept: dict[str, ToolchainError] | None = None
 
     @cached_property
     def session(self) -> Session:
@@ -64,15 +63,35 @@ class Call:
         scan = self.workspace.scan(self.journal)
         known, names = scan.projects, self._names
         if names is None:
-            named = [word.partition(":")[2] for word in sys.argv[1:]
-                     if word.partition(":")[0] in _NAMES and ":" in word]
-            words = [word for word in sys.argv[1:] if not word.startswith("-")]
-            if not named or len(named) != len([w for w in words if "=" not in w]):
+            named = self.named()
+            if not named or len(named) != len(self.words.tasks) or any(
+                    task.is_pattern for task in self.words.tasks):
                 for note in scan.notes:
                     report.aside(f"note: {note}")
                 return known
             return {name: known[name] for name in named if name in known} or known
         return select(known, names, scan.notes)
+
+    def named(self, *what: str) -> list[str]:
+        """The projects of `what:project` among the words; of all tasks if `what` is left out."""
+        return [task.project for task in self.words.tasks
+                if task.what in (what or _NAMES) and task.project]
+
+    @cached_property
+    def names_projects(self) -> bool:
+        """Whether the call says for which projects it is."""
+        return self._names is not None or bool(self.named())
+
+    @property
+    def contests(self) -> list[str]:
+        """The projects that `doit sweep` and `doit best` are about: those that are named, else
+        those that have a sweep.yaml."""
+        from toolchain.layer.project import SWEEP_NAME
+
+        if self.names_projects:
+            return list(self.projects)
+        return [name for name, project in self.projects.items()
+                if (self.workspace.root / project.folder / SWEEP_NAME).exists()]
 
     @property
     def is_about_several(self) -> bool:
@@ -116,7 +135,7 @@ class Call:
             last = self._config(name).last_stage
         except ToolchainError:
             return True  # the task says what is wrong
-        return self._is_named or _ORDER.index(stage) <= _ORDER.index(last)
+        return self.names_projects or _ORDER.index(stage) <= _ORDER.index(last)
 
     def _config(self, name: str) -> Config:
         if name not in self._configs:
@@ -130,11 +149,6 @@ class Call:
             self._configs[name] = config
         return self._configs[name]
 
-    @cached_property
-    def _is_named(self) -> bool:
-        return self._names is not None or any(
-            ":" in word and word.partition(":")[0] in _NAMES for word in sys.argv[1:])
-
     def describe(self, name: str) -> str:
         """A project's entry points in one line, as `doit list --all` and `doit info` show them."""
         from toolchain.stages import parse
@@ -142,7 +156,7 @@ class Call:
         try:
             return parse.describe(self.chain(name))
         except ToolchainError as error:
-            return f"({error.what})"
+            return f"({error.what}, {error.where})"
 
     def check(self, stage: str, name: str) -> bool:
         """doit's question: is the task up to date? A mistake is reported by the task itself."""
@@ -151,7 +165,7 @@ class Call:
         try:
             fresh = pipeline.is_fresh(self.chain(name), pipeline.stage_of(stage))
             if fresh and stage == "parse":
-                self._check_parameters(name)
+                self._check_settings(name)
         except ToolchainError:
             return False
         if fresh:
@@ -169,9 +183,12 @@ class Call:
         if stage == "train":
             report.emit(f"train {name}  entry point {self.chain(name).config.entry_point}")
         try:
+            if stage != "parse":
+                self._check_tracking(name)
             outcome = pipeline.run(self.chain(name), pipeline.stage_of(stage))
             if stage == "parse":
-                self._check_parameters(name)
+                self._check_settings(name)
+                self._check_tracking(name)
         except ToolchainError as error:
             self._failed[name] = error
             raise
@@ -181,161 +198,85 @@ class Call:
         """Whether the stage is not made, but shown."""
         return self.workspace.config.dry_run and stage in ("train", "register")
 
-    def _print_sbom(self, name: str) -> None:
-        """Print the project's bill of materials, made from its locks: for the platform that this
-        machine runs, of several. What people are told meanwhile goes beside it."""
-        from toolchain.chain import Chain
-        from toolchain.stages import attested
-
-        chain = self.chain(name)
-        chain = Chain(dataclasses.replace(chain.session, say=report.aside), chain.project,
-                      chain.config)
-        for stage in map(pipeline.stage_of, ("parse", "resolve")):
-            if not pipeline.is_fresh(chain, stage):
-                outcome = pipeline.run(chain, stage)
-                report.aside(report.line(stage.NAME, name, outcome.words, outcome.seconds))
-        chain = chain.here
-        document = attested.bill_of_materials(chain, attested.source(chain))
-        # A document is longer than what a pipe takes at once.
-        with chain.session.trace.holding("print", Digest.of(b"sbom")):
-            report.emit(document.data.decode())
-
-    def check_commands(self) -> None:
-        """A file that cannot be written is to be named before anything is built for it."""
-        if sys.argv[1:2] != ["help"] and any(
-                word.partition(":")[0] == "export" for word in sys.argv[1:]):
-            from toolchain import export
-
-            export.check(self.workspace.config.to, tuple(self.projects), self._caller)
-        asked = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
-        if "prune" in asked and asked[0] not in ("help", "info", "list") and len(asked) > 1:
-            raise ConfigError("prune removes things while nothing else is done",
-                              where="command line", fix="call `doit prune` by itself")
-
-    def command(self, what: str, name: str) -> None:
-        """Do what is no stage."""
-        own = {"explain": self._explain, "sbom": self._print_sbom, "sweep": self._sweep,
-               "best": self._best, "prune": self._prune}
-        if what in own:
-            own[what](name)
-        else:
-            self._deliver(what, name)
-
-    def _explain(self, name: str) -> None:
-        for stage, words in pipeline.explain(self.chain(name)):
-            report.emit(f"{stage} {name}  {words}")
-
-    def _deliver(self, what: str, name: str) -> None:
-        """Load or export the image that push left."""
-        from toolchain.commands import export, load
-
-        started = time.monotonic()
-        if what == "load":
-            words, hint = load.run(self.chain(name))
-        else:
-            words, hint = export.run(self.chain(name), self._caller), ""
-        report.emit(report.line(what, name, words, time.monotonic() - started))
-        if hint:
-            report.emit(f"{name}: {hint}")
-
-    def _prune(self, name: str) -> None:
-        """Make the cache smaller. Whatever the call names, all projects keep what they need."""
-        from toolchain.commands import prune
-
-        started = time.monotonic()
-        words = prune.run(self.session, self.workspace.scan(self.journal).projects)
-        report.emit(report.line(prune.NAME, name, words, time.monotonic() - started))
-
-    def _sweep(self, name: str) -> None:
-        """Run the sweeps of this call, of which this is one: the first that is asked for runs
-        all, so that they share one queue and one budget."""
-        if self._swept is None:
-            try:
-                self._swept = self._run_sweeps()
-            except ToolchainError as error:  # else the next of this call would begin all again
-                self._swept = dict.fromkeys(self._named_of("sweep"), error)
-        if name in self._swept:
-            raise self._swept[name]
-        if self.chain(name).config.register:
-            self._best(name)
-
-    def _run_sweeps(self) -> dict[str, ToolchainError]:
-        from toolchain.commands import sweep
-        from toolchain.sweep.board import HEADER
-
-        errors: dict[str, ToolchainError] = {}
-        chains = []
-        for name in self._named_of("sweep"):
-            try:
-                self._bring_up_to_push(name)
-                chains.append(self.chain(name))
-            except ToolchainError as error:
-                errors[name] = error
-        if not chains:
-            return errors
-        with wiring.ended_by_sigterm():
-            return errors | sweep.run(
-                chains, lambda board: report.live(HEADER, board.rows, board.caption),
-                report.emit, report.table)
-
-    def _named_of(self, what: str) -> list[str]:
-        """The projects that are asked for a command: those of `sweep:a sweep:b`, else all."""
-        named = [word.partition(":")[2] for word in sys.argv[1:] if word.startswith(f"{what}:")]
-        return [name for name in self.projects if not named or name in named]
-
-    def _bring_up_to_push(self, name: str) -> None:
-        """What doit would do before this project's sweep, had its turn come already."""
+    def bring_up_to_push(self, name: str) -> None:
+        """What doit would do before a command for this project, had its turn come already."""
         if name in self._failed:
             raise self._failed[name]
         for stage in _ORDER[:_ORDER.index("push") + 1]:
             if not self.check(stage, name):
                 self.run(stage, name)
 
-    def _best(self, name: str) -> None:
-        """Print a sweep's winner; register it if that was asked for."""
-        from toolchain.commands import best
+    def check_words(self) -> None:
+        """What is wrong with the call as a whole is to be named before anything is built."""
+        words = self.words
+        if self._names is None:
+            for task in words.tasks:
+                if task.what in _NAMES and task.project and not task.is_pattern:
+                    select(self.projects, task.project)
+        if words.is_looking:
+            return
+        if self._names is None and not self.projects and (
+                not words.tasks or words.runs(*_NAMES)):
+            raise ConfigError(
+                "there is no MLflow Project", where=f"{self.workspace.config.projects}/",
+                fix="put a folder with an MLproject file there, or set `projects` to their folder")
+        if words.runs("sweep", "best") and not self.contests:
+            raise ConfigError("no project has a sweep.yaml", where="command line",
+                              fix="write one beside MLproject, as docs/guides/sweeps.md shows")
+        if "params" in self.workspace.call and words.runs("train") and (
+                not self.names_projects and len(self.projects) > 1):
+            raise ConfigError("params= is for a project, and every project is meant",
+                              where="command line", fix="give project=NAME with it")
+        if words.runs("export"):
+            from toolchain import export
 
-        found = best.find(self.chain(name))
-        report.emit(f"best {name}  {found.words}")
-        report.emit(found.line)
-        if self.chain(name).config.register:
-            for stage in ("train", "register"):
-                outcome = pipeline.run(found.chain, pipeline.stage_of(stage))
-                report.emit(report.line(stage, name, outcome.words, outcome.seconds))
+            export.check(self.workspace.config.to, tuple(self.projects), caller())
+        if words.runs("prune") and words.runs(*_NAMES):
+            raise ConfigError("prune removes things while nothing else is done",
+                              where="command line", fix="call `doit prune` by itself")
 
-    @property
-    def _caller(self) -> Path:
-        """Where doit was called; the workspace may be another folder (`doit -k`, `doit -f`)."""
-        return Path(get_initial_workdir() or Path.cwd())
-
-    def _check_parameters(self, name: str) -> None:
-        """A wrong parameter or engine is to be named before anything is built for it."""
-        asked = any(word.partition(":")[0] in ("train", "register") for word in sys.argv[1:])
-        if asked and self.goes_to("train", name):
+    def _check_settings(self, name: str) -> None:
+        """A wrong registry, parameter or engine is to be named before anything is built for it."""
+        if self._pushes:
+            self.session.tools.registry_name(self.chain(name).config)
+        if self._trains(name):
             from toolchain.stages import train
 
             chain = self.chain(name)
             train.call(chain)
             self.session.tools.engine(chain.config)
-        if any(word.partition(":")[0] in ("sweep", "best") for word in sys.argv[1:]):
+        if self.words.runs("sweep", "best"):
             from toolchain.commands import sweep
 
-            to_run = any(word.partition(":")[0] == "sweep" for word in sys.argv[1:])
-            sweep.check(self.chain(name), to_run=to_run)
+            sweep.check(self.chain(name), to_run=self.words.runs("sweep"))
+
+    def _check_tracking(self, name: str) -> None:
+        """So is a tracking server that is not there. Asked only if there is something to build."""
+        if self._trains(name) and not self.workspace.config.dry_run:
+            self.session.tools.tracking(self.chain(name).config).check()
+
+    @property
+    def _pushes(self) -> bool:
+        words = self.words
+        return not words.is_looking and (not words.tasks or words.runs(
+            "push", "train", "register", "load", "export", "sweep", "best"))
+
+    def _trains(self, name: str) -> bool:
+        return self.words.runs("train", "register") and self.goes_to("train", name)
 
     def remember(self) -> None:
         """At the end: put on record what was found fresh, for a faster look next time.
 
         Not when Python ends: the modules that are needed here could no longer be imported.
         """
-        if not self._verified:
+        looked_at = [name for name in self._verified if name not in self._ran]
+        if not looked_at:
             return
         from toolchain.chain import NotYet
         from toolchain.tasks.evidence import evidence
 
-        for name, verified in self._verified.items():
-            if name in self._ran:
-                continue
+        for name in looked_at:
+            verified = self._verified[name]
             chain = self._chains[name]
             # What the shortcut vouched for stays on record beside what was looked at now.
             stages = verified | self._vouched.get(name, frozenset())
@@ -347,20 +288,18 @@ class Call:
                 continue
 
 
+def caller() -> Path:
+    """Where doit was called; the workspace may be another folder (`doit -k`, `doit -f`)."""
+    return Path(get_initial_workdir() or Path.cwd())
+
+
 def _settings(config: Config) -> str:
     values = dataclasses.asdict(config)
     values["tracking_uri"] = wiring.tracking_identity(config)
     values["experiment"] = wiring.experiment(config)
     values["conda_cuda"] = wiring.cuda(config)
+    if config.image_compression == "zstd":  # which is of a version, unlike gzip
+        from toolchain.layer.compression import compression
+
+        values["compression"] = compression(config.image_compression).identity
     return settings_key(values)
-
-
-def _check_names(given: dict[str, str]) -> None:
-    known = [name for name, *_ in reference()]
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"unknown setting {name!r}{nearest(name, [*known, 'project'])}",
-                              where="command line",
-                              fix="a parameter of the entry point is given as "
-                              f'params="{name}=…"; known settings: project, '
-                              + ", ".join(sorted(known)))

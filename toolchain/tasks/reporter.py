@@ -12,6 +12,7 @@ from toolchain.pipeline import STAGES
 
 _MOST_RESULTS = 5
 _EVERYTHING = 2  # of doit's `-v`
+_INTERRUPTED = 130  # exit status
 
 
 class StageReporter(ConsoleReporter):  # type: ignore[misc]
@@ -22,7 +23,7 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
     def __init__(self, outstream: Any, options: dict[str, Any]) -> None:
         super().__init__(outstream, options)
         self._asked: dict[str, str] = {}  # project -> stage, as selected
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}  # project -> the stage or command that said why
         self._last: dict[str, Any] = {}  # project -> the task of that stage
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
@@ -53,12 +54,14 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
 
     def add_failure(self, task: Any, fail: Any) -> None:
         stage, project = _stage_of(task)
-        self._failed.add(project)
         if task.has_subtask:
             return  # its members said why
+        is_unmet = fail.get_name() == "UnmetDependency"
+        if not is_unmet:
+            self._failed.setdefault(project, stage)
         if not stage or fail.traceback:
             super().add_failure(task, fail)
-        elif fail.report and fail.get_name() == "UnmetDependency":
+        elif fail.report and is_unmet:
             self.write(f"{stage} {project}  not run: an earlier stage failed\n")
         elif fail.report:
             failed = f"{stage} {project}  failed\n{fail.message}"
@@ -69,8 +72,14 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
 
     def complete_run(self) -> None:
         super().complete_run()
-        if sys.exc_info()[0] is not None:
-            return  # interrupted: there is no result to show
+        error = sys.exc_info()[1]
+        if isinstance(error, KeyboardInterrupt):  # between two tasks, or `doit -n`'s own process
+            self.write("interrupted\n")
+            raise SystemExit(_INTERRUPTED) from None
+        if isinstance(error, SystemExit) and error.code == str(_INTERRUPTED):
+            raise SystemExit(_INTERRUPTED) from None  # one of `doit -n`, as doit hands it on
+        if error is not None:
+            return  # there is no result to show
         from toolchain.tasks import remember, results
 
         remember()
@@ -82,6 +91,10 @@ class StageReporter(ConsoleReporter):  # type: ignore[misc]
                 self.write(f"{line}\n")
         if len(done) > _MOST_RESULTS:
             self.write(f"and {len(done) - _MOST_RESULTS} more projects\n")
+        failed = [(project, stage) for project, stage in self._failed.items() if stage]
+        if done or len(failed) > 1:  # else the reason is the last thing that was said
+            for project, stage in failed:
+                self.write(f"{project}: failed at {stage}, as said above\n")
 
 
 def _stage_of(task: Any) -> tuple[str, str]:
