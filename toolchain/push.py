@@ -7,7 +7,6 @@ project's files alone, can see in the registry that there is nothing to build.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from toolchain.image import Image, from_bytes
 from toolchain.layer import Layer
 from toolchain.progress import Progress
 from toolchain.store import Store
+from toolchain.workers import Workers
 
 _UPLOADS = 4
 _CHUNK = 1 << 20
@@ -169,7 +169,7 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
 
     `lent` layers come from `source`, the base image's home, where the registry can take them over
     from there or the store does not have them. `beside` is called meanwhile, in a thread, and has
-    ended before the tag is put. `before` is a manifest that was pushed earlier: if it is still
+    ended before the manifest is put. `before` is a manifest that was pushed earlier: if it is still
     there, so are its blobs. Raises what `beside` does, RegistryError, and StoreError for a blob
     that the store lost.
     """
@@ -194,22 +194,22 @@ def make(image: Image, tag: str, registry: Registry, store: Store, progress: Pro
     is_near = here is not None and home is not None and here[0] == home[0]
     known = _blobs(registry, before)
     store.put(image.config)
-    with ThreadPoolExecutor(_UPLOADS + 1) as pool:
+    with Workers(_UPLOADS + 1) as pool:
         other = pool.submit(beside)
         sent = send_missing([layer for layer in image.layers if layer.digest not in known])
-        if not registry.has_blob(image.config_digest):
+        # Where a layer was missing there was no image with this config.
+        if sent or not registry.has_blob(image.config_digest):
             progress.expect(len(image.config))
             registry.put_blob(image.config_digest, len(image.config), store, progress)
+        other.result()
         try:
-            registry.put_manifest(image.manifest, None)  # nobody who looks for the tag finds it yet
+            registry.put_manifest(image.manifest, tag)
         except RegistryError:
             if not known:
                 raise
             # Perhaps a blob was deleted from under the earlier manifest.
             sent |= send_missing([layer for layer in image.layers if layer.digest in known])
-            registry.put_manifest(image.manifest, None)
-        other.result()
-    registry.put_manifest(image.manifest, tag)
+            registry.put_manifest(image.manifest, tag)
     return pushed(image, tag, registry), len(sent), sum(sent.values())
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.adapters.double import Answer, Double, Request
 from toolchain.adapters import fetch
+from toolchain.adapters.address import Address
 from toolchain.adapters.fetch import Fetcher
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
@@ -255,6 +256,25 @@ def test_no_message_holds_a_password(serve: Serve, fetcher: Fetcher) -> None:
             fetcher.fetch(url, _DIGEST, "thing 1.0")
         assert _SECRET not in str(caught.value)
         assert double.host in caught.value.where
+
+
+@pytest.mark.parametrize("written", ["file?token=${TOKEN}", "${TOKEN}/file", "a-${TOKEN}?b=${B}"])
+def test_a_value_is_in_the_request_and_in_no_message(
+    serve: Serve, fetcher: Fetcher, nobody: str, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    status = [200]
+    double = serve(lambda _: Answer(status=status[0], body=b"wrong"))
+    environ = {"TOKEN": f"{_SECRET}/ü", "B": "x"}
+    for code, url in ((200, double.url), (404, double.url), (503, double.url),
+                      (0, f"http://{nobody}")):
+        status[0] = code
+        with pytest.raises(ResolveError) as caught:
+            fetcher.fetch(Address.of(f"{url}/{written}", environ), _DIGEST, "thing 1.0")
+        assert _SECRET not in str(caught.value)
+        assert caught.value.where.endswith(f"{url}/{written}")
+    assert all(f"{_SECRET}%2F%C3%BC" in request.path for request in double.requests)
+    assert _SECRET not in repr(Address.of(f"{double.url}/{written}", environ))
 
 
 def test_many_threads_fetch_at_once(serve: Serve, fetcher: Fetcher, store: Store) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,7 +134,7 @@ def test_two_hundred_faults(server: RegistryServer, proxy: FaultyProxy, store: S
                  source: push.BlobSource = source, faulty: HttpRegistry = faulty,
                  documents: tuple[Document, ...] = documents) -> None:
             push.make(made, "tag", faulty, store, progress, {layer.digest}, source,
-                      lambda: attach(documents, made, CREATED, faulty, store, progress))
+                      lambda: attach(documents, made.manifest, CREATED, faulty, store, progress))
 
         progress = Progress()
         proxy.rate = chance.choice([0.05, 0.2, 0.4, 0.7])
@@ -239,3 +241,17 @@ def test_pulls_meet_faults_too(server: RegistryServer, proxy: FaultyProxy, store
             outcomes["refused"] += 1
     print(outcomes)
     assert min(outcomes["right"], outcomes["refused"]) > 3
+
+
+def test_a_registry_that_takes_connections_and_says_nothing_is_named_and_given_up() -> None:
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        registry = HttpRegistry(host, host, "a/b", insecure=False, backoff=Backoff(tries=1),
+                                say=told.append)
+        started = time.monotonic()
+        with pytest.raises(RegistryError, match="cannot be reached: timed out") as caught:
+            registry.manifest("latest")
+    assert time.monotonic() - started < 20
+    assert told == [f"waiting for an answer of {host}, try 1 of 1"]
+    assert caught.value.fix.startswith("check that it runs")

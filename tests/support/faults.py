@@ -6,6 +6,7 @@ seeded choice; all others pass unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import socket
@@ -83,6 +84,7 @@ class FaultyProxy(Loopback):
                     connection.send(piece)
                     place += len(piece)
                 if fault == CUT_REQUEST:
+                    _end(connection.sock)  # else the client's next question may overtake it
                     self.hang_up()
                 return fault != CUT_REQUEST
 
@@ -143,3 +145,12 @@ class FaultyProxy(Loopback):
     def pick(self, among: list[int]) -> int:
         with self._lock:
             return self._random.choice(among)
+
+
+def _end(upstream: socket.socket) -> None:
+    """Say that nothing more comes, and wait until the other side has seen it."""
+    with contextlib.suppress(OSError):
+        upstream.shutdown(socket.SHUT_WR)
+        upstream.settimeout(5)
+        while upstream.recv(_PIECE):
+            pass

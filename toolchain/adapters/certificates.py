@@ -24,12 +24,12 @@ def context(host: str, environ: Mapping[str, str], system: Path = _SYSTEM) -> ss
     made.set_alpn_protocols(["http/1.1"])
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         if environ.get(name):
-            _trust(made, Path(environ[name]), name)
+            trust(made, Path(environ[name]), name)
     for folder in _folders(environ, system):
         for path in sorted((folder / host).glob("*.crt")):
-            _trust(made, path, str(path))
+            trust(made, path, str(path))
         for path in sorted((folder / host).glob("*.cert")):
-            _present(made, path)
+            present(made, path, path.with_suffix(".key"))
     return made
 
 
@@ -39,7 +39,8 @@ def _folders(environ: Mapping[str, str], system: Path) -> list[Path]:
     return [system, Path(home).expanduser() / "docker/certs.d"]
 
 
-def _trust(made: ssl.SSLContext, path: Path, where: str) -> None:
+def trust(made: ssl.SSLContext, path: Path, where: str) -> None:
+    """Add the certificates of a file or folder. Raises ConfigError."""
     try:
         if path.is_dir():
             made.load_verify_locations(capath=path)
@@ -51,11 +52,13 @@ def _trust(made: ssl.SSLContext, path: Path, where: str) -> None:
                           fix="name a file of certificates in PEM form") from None
 
 
-def _present(made: ssl.SSLContext, path: Path) -> None:
+def present(made: ssl.SSLContext, path: Path, key: Path | None = None) -> None:
+    """Use a client's certificate, and its key from the same file or its own. Raises ConfigError."""
     try:
         # The password stops OpenSSL from asking for one on the terminal.
-        made.load_cert_chain(path, path.with_suffix(".key"), password="")
+        made.load_cert_chain(path, key, password="")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError("this client certificate cannot be used: "
                           f"{getattr(error, 'strerror', None) or 'not PEM'}", where=str(path),
-                          fix=f"it needs an unencrypted key in {path.stem}.key beside it") from None
+                          fix="it needs an unencrypted key in "
+                          + (f"{key.name} beside it" if key else "the same file")) from None

@@ -19,7 +19,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from toolchain.errors import ConfigError, RegistryError, without_credentials
 
 TIMEOUT = 60  # seconds without a byte
-_CONNECT = 20  # seconds until there is a connection
+# Seconds until there is a connection, and until a host answers for the first time: one that takes
+# connections and says nothing is to be known as such before the tries take five minutes.
+_FIRST = 12
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[?::1\]?)\Z")
 
 
@@ -78,6 +80,7 @@ class Exchange:
         except BaseException:
             self._connection.close()
             raise
+        self._pool.has_answered(self._key, self._connection)
         return self
 
     def _request(self, method: str, target: str, headers: Mapping[str, str],
@@ -109,6 +112,7 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, ...], list[http.client.HTTPConnection]] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._answered: set[tuple[str, ...]] = set()
         self._process = os.getpid()
 
     def send(self, method: str, url: str, headers: Mapping[str, str],
@@ -133,7 +137,11 @@ class Connections:
             except (http.client.RemoteDisconnected, ConnectionError):
                 if body is not None:
                     raise
-        return Exchange(self._open(parts, proxy), key, self).begin(method, target, headers, body)
+        connection = self._open(parts, proxy)
+        # Of a body nobody knows how long it takes until it is answered.
+        patient = key in self._answered or body is not None
+        connection.sock.settimeout(TIMEOUT if patient else _FIRST)
+        return Exchange(connection, key, self).begin(method, target, headers, body)
 
     def _take(self, key: tuple[str, ...]) -> http.client.HTTPConnection | None:
         with self._lock:
@@ -147,6 +155,12 @@ class Connections:
                 connection.close()
         return None
 
+    def has_answered(self, key: tuple[str, ...], connection: http.client.HTTPConnection) -> None:
+        """There is an answer: what follows may take its time."""
+        self._answered.add(key)
+        if connection.sock is not None:
+            connection.sock.settimeout(TIMEOUT)
+
     def give_back(self, key: tuple[str, ...], connection: http.client.HTTPConnection) -> None:
         with self._lock:
             if self._process == os.getpid():
@@ -155,21 +169,20 @@ class Connections:
     def _open(self, parts: SplitResult, proxy: str) -> http.client.HTTPConnection:
         connection = self._made(parts, proxy)
         connection.connect()
-        connection.sock.settimeout(TIMEOUT)
         return connection
 
     def _made(self, parts: SplitResult, proxy: str) -> http.client.HTTPConnection:
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         if parts.scheme == "http":
             if not proxy:
-                return http.client.HTTPConnection(host, port, timeout=_CONNECT)
+                return http.client.HTTPConnection(host, port, timeout=_FIRST)
             via = urlsplit(proxy)
-            return http.client.HTTPConnection(via.hostname or "", via.port or 80, timeout=_CONNECT)
+            return http.client.HTTPConnection(via.hostname or "", via.port or 80, timeout=_FIRST)
         context = self._context(_bracketed(host) + (f":{parts.port}" if parts.port else ""))
         if not proxy:
-            return http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=context)
+            return http.client.HTTPSConnection(host, port, timeout=_FIRST, context=context)
         via = urlsplit(proxy)
-        tunnel = http.client.HTTPSConnection(via.hostname or "", via.port or 80, timeout=_CONNECT,
+        tunnel = http.client.HTTPSConnection(via.hostname or "", via.port or 80, timeout=_FIRST,
                                              context=context)
         tunnel.set_tunnel(_bracketed(host), port, _proxy_authorization(proxy))
         return tunnel

@@ -38,7 +38,8 @@ def blob(transport: Transport, url: str, scopes: Scopes, digest: Digest,
         before, asked = place, ""
         headers = {"Range": f"bytes={place}-{size - 1}"} if 0 < place < size else {}
         try:
-            with transport.open("GET", url, scopes=scopes, headers=headers) as exchange:
+            with transport.open("GET", url, scopes=scopes, headers=headers,
+                                attempt=attempt) as exchange:
                 if exchange.response.status in (200, 206):
                     for piece in _pieces(exchange.response, url, place, size):
                         sha.update(piece)

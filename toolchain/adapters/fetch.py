@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from toolchain.adapters.address import Address
 from toolchain.adapters.backoff import BUSY, Backoff
+from toolchain.adapters.variables import put_back
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.progress import Progress
@@ -37,7 +39,8 @@ class NotThere(ResolveError):
 class Fetcher:
     """Downloads with requests: proxies, netrc and CA bundle as the machine has them set.
 
-    `credentials` maps host -> (user, password). `certificates` is a CA bundle's path, if any.
+    `credentials` maps host -> (user, password), for addresses that have none of their own.
+    `certificates` is a CA bundle's path, if any.
     """
 
     def __init__(self, *, store: Store, progress: Progress,
@@ -49,25 +52,23 @@ class Fetcher:
         self._certificates = certificates
         self._local = threading.local()
 
-    def know(self, host: str, user: str, password: str) -> None:
-        """Use these for a host from now on."""
-        self._credentials[host] = (user, password)
-
-    def fetch(self, url: str, expect: Digest, what: str) -> None:
-        """Store the bytes at `url`, which must be `expect`. Doing it twice is as doing it once.
+    def fetch(self, place: str | Address, expect: Digest, what: str) -> None:
+        """Store the bytes that are there, which must be `expect`. Doing it twice is as doing it
+        once.
 
         Raises ResolveError if they cannot be had or are others.
         """
         if self._store.has(expect):
             return
-        if url.startswith("file:"):
-            self._copy(Path(unquote(urlsplit(url).path)), expect, what)
+        address = _address(place)
+        if address.url.startswith("file:"):
+            self._copy(Path(unquote(urlsplit(address.url).path)), expect, what)
             return
-        self._download(url, expect, what)
+        self._download(address, expect, what)
 
-    def fetch_any(self, url: str, what: str) -> Digest:
-        """Store the bytes that are at `url` now, whatever they are. Raises ResolveError."""
-        return self._download(url, None, what)
+    def fetch_any(self, place: str | Address, what: str) -> Digest:
+        """Store the bytes that are there now, whatever they are. Raises ResolveError."""
+        return self._download(_address(place), None, what)
 
     def get(self, url: str, what: str) -> bytes:
         """A small file's bytes, unchecked; the caller verifies a signature or hash.
@@ -85,20 +86,21 @@ class Fetcher:
                                    fix="check the mirror's or index's address") from None
         import requests
 
+        address = Address.plain(url)
         for attempt in range(1, _BACKOFF.tries + 1):
             try:
                 with self._session().get(url, stream=True, timeout=_TIMEOUT,
-                                         auth=self._auth(url)) as response:
+                                         auth=self._auth(address)) as response:
                     if response.status_code == 200:
-                        return _whole(response, url, what)
+                        return _whole(response, address, what)
             except _passing() as error:
                 if attempt == _BACKOFF.tries:
-                    raise _unreachable(url, what, error) from None
+                    raise _unreachable(address, what, error) from None
             except (requests.RequestException, ValueError) as error:
-                raise _unreachable(url, what, error) from None
+                raise _unreachable(address, what, error) from None
             else:
                 if response.status_code not in BUSY or attempt == _BACKOFF.tries:
-                    raise _refused(url, what, response.status_code)
+                    raise _refused(address, what, response.status_code)
             _BACKOFF.again(attempt)
         raise AssertionError("not reached")
 
@@ -113,35 +115,35 @@ class Fetcher:
             raise ResolveError(f"{what} cannot be read: {error.strerror}",
                                where=str(path), fix=_GONE) from None
 
-    def _download(self, url: str, expect: Digest | None, what: str) -> Digest:
+    def _download(self, address: Address, expect: Digest | None, what: str) -> Digest:
         import requests
 
         for attempt in range(1, _BACKOFF.tries + 1):
             counted = [0, 0]
             try:
-                found = self._try(url, expect, what, counted, last=attempt == _BACKOFF.tries)
+                found = self._try(address, expect, what, counted, last=attempt == _BACKOFF.tries)
                 if found is not None:
                     return found
             except _passing() as error:
                 if attempt == _BACKOFF.tries:
-                    raise _unreachable(url, what, error) from None
+                    raise _unreachable(address, what, error) from None
             except (requests.RequestException, ValueError) as error:
-                raise _unreachable(url, what, error) from None
+                raise _unreachable(address, what, error) from None
             # What is begun again is counted again.
             self._progress.expect(-counted[0])
             self._progress.advance(-counted[1])
             _BACKOFF.again(attempt)
         raise AssertionError("not reached")
 
-    def _try(self, url: str, expect: Digest | None, what: str, counted: list[int], *,
+    def _try(self, address: Address, expect: Digest | None, what: str, counted: list[int], *,
              last: bool) -> Digest | None:
         """One try; None if it is worth another."""
-        with self._session().get(url, stream=True, timeout=_TIMEOUT,
-                                 auth=self._auth(url)) as response:
+        with self._session().get(address.url, stream=True, timeout=_TIMEOUT,
+                                 auth=self._auth(address)) as response:
             if response.status_code in BUSY and not last:
                 return None
             if response.status_code != 200:
-                raise _refused(url, what, response.status_code)
+                raise _refused(address, what, response.status_code)
             length = int(response.headers.get("Content-Length") or 0)
             counted[0] = length
             self._progress.expect(length)
@@ -155,11 +157,13 @@ class Fetcher:
                 if length and blob.size < length and (expect is None or not last):
                     raise _CutShort
                 if expect is not None:
-                    raise _mismatch(what, url, expect, blob.digest)
+                    raise _mismatch(what, address.shown, expect, blob.digest)
             return blob.digest
 
-    def _auth(self, url: str) -> tuple[str, str] | None:
-        return self._credentials.get(urlsplit(url).hostname or "") if self._credentials else None
+    def _auth(self, address: Address) -> tuple[str, str] | None:
+        if address.login or not self._credentials:
+            return address.login
+        return self._credentials.get(urlsplit(address.url).hostname or "")
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -174,14 +178,18 @@ class Fetcher:
         return session
 
 
-def _whole(response: requests.Response, url: str, what: str) -> bytes:
+def _address(place: str | Address) -> Address:
+    return Address.plain(place) if isinstance(place, str) else place
+
+
+def _whole(response: requests.Response, address: Address, what: str) -> bytes:
     """The body. Raises ResolveError if it does not end."""
     data = bytearray()
     for chunk in response.iter_content(1 << 18):
         data += chunk
         if len(data) > _LARGEST:
             raise ResolveError(f"{what} has more than {_LARGEST} bytes",
-                               where=f"GET {without_credentials(url)}",
+                               where=f"GET {address.shown}",
                                fix="check the mirror's or index's address")
     return bytes(data)
 
@@ -197,12 +205,12 @@ def _passing() -> tuple[type[Exception], ...]:
 def _mismatch(what: str, where: str, expect: Digest, got: Digest) -> ResolveError:
     return ResolveError(
         f"hash mismatch: {what} should be {expect}, the bytes are {got}",
-        where=without_credentials(where),
+        where=where,
         fix="do not use these bytes; if the lock is wrong, pin again with upgrade=1",
     )
 
 
-def _refused(url: str, what: str, status: int) -> ResolveError:
+def _refused(address: Address, what: str, status: int) -> ResolveError:
     fixes = {
         401: "give credentials in the index URL or in netrc",
         403: "check that this user may read there",
@@ -210,11 +218,12 @@ def _refused(url: str, what: str, status: int) -> ResolveError:
     }
     kind = NotThere if status in (404, 410) else ResolveError
     return kind(f"{what} cannot be fetched: HTTP status {status}",
-                where=f"GET {without_credentials(url)}", fix=fixes.get(status, "try again later"))
+                where=f"GET {address.shown}", fix=fixes.get(status, "try again later"))
 
 
-def _unreachable(url: str, what: str, error: Exception) -> ResolveError:
+def _unreachable(address: Address, what: str, error: Exception) -> ResolveError:
     reason = without_credentials(str(getattr(error, "reason", None) or error))
+    reason = put_back(reason, address.hidden)
     return ResolveError(f"{what} cannot be fetched: {reason[:300]}",
-                        where=f"GET {without_credentials(url)}",
+                        where=f"GET {address.shown}",
                         fix="check the network, proxy and CA settings, then run it again")

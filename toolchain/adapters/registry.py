@@ -37,18 +37,20 @@ _NEXT_PAGE = re.compile(r'<([^>]+)>\s*;[^,]*\brel="?next"?')
 class HttpRegistry:
     """One repository of the registry at `host[:port]`; a push.Registry and a push.BlobSource.
 
-    `pull_host` is the registry's name for those who pull; references begin with it.
+    `pull_host` is the registry's name for those who pull; references begin with it. `say` tells
+    people that it is waited for.
     """
 
     def __init__(self, host: str, pull_host: str, repository: str, *, insecure: bool,
                  environ: Mapping[str, str] | None = None,
-                 backoff: Backoff | None = None) -> None:
+                 backoff: Backoff | None = None,
+                 say: Callable[[str], None] = lambda text: None) -> None:
         root = _root(host, insecure=insecure)
         self._address = root.partition("://")[2]
         self._repository = check_repository(repository)
         self._name = f"{address(pull_host)}/{repository}"
         self._transport = Transport(root, os.environ if environ is None else environ,
-                                    backoff or Backoff())
+                                    backoff or Backoff(), say)
         self._base = f"{root}/v2/{self._repository}"
         self._pull = (f"repository:{self._repository}:pull",)
         self._push = (f"repository:{self._repository}:pull,push",)

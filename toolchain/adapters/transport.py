@@ -13,7 +13,7 @@ import http.client
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
@@ -21,6 +21,7 @@ from urllib.parse import urljoin
 from toolchain.adapters.authentication import Authentication, Scopes
 from toolchain.adapters.backoff import BUSY, Backoff
 from toolchain.adapters.connections import Connections, Exchange, origin, shown, split
+from toolchain.adapters.patience import Patience
 from toolchain.errors import RegistryError
 from toolchain.reference import login_name
 
@@ -32,6 +33,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 # How OpenSSL takes an answer in plain HTTP.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+_AGAIN = 10.0  # seconds until a wait is spoken of again: once in each try
 _REFUSALS = 3  # 401 in a row; a token may expire on its way
 BROKEN = (OSError, http.client.HTTPException)
 
@@ -68,11 +70,14 @@ class Transport:
     Every method raises RegistryError, and `once` also lets a broken connection's error through.
     """
 
-    def __init__(self, root: str, environ: Mapping[str, str], backoff: Backoff) -> None:
+    def __init__(self, root: str, environ: Mapping[str, str], backoff: Backoff,
+                 say: Callable[[str], None] = lambda text: None) -> None:
+        """`say` tells people that a registry is waited for."""
         self.root = root
         self.backoff = backoff
         self._host = root.partition("://")[2]
         self._connections = Connections(environ)
+        self._patience = Patience(say, again=_AGAIN)
 
         def credential() -> Credential | None:
             from toolchain.adapters.credentials import find
@@ -88,7 +93,8 @@ class Transport:
         while True:
             try:
                 with self.open(method, url, scopes=scopes, headers=headers,
-                               body=None if body is None else [body]) as exchange:
+                               body=None if body is None else [body],
+                               attempt=attempt) as exchange:
                     answer = read_answer(method, url, exchange)
             except BROKEN as error:
                 if _is_final(error) or not self.backoff.again(attempt):
@@ -115,16 +121,18 @@ class Transport:
 
     @contextlib.contextmanager
     def open(self, method: str, url: str, *, scopes: Scopes = (),
-             headers: Mapping[str, str] | None = None,
-             body: list[bytes] | None = None) -> Iterator[Exchange]:
+             headers: Mapping[str, str] | None = None, body: list[bytes] | None = None,
+             attempt: int = 1) -> Iterator[Exchange]:
         """The answer to a request, after 401 and redirects, to be read by the caller; not repeated.
+        `attempt` says which of the caller's tries this is.
 
         Lets the errors of a broken connection through, the caller's own among them.
         """
         redirects, refusals = 0, 0
         while True:
             used = self._authorization(url, scopes)
-            exchange = self._connections.send(method, url, {**(headers or {}), **used}, body)
+            with self._waiting(url, attempt):
+                exchange = self._connections.send(method, url, {**(headers or {}), **used}, body)
             with contextlib.closing(exchange):
                 response = exchange.response
                 if response.status == 401 and refusals < _REFUSALS:
@@ -200,8 +208,9 @@ class Transport:
         attempt = 1
         while True:
             try:
-                exchange = self._connections.send(method, url, headers,
-                                                  None if body is None else [body])
+                with self._waiting(url, attempt):
+                    exchange = self._connections.send(method, url, headers,
+                                                      None if body is None else [body])
                 with contextlib.closing(exchange):
                     answer = read_answer(method, url, exchange)
             except BROKEN as error:
@@ -214,6 +223,11 @@ class Transport:
                         attempt, answer.headers.get("retry-after", "")):
                     return answer.status, answer.body
             attempt += 1
+
+    def _waiting(self, url: str, attempt: int) -> contextlib.AbstractContextManager[None]:
+        host = origin(url).partition("://")[2]
+        return self._patience.waiting(
+            f"waiting for an answer of {host}, try {attempt} of {self.backoff.tries}")
 
     def _authorization(self, url: str, scopes: Scopes) -> dict[str, str]:
         if origin(url) != origin(self.root):

@@ -9,12 +9,14 @@ from toolchain import image, push
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.layer import HOME, USER_NAME, Layer, from_json
+from toolchain.progress import Progress
 from toolchain.stages import base, layer, size
 from toolchain.stages.published import (
     USER,
     are_here,
     base_image,
     base_image_layers,
+    command,
     image_plan,
     tag,
     variables,
@@ -58,8 +60,8 @@ def make(chain: Chain) -> Made:
     lent = {item.digest for item in base_image_layers(chain)}
     with session.progress(f"{NAME} {chain.name}") as progress:
         def attach() -> None:
-            attest.attach(attested.documents(chain, origin, built), built, origin.created,
-                          registry, session.store, progress)
+            attest.attach(attested.documents(chain, origin, built), built.manifest,
+                          origin.created, registry, session.store, progress)
 
         pushed, number, sent = push.make(
             built, tag(chain), registry, session.store, progress, lent, source,
@@ -76,8 +78,15 @@ def join(chain: Chain, values: dict[str, Any]) -> Any:
         platform: push.manifest_of(registry, push.Pushed.from_json(value).digest)
         for platform, value in values.items()})
     name = Digest.of_json({platform: tag(chain.on(platform)) for platform in values}).hex
-    registry.put_manifest(index, name)
     digest = Digest.of(index)
+    if chain.config.image_attest and registry.manifest(str(digest)) is None:
+        from toolchain import attest
+        from toolchain.stages import attested
+
+        origin = attested.source(chain)
+        attest.attach(attested.of_index(chain, origin, index), index, origin.created, registry,
+                      chain.session.store, Progress())
+    registry.put_manifest(index, name)
     first = push.Pushed.from_json(values[chain.platforms[0]])
     return push.Pushed(reference=f"{registry.name}@{digest}", tag=name, digest=digest,
                        config=first.config).to_json()
@@ -87,12 +96,13 @@ def _assemble(chain: Chain, layers: tuple[Layer, ...],
               annotations: Mapping[str, str] | None = None) -> image.Image:
     platform, pins = chain.config.image_platform, base_image(chain)
     if pins is None:
-        return image.make(layers, USER, platform, annotations, variables=variables(chain))
+        return image.make(layers, USER, platform, annotations, variables=variables(chain),
+                          command=command(chain))
     # The ordinary user is in no /etc/passwd there.
     user = (f"HOME=/{HOME}", f"LOGNAME={USER_NAME}")
     return image.make(layers, USER, platform, annotations,
                       environment=(*pins.environment, *user), labels=pins.labels,
-                      variables=variables(chain))
+                      variables=variables(chain), command=command(chain))
 
 
 def assembled(chain: Chain) -> image.Image:
