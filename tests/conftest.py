@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support.debs import Mirror
@@ -18,6 +19,9 @@ from toolchain.journal import Journal
 from toolchain.store import Store
 from toolchain.trace import Trace
 
+# How long an example takes says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("toolchain", deadline=None)
+hypothesis.settings.load_profile("toolchain")
 # Meant for this run of pytest, and for none that a test starts.
 os.environ.pop("PYTEST_ADDOPTS", None)
 # A shell that starts the tests in the background has SIGINT ignored, and so would every process

@@ -25,10 +25,13 @@ class Loopback:
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
 
-    def speak_tls(self, certificate: Path, key: Path) -> None:
-        """To be called before the block."""
+    def speak_tls(self, certificate: Path, key: Path, clients: Path | None = None) -> None:
+        """To be called before the block. clients: the CA that a client's certificate is of."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
+        if clients is not None:
+            context.load_verify_locations(clients)
+            context.verify_mode = ssl.CERT_REQUIRED
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"https://{self.host}"
 

@@ -100,7 +100,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
+def mlflow_server(folder: Path, *arguments: str, **environ: str) -> Iterator[str]:
     """An MLflow tracking server with its own database; its URL."""
     for _ in range(3):  # another program may take the port before the server does
         port = free_port()
@@ -109,9 +109,11 @@ def mlflow_server(folder: Path) -> Iterator[str]:
             server = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
                  str(port), "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-                 "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"],
+                 "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
+                 *arguments],
                 stdout=sink, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                     **environ},
             )
         try:
             if _answers(f"{url}/health", server, 180):
