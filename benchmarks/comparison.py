@@ -19,6 +19,7 @@ class Scenario(enum.Enum):
     ADDED = "one dependency added"
     UPGRADED = "one dependency at another version"
     SECOND = "another machine, empty cache, image in the registry"
+    THREE = "three projects with overlapping locks, the first of the ten"
     TEN = "ten projects with overlapping locks"
 
 
@@ -26,15 +27,20 @@ Taken = Mapping[str, Mapping[Scenario, Times]]
 _OURS, _DOCKER = "this package", "docker build"
 
 
-def markdown(taken: Taken, stored: Mapping[str, int], reasons: Mapping[str, str],
+Stored = Mapping[Scenario, Mapping[str, int]]  # bytes, of three projects and of ten
+_BYTES = ((Scenario.THREE, "three"), (Scenario.TEN, "ten"))
+
+
+def markdown(taken: Taken, stored: Stored, reasons: Mapping[str, str],
              facts: str) -> str:
     """A column for each builder; the first is this package, which the others' ratios refer to."""
     names = [*taken]
     lines = [("build and push", *names), ("---", *("---:" for _ in names))]
     for scenario in Scenario:
         lines.append((scenario.value, *(_cell(taken, name, scenario) for name in names)))
-    lines.append(("bytes stored for these ten, besides the base",
-                  *(_stored(stored, name) for name in names)))
+    lines += [(f"bytes stored for these {word}, besides the base",
+               *(_stored(stored.get(scenario, {}), name) for name in names))
+              for scenario, word in _BYTES]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     parts = [text, *_goals(taken, stored)]
     parts += [f"Not measured: {name}: {reason}." for name, reason in reasons.items()]
@@ -56,14 +62,14 @@ def _stored(stored: Mapping[str, int], name: str) -> str:
     return text if name == _OURS else f"{text} {stored[name] / stored[_OURS]:.1f}×"
 
 
-def _goals(taken: Taken, stored: Mapping[str, int]) -> list[str]:
+def _goals(taken: Taken, stored: Stored) -> list[str]:
     """The goals against `docker build`, those of them that were measured."""
     def ratio(scenario: Scenario) -> float | None:
         ours, theirs = (taken.get(name, {}).get(scenario) for name in (_OURS, _DOCKER))
         return theirs.median / ours.median if ours and theirs else None
 
-    bytes_ratio = (stored[_DOCKER] / stored[_OURS]
-                   if _DOCKER in stored and _OURS in stored else None)
+    ten = stored.get(Scenario.TEN, {})
+    bytes_ratio = ten[_DOCKER] / ten[_OURS] if _DOCKER in ten and _OURS in ten else None
     lines = [("goal, against `docker build`", "wanted", "measured", ""),
              ("---", "---:", "---:", "---")]
     for what, least, found in (

@@ -2,10 +2,11 @@
 
     python -m benchmarks.images [--keep FOLDER] [--docker PROGRAM] [--only NAME,…] [--write]
 
-Needs docker-registry (Debian's package), a package index and a Debian mirror; for the others a
-Docker engine on this machine (DOCKER_HOST is respected), and buildah and root. What is absent is
-left out with its reason. `--keep` leaves downloads for the next time. All of it takes
-an hour; after Ctrl-C the table has what was measured until then.
+Needs a registry (Debian's docker-registry, or the image registry:2 in a Docker engine), a package
+index and a Debian mirror; for the others a Docker engine on this machine (DOCKER_HOST is
+respected), and buildah and root. What is absent is left out with its reason. `podman build` is
+buildah's code. `--keep` leaves downloads for the next time. All of it takes a bit more than an
+hour; after Ctrl-C the table has what was measured until then.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ ADDED = {"tabulate": "tabulate", "humanize": "humanize", "sortedcontainers": "so
 UPGRADED = ("idna", "certifi")
 TEN = (PROJECT, "digits", "boosting", *ADDED, *(f"other-{name}" for name in UPGRADED))
 _BASE = "pip"
+_AFTER = {3: Scenario.THREE, len(TEN): Scenario.TEN}
 
 COLD = Scenario.COLD
 NULL_RUNS, EDIT_RUNS, DEPENDENCY_RUNS = 7, 5, 2
@@ -47,7 +49,7 @@ class Images:
     folder: Path
     kept: Path
     times: dict[str, dict[Scenario, Times]] = field(default_factory=dict)
-    stored: dict[str, int] = field(default_factory=dict)
+    stored: dict[Scenario, dict[str, int]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -156,18 +158,20 @@ class Images:
         for file, text in before.items():
             (project / file).write_text(text)
 
-    def ten_projects(self, builder: Builder) -> None:
-        """Ten projects one after the other, and what the registry then holds besides the base."""
-        with self.session(builder, TEN) as around:
+    def many_projects(self, builder: Builder, most: int) -> None:
+        """Projects one after the other, and what the registry then holds besides the base: after
+        the third, and after the tenth if `most` is as many."""
+        with self.session(builder, TEN[:most]) as around:
             blobs = around.folder / "registry" / "data"
             before, seconds = _bytes(blobs), 0.0
-            for project in TEN:
+            for number, project in enumerate(TEN[:most], 1):
                 took, _ = builder.push(project).run()
                 seconds += took
                 say(f"{builder.name}: {project}: {took:.2f} s")
-            times = self.times.setdefault(builder.name, {})
-            times.setdefault(Scenario.TEN, Times()).seconds.append(seconds)
-            self.stored[builder.name] = _bytes(blobs) - before
+                if scenario := _AFTER.get(number):
+                    times = self.times.setdefault(builder.name, {})
+                    times.setdefault(scenario, Times()).seconds.append(seconds)
+                    self.stored.setdefault(scenario, {})[builder.name] = _bytes(blobs) - before
 
     def measure(self, others: list[Builder], ten: list[str]) -> None:
         """This package before each of the others, so that a slow hour slows both."""
@@ -175,9 +179,9 @@ class Images:
         for other in others:
             self.one_project(ours, dependencies=DEPENDENCY_RUNS)
             self.one_project(other, dependencies=1)
-            if other.name in ten:
-                self.ten_projects(ours)
-                self.ten_projects(other)
+            most = len(TEN) if other.name in ten or ten == ["all"] else 3
+            self.many_projects(ours, most)
+            self.many_projects(other, most)
         self.one_project(ours, dependencies=DEPENDENCY_RUNS)
 
 
@@ -198,7 +202,8 @@ def main() -> None:
     parser.add_argument("--docker", default="docker", help="program that talks to the engine")
     parser.add_argument("--only", default="", help="others to compare with, by name")
     parser.add_argument("--ten", default="docker build",
-                        help="which of them build ten projects, too (a quarter of an hour each)")
+                        help="which of them build ten projects and not three, or `all` "
+                             "(twelve minutes each instead of four)")
     parser.add_argument("--prune", action="store_true",
                         help="allow emptying the engine's build cache")
     given = parser.parse_args()

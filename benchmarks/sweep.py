@@ -1,4 +1,5 @@
-"""What a trial costs beyond its training script, and whether that grows with a thousand trials.
+"""What a trial costs beyond its training script, and whether that grows with a thousand trials, as
+may what it costs to look at them.
 
     python -m benchmarks.sweep [--trials 100] [--long 1000] [--write]
 
@@ -22,6 +23,7 @@ from benchmarks.timing import Times, doit, expect, say
 from benchmarks.workspace import copy_settings
 
 PROJECT = "trials"
+_FEW = 10  # trials of a short sweep
 _MLPROJECT = """\
 name: trials
 python_env: python_env.yaml
@@ -110,11 +112,29 @@ def measure(folder: Path, count: int, long: int) -> tuple[list[table.Row], str]:
             rows.append(_row(f"{engine}, `{method}`, {count} trials", done, slice(None)))
     with tempfile.TemporaryDirectory(dir=folder) as name:
         done = sweep(workspace(Path(name)), "local", "random", long)
+        with tempfile.TemporaryDirectory(dir=folder) as short:
+            sweep(workspace(Path(short)), "local", "random", _FEW)
+            listed = listing(Path(name), Path(short), long)
     rows += [_row(f"local, `random`, the first 100 of {long:,}", done, slice(100)),
              _row(f"local, `random`, the last 100 of {long:,}", done, slice(-100, None))]
     at = [done.memory[number] / 2**20 for number in (99, -1)]
-    return rows, (f"Memory of `doit sweep` after 100 trials: {at[0]:.0f} MiB, after {long:,}: "
-                  f"{at[1]:.0f} MiB.\n\n")
+    memory = (f"Memory of `doit sweep` after 100 trials: {at[0]:.0f} MiB, after {long:,}: "
+              f"{at[1]:.0f} MiB.")
+    return rows, f"{memory}\n\n{table.markdown(listed, f'{_FEW} trials', '').rstrip()}\n\n"
+
+
+def listing(folder: Path, short: Path, count: int) -> list[table.Row]:
+    """What it costs to look at so many finished trials, to that of a few: whole calls."""
+    say(f"{count} finished trials, looked at")
+    rows = []
+    for what, words in (("`doit sweep`, nothing to do", ("sweep", f"project={PROJECT}")),
+                        ("`doit best`", ("best", f"project={PROJECT}"))):
+        few, many = timing.in_turns(
+            [doit(place, *words, "engine=local", *([f"trials={trials}"] * (words[0] == "sweep")))
+             for place, trials in ((short, _FEW), (folder, count))], 3)
+        rows.append(table.Row(what=f"{what}, {count:,} trials", times=many, baseline=few,
+                              most_times=1.5))
+    return rows
 
 
 def _row(what: str, done: Trials, part: slice) -> table.Row:

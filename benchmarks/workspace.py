@@ -26,6 +26,7 @@ from toolchain.store import Store
 from toolchain.trace import Trace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_REGISTRY_IMAGE = "registry:2"
 PINS = ("requirements.txt", "requirements.lock")
 
 
@@ -101,13 +102,10 @@ def python_with_doit_alone(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """An empty registry on this machine (Debian's docker-registry), as `127.0.0.1:port`.
+    """An empty registry on this machine, as `127.0.0.1:port`: the program, else in a container.
 
     Its data is under `folder` and gone afterwards.
     """
-    program = shutil.which("docker-registry") or shutil.which("registry")
-    if program is None:
-        raise SystemExit("no docker-registry here; on Debian: apt-get install docker-registry")
     folder.mkdir(parents=True)
     port = _free_port()
     settings = folder / "config.yml"
@@ -115,15 +113,49 @@ def registry(folder: Path) -> Iterator[str]:
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\n")
-    with (folder / "log").open("wb") as log:
+    program = shutil.which("docker-registry") or shutil.which("registry")
+    running = _process(program, settings) if program else _container(settings)
+    try:
+        with running:
+            _wait_for(f"http://127.0.0.1:{port}/v2/")
+            yield f"127.0.0.1:{port}"
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _process(program: str, settings: Path) -> Iterator[None]:
+    with settings.with_name("log").open("wb") as log:
         server = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/v2/")
-        yield f"127.0.0.1:{port}"
+        yield
     finally:
         server.terminate()
         server.wait()
-        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _container(settings: Path) -> Iterator[None]:
+    """The same in Docker, with this machine's network and the folder at its own path."""
+    folder, name = settings.parent, f"benchmark-{settings.parent.parent.name}-{os.getpid()}"
+    settings.with_name("data").mkdir()  # else the engine makes it, as root
+    try:
+        done = subprocess.run(
+            ["docker", "run", "--detach", "--rm", "--name", name, "--network", "host",
+             "--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{folder}:{folder}",
+             _REGISTRY_IMAGE, str(settings)], capture_output=True, text=True)
+        said = [line for line in done.stderr.splitlines() if line.startswith("docker: ")]
+        reason = (said or [f"exit {done.returncode}"])[-1] if done.returncode else ""
+    except FileNotFoundError:
+        reason = "no program docker"
+    if reason:
+        raise SystemExit(
+            f"no registry to push to: no program docker-registry, and {_REGISTRY_IMAGE} does not "
+            f"run in Docker: {reason}\non Debian: apt-get install docker-registry")
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True)
 
 
 def _free_port() -> int:
