@@ -98,6 +98,11 @@ def test_config_and_manifest_name_the_layers_in_order() -> None:
     assert config["config"]["User"] == "1000"
     assert config["config"]["Entrypoint"] == ["/opt/venv/bin/python", "-IS", "/opt/toolchain"]
     assert config["config"]["Cmd"] == ["run"]
+    own = json.loads(image.make(MADE.layers, "1000", "linux/amd64", command=("a", "b c")).config)
+    assert own["config"]["Entrypoint"] == ["a", "b c"]
+    assert "Cmd" not in own["config"]
+    assert image.plan({}, {}, "1000", "linux/amd64", command=("a",)) != image.plan(
+        {}, {}, "1000", "linux/amd64")
     assert len(config["history"]) == len(MADE.layers)
 
 
@@ -197,7 +202,7 @@ def test_a_push_sends_what_is_missing_then_config_then_manifest_then_tag(store: 
     progress = Progress()
     pushed, sent, size = push.make(made, "tag", registry, store, progress)
     assert sorted(registry.events[:2]) == sorted([str(layers[0].digest), str(layers[2].digest)])
-    assert registry.events[2:] == [str(made.config_digest), str(made.digest), "tag"]
+    assert registry.events[2:] == [str(made.config_digest), "tag"]
     assert (sent, size, progress.expected) == (2, 8, 8 + len(made.config))
     assert pushed == Pushed(reference=f"host.invalid/one@{made.digest}", tag="tag",
                             digest=made.digest, config=made.config_digest)

@@ -117,12 +117,12 @@ def test_a_key_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
     process.start()
     while not held.exists():
         time.sleep(0.01)
-    waited: list[bool] = []
+    waited: list[str] = []
     started = time.monotonic()
     threading.Timer(1.5, process.kill).start()
-    with open_trace(tmp_path).holding("base", KEY, lambda: waited.append(True)):
+    with open_trace(tmp_path).holding("base", KEY, waited.append):
         assert time.monotonic() - started > 1.4
-    assert waited == [True]
+    assert waited == [f"another process ({process.pid})"]
     process.join()
 
 
@@ -130,7 +130,7 @@ def test_a_wait_for_a_key_can_be_given_up(trace: Trace) -> None:
     cancel, waited = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with pytest.raises(Cancelled), trace.holding("base", KEY, waited.set, cancel):
+        with pytest.raises(Cancelled), trace.holding("base", KEY, lambda who: waited.set(), cancel):
             raise AssertionError("two have it")
 
     with trace.holding("base", KEY):
@@ -148,7 +148,7 @@ def test_whoever_could_give_up_gets_the_key_when_it_is_free(trace: Trace) -> Non
     waited, got = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with trace.holding("base", KEY, waited.set, threading.Event()):
+        with trace.holding("base", KEY, lambda who: waited.set(), threading.Event()):
             got.set()
 
     with trace.holding("base", KEY):

@@ -74,6 +74,10 @@ class Config:
         True, PROJECT, "put the packages' modules into the image compiled, so that they load at "
         "once", "image.bytecode",
     )
+    image_command: str = _setting(
+        "", PROJECT, "what the image runs, as in a shell; empty: the project's entry points",
+        "image.command"
+    )
     image_compression: str = _setting(
         "gzip", PROJECT, "how layers are compressed: `gzip` or `zstd`", "image.compression"
     )

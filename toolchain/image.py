@@ -39,16 +39,18 @@ class Image:
 
 
 def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str,
-         variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+         variables: Mapping[str, str] | None = None,
+         command: tuple[str, ...] = ()) -> dict[str, Any]:
     """What an image is made of, known before any layer is built; its digest is the image's tag.
 
-    `variables` are what the project sets in the environment of every entry point.
+    `variables` are what the project sets in the environment of every entry point; `command` is
+    what the image runs instead of them.
     """
     return {
         "schema": _SCHEMA,
         "base": Digest.of_json(base).hex,
         "project": Digest.of_json(project).hex,
-        "config": _runtime(user, (), variables),
+        "config": _runtime(user, (), variables, command),
         "platform": platform,
     }
 
@@ -56,7 +58,7 @@ def plan(base: dict[str, Any], project: dict[str, Any], user: str, platform: str
 def make(layers: tuple[Layer, ...], user: str, platform: str,
          annotations: Mapping[str, str] | None = None, *,
          environment: tuple[str, ...] = (), labels: Mapping[str, str] | None = None,
-         variables: Mapping[str, str] | None = None) -> Image:
+         variables: Mapping[str, str] | None = None, command: tuple[str, ...] = ()) -> Image:
     """Assemble an image. `platform` is `os/architecture[/variant]`.
 
     `annotations` are the manifest's. `environment` (`NAME=value`) and `labels` are those of the
@@ -68,7 +70,7 @@ def make(layers: tuple[Layer, ...], user: str, platform: str,
         "os": system,
         **({"variant": variant} if variant else {}),
         "created": CREATED,
-        "config": {**_runtime(user, environment, variables),
+        "config": {**_runtime(user, environment, variables, command),
                    **({"Labels": dict(labels)} if labels else {})},
         "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]},
         "history": [{"created": CREATED, "created_by": layer.label} for layer in layers],
@@ -134,7 +136,8 @@ def _platform(platform: str) -> dict[str, str]:
 
 
 def _runtime(user: str, environment: tuple[str, ...] = (),
-             own: Mapping[str, str] | None = None) -> dict[str, Any]:
+             own: Mapping[str, str] | None = None, command: tuple[str, ...] = ()
+             ) -> dict[str, Any]:
     inherited = dict(item.partition("=")[::2] for item in environment)
     variables = {
         **inherited, "PATH": f"/{PREFIX}/bin:{inherited.get('PATH') or _PATH}",
@@ -145,8 +148,8 @@ def _runtime(user: str, environment: tuple[str, ...] = (),
         "User": user,
         "WorkingDir": f"/{PROJECT_FOLDER}",
         # Isolated: what is set for the job's Python, or starts with its packages, is not for it.
-        "Entrypoint": [f"/{PREFIX}/bin/python", "-IS", f"/{RUNNER_FOLDER}"],
-        "Cmd": ["run"],
+        **({"Entrypoint": list(command)} if command else
+           {"Entrypoint": [f"/{PREFIX}/bin/python", "-IS", f"/{RUNNER_FOLDER}"], "Cmd": ["run"]}),
         "Env": [f"{name}={value}" for name, value in variables.items()],
     }
 

@@ -5,10 +5,13 @@ record the moment it is finished. (doit writes its own state only when it exits.
 Rule 2: a connection belongs to one thread of one process; sqlite breaks across fork, and
 `doit -n` forks.
 Rule 3: losing this file costs time, never correctness: everything in it can be found again.
+Rule 4: who only looks, or frees space, does so on a full or read-only disk too: what is on record
+is read, and what would be put there is dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -16,6 +19,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from toolchain.errors import StoreError
 
@@ -38,8 +42,9 @@ create table if not exists fresh (
 class Journal:
     """Connections to `<cache>/state.db`; `rows` and `write` raise StoreError with a remedy."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, only_looks: bool = False) -> None:
         self._path = cache / "state.db"
+        self._only_looks = only_looks
         self._local = threading.local()
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -53,7 +58,8 @@ class Journal:
         try:
             self._connection().execute(sql, values)
         except sqlite3.Error as error:
-            raise self._explain(error) from None
+            if not self._only_looks:
+                raise self._explain(error) from None
 
     def write_all(self, statements: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
         """Run several statements as one: all or none."""
@@ -68,7 +74,8 @@ class Journal:
                 raise
             connection.execute("commit")
         except sqlite3.Error as error:
-            raise self._explain(error) from None
+            if not self._only_looks:
+                raise self._explain(error) from None
 
     def _connection(self) -> sqlite3.Connection:
         if getattr(self._local, "pid", None) != os.getpid():
@@ -90,8 +97,20 @@ class Journal:
                     connection.executescript(f"{_SCHEMA} pragma user_version={_SCHEMA_VERSION};")
             connection.execute("pragma synchronous=normal")
         except (sqlite3.Error, OSError) as error:
-            raise self._explain(error) from None
+            found = self._as_it_is() if self._only_looks else None
+            if found is None:
+                raise self._explain(error) from None
+            return found
         return connection
+
+    def _as_it_is(self) -> sqlite3.Connection | None:
+        """The file alone, without the two beside it that sqlite has to write to even to read."""
+        with contextlib.suppress(sqlite3.Error):
+            connection = sqlite3.connect(f"file:{quote(str(self._path))}?immutable=1", uri=True,
+                                         isolation_level=None)
+            if connection.execute("pragma user_version").fetchone() == (_SCHEMA_VERSION,):
+                return connection
+        return None
 
     def _explain(self, error: Exception) -> StoreError:
         if "malformed" in str(error) or "not a database" in str(error):

@@ -6,12 +6,22 @@ The lock is the kernel's (flock) on `<cache>/lease`: it ends with its holder, ho
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from toolchain.errors import StoreError
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough to look
 
 
 class Lease:
@@ -25,7 +35,7 @@ class Lease:
         path = cache / "lease"
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._handle = _opened(path)
         except OSError as error:
             raise StoreError(f"the cache cannot be locked: {error.strerror}", where=str(path),
                              fix="make the cache folder writable, or set `cache` elsewhere"

@@ -9,6 +9,7 @@ Rule 4: a folder is first moved aside, so that a killed call leaves no half of i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -70,9 +71,15 @@ def prune(cache: Path, journal: Journal, needs: Collection[str], since: float) -
         if path.stem in needs or used >= since:
             continue
         path.with_suffix(".json").unlink(missing_ok=True)  # says that the folder is whole
-        aside.mkdir(parents=True, exist_ok=True)
-        os.replace(path, aside / path.name)
-        freed += removed(aside / path.name)
+        place = aside / path.name
+        try:
+            aside.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            place = path
+        freed += removed(place)
         journal.write("delete from blob where path=?", (str(path),))
     if aside.exists():
         aside.rmdir()

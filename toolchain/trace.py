@@ -88,15 +88,15 @@ class Trace:
 
     @contextlib.contextmanager
     def holding(
-        self, stage: str, key: Digest, waiting: Callable[[], None] = lambda: None,
+        self, stage: str, key: Digest, waiting: Callable[[str], None] = lambda who: None,
         cancel: threading.Event | None = None,
     ) -> Iterator[None]:
         """Hold the key while making it; whoever wants the same key waits here.
 
         The lock is the kernel's (flock): it ends with its holder, however that ends. Unlike
-        POSIX record locks it also keeps two threads of one process apart. `waiting` is called
-        once if the key is held elsewhere for more than a second. Raises Cancelled if `cancel` is
-        set meanwhile, and StoreError for an unwritable cache.
+        POSIX record locks it also keeps two threads of one process apart. `waiting` is told
+        once who has it, if the key is held elsewhere for more than a second. Raises Cancelled if
+        `cancel` is set meanwhile, and StoreError for an unwritable cache.
         """
         path = self._locks / f"{stage}-{key.hex}"
         try:
@@ -109,7 +109,7 @@ class Trace:
             ) from None
         try:
             if not _lock_within_a_second(handle):
-                waiting()
+                waiting(_holder(handle))
                 if cancel is None:
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 else:
@@ -129,6 +129,19 @@ def _lock_within_a_second(handle: int) -> bool:
         else:
             return True
     return False
+
+
+def _holder(handle: int) -> str:
+    """Who has the lock, for people. The kernel knows; a file could name one that died."""
+    inode = str(os.fstat(handle).st_ino)
+    with contextlib.suppress(OSError), open("/proc/locks") as locks:
+        for line in locks:
+            # `1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF`; those that wait have `->`.
+            parts = line.split()
+            if (len(parts) == 8 and parts[1] == "FLOCK" and parts[5].rpartition(":")[2] == inode
+                    and parts[4].isdigit() and parts[4] != "0"):
+                return f"another process ({parts[4]})"
+    return "another process"
 
 
 def _lock_unless(cancel: threading.Event, handle: int) -> None:

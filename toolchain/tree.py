@@ -145,10 +145,17 @@ class Tree:
         self.found = {file.path: file for file in ((found,) if found else walk(root, skipped))}
         self._journal = journal
         self._known: dict[str, list[object]] | None = None
+        self._digests: dict[str, Digest] = {}  # of this look
         self._added = False
 
     def digest(self, path: str) -> Digest:
-        """The digest of one file's bytes. Raises SpecError if it changes meanwhile."""
+        """The digest of one file's bytes, found once. Raises SpecError if it changed since the
+        walk."""
+        if path not in self._digests:
+            self._digests[path] = self._digest(path)
+        return self._digests[path]
+
+    def _digest(self, path: str) -> Digest:
         known = self._load()
         file = self.found[path]
         entry = known.get(path)

@@ -83,6 +83,7 @@ def select(projects: Mapping[str, Project], names: str,
             fix = ("`doit list --all` names every project" if projects
                    else "put a folder with an MLproject file below the projects folder")
             raise SpecError(f"no project named {name!r}{nearest(name, projects)}",
-                            where="command line", fix="; ".join((fix, *notes)))
+                            where="command line",
+                            fix="; ".join((fix, *(note for note in notes if name in note))))
         chosen[name] = projects[name]
     return chosen

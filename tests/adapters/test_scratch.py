@@ -10,7 +10,7 @@ import pytest
 
 from tests.adapters.machine import Machine
 from tests.support.wheels import wheel
-from toolchain.adapters.debian import verify
+from toolchain.adapters.clearsigned import verify
 from toolchain.adapters.scratch import scratch_folder
 from toolchain.adapters.wheel_builds import WheelBuilds
 from toolchain.errors import StoreError

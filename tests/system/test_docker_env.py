@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import tarfile
 
 from tests.support.debs import Mirror, member
 from tests.support.images import ImageLayout, debian, tar
 from tests.support.monorepo import Monorepo, ran
-from tests.system.test_bases import Pushed, base, set_base
+from tests.support.pushed import Pushed
+from tests.system.test_bases import base, set_base
 
 __all__ = ["base"]
 
@@ -34,7 +33,7 @@ def test_the_image_is_the_base_and_its_packages_are_seen(
     assert pinned["packages"] == []
     files = image.files()
     assert files["opt/venv/bin/python"].linkname == "/usr/local/bin/python3.11"
-    assert b"include-system-site-packages = true" in _read(image, "opt/venv/pyvenv.cfg")
+    assert b"include-system-site-packages = true" in image.read("opt/venv/pyvenv.cfg")
     assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
     (folder / "MLproject").write_text(f"# a comment\n{MLPROJECT}")
     assert ran(monorepo.doit("push"), "one") == {
@@ -94,13 +93,3 @@ def test_variables_are_set_for_the_run_and_copied_ones_are_on_no_record(
     assert monorepo.receipt("one", "parse")["docker"]["copied"] == ["COPIED"]
     del monorepo.environment["COPIED"]
     assert ran(monorepo.doit("train"), "one")["train"] == "fresh"
-
-
-def _read(image: Pushed, name: str) -> bytes:
-    for digest in image.layers:
-        with tarfile.open(fileobj=io.BytesIO(image.blob(digest))) as archive:
-            if name in archive.getnames():
-                data = archive.extractfile(name)
-                assert data is not None
-                return data.read()
-    raise AssertionError(f"no {name}")

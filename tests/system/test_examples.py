@@ -189,10 +189,9 @@ def test_the_tool_builds_an_image_of_itself(clone: Clone) -> None:
     clone.doit("load", "project=toolchain")
     image = client.images.get("mlflow/builder:toolchain")
     container = client.containers.create(
-        image, ["sh", "-c", "cd /tmp && git --version && gpgv --version && "
-                            "printf 'name: x\n' > MLproject && "
-                            "python -m toolchain.steps.builder; echo exit $?"],
-        network_mode="none")
+        image, ["-c", "cd /tmp && git --version && gpgv --version && "
+               "printf 'name: x\n' > MLproject && python -m toolchain.steps.builder; echo exit $?"],
+        entrypoint="sh", network_mode="none")
     try:
         container.start()
         container.wait()

@@ -32,8 +32,8 @@ def docker(monorepo: Monorepo) -> Iterator[Any]:
     name = f"toolchain-test/{uuid.uuid4().hex[:12]}"
     repository(monorepo, name)
     yield client
-    for image in client.images.list(all=True):
-        for tag in image.tags:
+    for image in client.api.images():  # what another test removes meanwhile is not asked for
+        for tag in image["RepoTags"] or ():
             if f"{name}:" in tag:
                 client.images.remove(tag, force=True)
 

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -26,12 +26,13 @@ from typing import BinaryIO, cast
 from toolchain.adapters import compiler_process
 from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
-from toolchain.errors import ResolveError
+from toolchain.errors import ResolveError, ToolchainError
 from toolchain.layer import bytecode
 from toolchain.layer.archive import Entry
 from toolchain.layer.deb import unpack
 from toolchain.lock.base import BasePins
 from toolchain.store import Store
+from toolchain.workers import Workers
 
 _PATIENCE = 300  # seconds for one file; a busy machine needs less than one
 _CONTENTS = "contents.json"  # in an unpacked interpreter: its files and their sizes
@@ -52,8 +53,10 @@ class PinnedCompiler:
         self._fetch = fetch
         self._patience = patience
         self._lock = threading.Lock()
+        self._unpacking = threading.Lock()
         self._root: Path | None = None
-        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._obstacle: ToolchainError | None = None
+        self._pool = Workers(os.cpu_count())
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._processes: list[_Process] = []
         self._is_closed = False
@@ -75,7 +78,9 @@ class PinnedCompiler:
             self._is_closed = True
             for process in self._processes:
                 process.kill()
-        self._pool.shutdown(cancel_futures=True)  # whoever waits for a reply sees the end of it
+        # Whoever waits for a reply sees the end of it.
+        self._pool.stop()
+        self._pool.__exit__(kind, error, traceback)
         for process in self._processes:
             process.close()
 
@@ -92,18 +97,30 @@ class PinnedCompiler:
         return results
 
     def _start(self) -> _Process:
+        root = self._unpacked()
         with self._lock:
             if self._is_closed:
                 raise _failed("it was stopped", self._folder)
-            if self._root is None:
-                self._root = interpreter(self._pins, self._python, self._folder, self._store,
-                                         self._fetch)
-            process = _Process(self._root, self._python, self._patience)
+            process = _Process(root, self._python, self._patience)
             self._processes.append(process)
         tag = process.greeting()
         if tag != self.tag:
-            raise _failed(f"the interpreter calls itself {tag!r}, not {self.tag}", self._root)
+            raise _failed(f"the interpreter calls itself {tag!r}, not {self.tag}", root)
         return process
+
+    def _unpacked(self) -> Path:
+        """The interpreter's root. What went wrong with it goes wrong for all files, once."""
+        with self._unpacking:
+            if self._obstacle is not None:
+                raise self._obstacle
+            if self._root is None:
+                try:
+                    self._root = interpreter(self._pins, self._python, self._folder, self._store,
+                                             self._fetch)
+                except ToolchainError as error:
+                    self._obstacle = error
+                    raise
+            return self._root
 
 
 def interpreter(pins: BasePins, python: str, folder: Path, store: Store,

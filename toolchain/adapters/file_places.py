@@ -1,6 +1,7 @@
 """sha256 of a package's file -> where it is to be had: hints on this machine's record.
 
-A URL is never part of a lock; the bytes that come from it are checked against the lock.
+A URL is never part of a lock; the bytes that come from it are checked against the lock. It may hold
+`${NAME}`, and no value of it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from toolchain import layer
@@ -11,6 +10,7 @@ from toolchain.chain import Chain, Made
 from toolchain.layer import Layer
 from toolchain.stages import count, parse, size
 from toolchain.stages.published import layer_plan, published
+from toolchain.workers import Workers
 
 NAME = "layer"
 plan = layer_plan
@@ -40,7 +40,7 @@ def build(chain: Chain) -> Made:
     from toolchain.layer.compression import compression
 
     planned = plan(chain)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Workers(os.cpu_count()) as pool:
         built = project.make(planned, chain.tree, parse.result(chain),
                              chain.session.store, pool,
                              compression(chain.config.image_compression))

@@ -7,6 +7,7 @@ whole workspace. There is no doit here: the stages run one after the other.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], folder: Path) -> 
         _say(str(error))
         return 1
     except KeyboardInterrupt:
+        from toolchain import workers
+
         _say("interrupted")
+        workers.end_with(130)
         return 130
     return 0
 
@@ -115,5 +119,11 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def _ended(number: int, _: object) -> None:
+    """As process 1 of a container, which a signal does not end by itself."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _ended)
     sys.exit(main(sys.argv[1:], os.environ, Path.cwd()))

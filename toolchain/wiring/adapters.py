@@ -84,7 +84,7 @@ class Adapters:
         def repository(host: str, name: str) -> HttpRegistry:
             # `insecure` is said of the registry that is pushed to, and of no other.
             insecure = config.insecure and host == address(config.registry)
-            return HttpRegistry(host, host, name, insecure=insecure)
+            return HttpRegistry(host, host, name, insecure=insecure, say=self._parts.say)
 
         return BaseImages(root=self._parts.root, hub=config.image_hub, store=self._parts.store,
                           progress=self._parts.progress, repository=repository,
@@ -119,7 +119,8 @@ class Adapters:
             from toolchain.adapters.registry import HttpRegistry
 
             return HttpRegistry(config.registry, config.pull_registry or config.registry,
-                                config.repository, insecure=config.insecure)
+                                config.repository, insecure=config.insecure,
+                                say=self._parts.say)
         from toolchain.adapters.layout import Layout
         from toolchain.reference import check_repository
 
@@ -143,7 +144,8 @@ class Adapters:
 
         uri = tracking.tracking_uri(config)
         if uri not in self._trackers:
-            self._trackers[uri] = Mlflow(uri, self._parts.root, self._parts.trace, os.environ)
+            self._trackers[uri] = Mlflow(uri, self._parts.root, self._parts.trace, os.environ,
+                                         say=self._parts.say)
         return self._trackers[uri]
 
     def tracking_identity(self, config: Config) -> str:
