@@ -6,16 +6,18 @@ import hashlib
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from debian.deb822 import Deb822, Packages
 
 from tests.support.debs import deb, default_packages, member
+from tests.support.elf import shared_library
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, StoreError
 from toolchain.journal import Journal
-from toolchain.layer import PREFIX, USER_ID, Layer
+from toolchain.layer import PREFIX, USER_ID, Layer, libraries
 from toolchain.layer.alternatives import RECORDS
 from toolchain.layer.debian import make, make_more, plan
 from toolchain.lock.base import AptPins, BasePins, DebianPackage
@@ -201,6 +203,47 @@ def test_further_packages_take_an_alternative_over_or_leave_it(
     assert ImagePins.from_json(image.to_json()) == image
     assert _links(more(5, image)[0]) == {}
     assert _links(more(6, image)[0])["etc/alternatives/awk"] == "/usr/bin/gawk"
+
+
+def test_the_loader_is_told_of_all_libraries(store: Store, members: Read) -> None:
+    """Also in a folder that a package adds, and of one that is chosen among alternatives."""
+    lib = "usr/lib/x86_64-linux-gnu"
+
+    def known(found: Members) -> list[str]:
+        return [item.path for item in libraries.read(found[libraries.PATH][1])]
+
+    offer = f"update-alternatives --install /{lib}/libblas.so.3 blas"
+    packages = {**_packages(), "libc-bin": deb("libc-bin", members=[
+        member("./etc/ld.so.conf", b"include /etc/ld.so.conf.d/*.conf\n"),
+        member("./etc/ld.so.conf.d/libc.conf", b"/lib/x86_64-linux-gnu\n"),
+    ]), "libz": deb("libz", members=[
+        member(f"./{lib}/libz.so.1.2", shared_library("libz.so.1")),
+        member(f"./{lib}/libz.so.1", kind=tarfile.SYMTYPE, link="libz.so.1.2"),
+        member(f"./{lib}/blas/libblas.so.3", shared_library("libblas.so.3")),
+    ], postinst=f"#!/bin/sh\n{offer} /{lib}/blas/libblas.so.3 10\n")}
+    own = ["/lib/x86_64-linux-gnu/libz.so.1", "/lib/x86_64-linux-gnu/libblas.so.3"]
+    assert known(members(_make(store, packages)[0])) == own
+    added = deb("liby", members=[
+        member("./etc/ld.so.conf.d/y.conf", b"/opt/y\n"),
+        member("./opt/y/liby.so.2", shared_library("liby.so.2")),
+        member(f"./{lib}/best/libblas.so.3", shared_library("libblas.so.3")),
+    ], postinst=f"#!/bin/sh\n{offer} /{lib}/best/libblas.so.3 20\n")
+    package = DebianPackage(name="liby", version="1.0-1", architecture="amd64", size=len(added),
+                            archive="debian", path="pool/liby.deb", sha256=store.put(added))
+
+    def more(on: BasePins | ImagePins) -> Members:
+        pins = AptPins(base="bookworm", on=Digest.of_json(on.to_json()), suite="bookworm",
+                       platform="linux/amd64", wanted=("liby",), packages=(package,))
+        with ThreadPoolExecutor(2) as pool:
+            return members(make_more(pins, on, store, pool))
+
+    assert known(more(_pins(store, packages))) == [own[0], "/opt/y/liby.so.2", own[1]]
+    image = ImagePins(reference="a:1", platform="linux/amd64", digest=Digest.of(b"a"),
+                      glibc="2.36", suite="bookworm", pythons={}, environment=(), labels={},
+                      layers=(), installed={}, libraries={"0303 /usr/local/lib": "libz.so.1"})
+    assert ImagePins.from_json(image.to_json()) == image
+    assert known(more(image)) == ["/usr/local/lib/libz.so.1", "/opt/y/liby.so.2", own[1]]
+    assert libraries.PATH not in more(replace(image, libraries={}))
 
 
 def test_a_shell_that_a_package_brings_is_kept(store: Store, members: Read) -> None:

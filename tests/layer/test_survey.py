@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.debs import member
 from tests.support.images import LIBC, PATH, debian, tar
+from toolchain.layer import libraries
+from toolchain.layer.libraries import Library
 from toolchain.layer.survey import Survey
 
 
@@ -30,6 +32,13 @@ def test_what_update_alternatives_has_on_record() -> None:
     records = [member(f"var/lib/dpkg/alternatives/{name}", b"auto\n") for name in ("vi", "awk")]
     found = look(tar(records), tar([member("var/lib/dpkg/alternatives/.wh.vi")]))
     assert found.alternatives() == {"awk": "auto\n"}
+
+
+def test_the_loaders_cache() -> None:
+    cache = libraries.cache([Library(name="libz.so.1", path="/lib/libz.so.1", flags=0x303)])
+    assert look(tar([member("etc/ld.so.cache", cache)])).libraries() == {"0303 /lib": "libz.so.1"}
+    assert look(tar([member("etc/ld.so.cache", b"strange")])).libraries() == {}
+    assert look(tar([])).libraries() == {}
 
 
 def test_an_interpreter_off_the_search_path_is_none() -> None:

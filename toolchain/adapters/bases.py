@@ -214,4 +214,5 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
         suite=survey.suite(), pythons=survey.pythons(search), environment=environment,
         labels=labels, layers=layers, installed=survey.installed(),
         alternatives=survey.alternatives() if survey.suite() else {},
+        libraries=survey.libraries() if survey.suite() else {},
     )

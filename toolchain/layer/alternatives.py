@@ -118,15 +118,15 @@ class Files:
             return None
         if path.startswith("/run/"):
             return False
-        there = self._followed(inside(path)) in self._there
+        there = self.followed(inside(path)) in self._there
         return True if there else (False if self._is_all else None)
 
     def is_file(self, path: str) -> bool:
         """Whether something else than a link is there."""
         return path in self._there and path not in self._links
 
-    def _followed(self, path: str) -> str:
-        """The path with the links in it followed; itself where they go in circles."""
+    def followed(self, path: str) -> str:
+        """A path of entries with the links in it followed; itself where they go in circles."""
         left, done = path.split("/"), ""
         for _ in range(_MOST_LINKS):
             while left:

@@ -1,8 +1,9 @@
 """Debian packages -> layers: the operating system, the interpreter, and what a project adds.
 
 What maintainer scripts would do and a container needs is done here: users, the links that merge
-/bin and /lib into /usr, the CA bundle, the links of update-alternatives, dpkg's status (so that
-scanners see the packages), and the virtual environment at /opt/venv that package layers fill.
+/bin and /lib into /usr, the CA bundle, the links of update-alternatives, the loader's cache, dpkg's
+status (so that scanners see the packages), and the virtual environment at /opt/venv that package
+layers fill.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from toolchain.layer import (
     USER_NAME,
     Layer,
     alternatives,
+    libraries,
 )
 from toolchain.layer.alternatives import Files, Group
 from toolchain.layer.archive import Entry, LayerWriter
@@ -62,6 +64,7 @@ def make(pins: BasePins, python: str | None, store: Store, pool: ThreadPoolExecu
         tell(note)
     for entry in links.entries:
         _put(system, entry)
+    _loader_cache(system, libraries.find(system, _architecture(pins)))
     label = _label(f"debian {pins.suite}", [p for p in pins.packages if not _is_python(p)])
     if python is None:
         status: dict[str, Entry] = {}
@@ -107,15 +110,20 @@ def make_more(pins: AptPins, on: BasePins | ImagePins, store: Store, pool: Threa
         _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}", _status(deb).encode()))
         _put(entries, _file(f"var/lib/dpkg/status.d/{package.name}.md5sums",
                             deb.md5sums.encode()))
-    files, groups = _under(on, store)
-    for entry in entries.values():
-        files.add(entry)
-    links = alternatives.make({p.name: deb for p, deb in debs.items()},
-                              pins.platform.partition("/")[2], files, groups)
+    under, groups = _under(on, store)
+    files = Files([*under.values(), *entries.values()], is_all=isinstance(on, BasePins))
+    links = alternatives.make({p.name: deb for p, deb in debs.items()}, _architecture(pins), files,
+                              groups)
     for note in (*links.notes, *links.undone):
         tell(note)
     for entry in links.entries:
         _put(entries, entry)
+    found = libraries.find({**under, **entries}, _architecture(pins))
+    if isinstance(on, BasePins):
+        _loader_cache(entries, found)
+    elif on.libraries and found:  # without a cache of its own, one would hide what it has
+        with contextlib.suppress(ValueError):
+            _loader_cache(entries, (*libraries.from_json(on.libraries), *found))
     label = ", ".join(f"{p.name} {p.version}" for p in pins.packages)
     return _layer(label, entries, store, pool, compression)
 
@@ -125,24 +133,33 @@ def _alternatives(pins: BasePins, debs: Mapping[DebianPackage, Deb], system: Map
     """What the system's packages offer. Those of the interpreter offer nothing, and the layer is
     the same without them."""
     return alternatives.make({p.name: deb for p, deb in debs.items() if not _is_python(p)},
-                             pins.platform.partition("/")[2],
-                             Files(system.values(), is_all=True), {})
+                             _architecture(pins), Files(system.values(), is_all=True), {})
 
 
-def _under(on: BasePins | ImagePins, store: Store) -> tuple[Files, dict[str, Group]]:
+def _loader_cache(entries: dict[str, Entry], found: tuple[libraries.Library, ...]) -> None:
+    if found:
+        _put(entries, _file(libraries.PATH, libraries.cache(found)))
+
+
+def _under(on: BasePins | ImagePins, store: Store) -> tuple[dict[str, Entry], dict[str, Group]]:
     """The files and alternatives that further packages find; of an image, the latter alone."""
     if isinstance(on, ImagePins):
         groups = {}
         for name, record in on.alternatives.items():
             with contextlib.suppress(ValueError):  # update-alternatives starts it anew as well
                 groups[name] = alternatives.parse(record)
-        return Files((), is_all=False), groups
+        return {}, groups
     debs = {package: _unpack(package, store) for package in on.packages}
     system = _system([p for p in on.packages if not _is_python(p)], debs)
     made = _alternatives(on, debs, system)
     every = [*system.values(), *made.entries,
              *(entry for p, deb in debs.items() if _is_python(p) for entry in deb.entries)]
-    return Files(every, is_all=True), made.groups
+    return {entry.path: entry for entry in every}, made.groups
+
+
+def _architecture(pins: BasePins | AptPins) -> str:
+    """Debian's name of it."""
+    return pins.platform.partition("/")[2]
 
 
 def _is_python(package: DebianPackage) -> bool:

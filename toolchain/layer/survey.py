@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from toolchain.layer import libraries
 from toolchain.layer.foreign_tar import ForeignTar, Readable
 
 _OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
@@ -113,6 +114,13 @@ class Survey:
         return {path.removeprefix(_ALTERNATIVES): data.decode("utf-8", "replace")
                 for path, data in sorted(self._files.items()) if path.startswith(_ALTERNATIVES)}
 
+    def libraries(self) -> dict[str, str]:
+        """What its ld.so.cache names; nothing where it has none that can be read."""
+        try:
+            return libraries.to_json(libraries.read(self._files.get(libraries.PATH, b"")))
+        except ValueError:
+            return {}
+
     def glibc(self) -> str:
         """The version of the GNU C library, as in `2.36`; empty where there is none."""
         for path, data in self._files.items():
@@ -137,7 +145,7 @@ class Survey:
 def _matters(path: str) -> bool:
     return (path in _OS_RELEASE or path == _STATUS
             or (path.startswith(_STATUS_FOLDER) and not path.endswith(".md5sums"))
-            or path.startswith(_ALTERNATIVES)
+            or path.startswith(_ALTERNATIVES) or path == libraries.PATH
             or any(pattern.match(path) for pattern in (_LIBC, _MUSL, _PYTHON)))
 
 

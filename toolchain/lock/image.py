@@ -48,7 +48,8 @@ class ImagePins:
     reference: as the setting names it. digest: of its manifest; of its config where it came out
     of a Docker engine. pythons: `X.Y` -> path of the interpreter. glibc: `2.36`. suite:
     Debian's, empty for another system. installed: Debian packages, name -> version.
-    alternatives: name -> what update-alternatives has on record. environment: `NAME=value`.
+    alternatives: name -> what update-alternatives has on record. libraries: what is in its
+    ld.so.cache, as toolchain.layer.libraries writes it. environment: `NAME=value`.
     """
 
     reference: str
@@ -62,6 +63,7 @@ class ImagePins:
     layers: tuple[BaseLayer, ...]
     installed: dict[str, str]
     alternatives: dict[str, str] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ class ImagePins:
             # An image that was pinned before these were has none.
             **({"alternatives": dict(sorted(self.alternatives.items()))}
                if self.alternatives else {}),
+            **({"libraries": self.libraries} if self.libraries else {}),
         }
 
     @classmethod
@@ -131,6 +134,7 @@ class ImagePins:
             labels=dict(value["labels"]),
             layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
             installed=dict(value["installed"]), alternatives=dict(value.get("alternatives", {})),
+            libraries=dict(value.get("libraries", {})),
         )
 
 
