@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,3 +249,21 @@ def test_what_conda_has_is_not_changed_by_pip(machine: Machine, tmp_path: Path) 
         _beside_conda(machine, tmp_path)
     assert "ask conda for another version" in caught.value.fix
     assert "tmp" not in caught.value.what, "where the empty wheel was is of no use to anybody"
+
+
+def test_threads_may_ask_for_uv_at_once() -> None:
+    """In a fresh process, where Python's sysconfig has nothing collected yet."""
+    code = """
+import sys, threading, uv
+from concurrent.futures import ThreadPoolExecutor
+from toolchain.adapters.uv import uv_program
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(8)
+with ThreadPoolExecutor(8) as pool:
+    found = [pool.submit(lambda: together.wait() >= 0 and uv_program()) for _ in range(8)]
+    print(len({each.result() for each in found}))
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True,
+                              text=True)
+        assert done.stdout == "1\n"

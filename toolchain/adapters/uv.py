@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from toolchain.adapters.variables import put_back, values
 from toolchain.errors import EngineError, ResolveError, without_credentials
 
 
+# It asks sysconfig, which until Python 3.13 shows its variables while it still collects them.
+_FINDING = threading.Lock()
+
+
 def uv_program() -> str:
     """The uv that was installed with this package; on a node of a cluster, which may not have
     this package, the one on PATH. Raises EngineError if there is none."""
     try:
         import uv
 
-        return uv.find_uv_bin()
+        with _FINDING:
+            return uv.find_uv_bin()
     except (ImportError, FileNotFoundError):
         found = shutil.which("uv")
     if found is None:
