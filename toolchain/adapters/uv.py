@@ -13,7 +13,6 @@ from toolchain.adapters.indexes import with_options
 from toolchain.adapters.variables import put_back, values
 from toolchain.errors import EngineError, ResolveError, without_credentials
 
-
 # It asks sysconfig, which until Python 3.13 shows its variables while it still collects them.
 _FINDING = threading.Lock()
 
