@@ -17,8 +17,7 @@ _NAMES = {
 
 
 def write(study: Study, folder: Path, metric: str) -> list[Path]:
-    """As many as the study's trials are enough for. What matters more, of one parameter alone, is
-    no question: it is not asked, for it takes more than a second (it imports scikit-learn)."""
+    """As many as the study's trials are enough for: an importance needs two that differ."""
     from optuna import visualization
     from optuna.trial import TrialState
 
@@ -27,7 +26,7 @@ def write(study: Study, folder: Path, metric: str) -> list[Path]:
         return []
     varied = {name for name in complete[0].params
               if len({item.params.get(name) for item in complete}) > 1}
-    names = [name for name in _NAMES if name != "importance" or (len(complete) > 2 and len(varied) > 1)]
+    names = [name for name in _NAMES if name != "importance" or (len(complete) > 2 and varied)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = [path for name in names if (path := _png(study, folder, name, metric)) is not None]
