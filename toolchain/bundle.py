@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.image import INDEX, MANIFEST, Image
 from toolchain.layer.archive import TIME
 from toolchain.reference import full_name
+from toolchain.values import dataclass
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"

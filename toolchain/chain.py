@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -18,6 +18,7 @@ from toolchain.journal import Journal
 from toolchain.store import Store
 from toolchain.trace import Trace
 from toolchain.tree import Tree
+from toolchain.values import dataclass
 from toolchain.workspace import Project, Workspace
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from toolchain import quantity
 from toolchain.errors import ConfigError, nearest
+from toolchain.values import dataclass
 
 WORKSPACE, PROJECT, CALL = "workspace", "project", "call"
 

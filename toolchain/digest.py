@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from typing import IO, Any
+
+from toolchain.values import dataclass
 
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _CHUNK = 1 << 20

@@ -6,11 +6,11 @@ Source: OCI image-spec 1.1, config.md and manifest.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.layer import PREFIX, PROJECT_FOLDER, RUNNER_FOLDER, Layer
+from toolchain.values import dataclass
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from toolchain import bundle
 from toolchain.errors import EngineError
 from toolchain.image import Image
 from toolchain.progress import Progress
+from toolchain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

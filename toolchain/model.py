@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.errors import TrackingError
 from toolchain.run import Run
+from toolchain.values import dataclass
 
 _SCHEMA = 1
 

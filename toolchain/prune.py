@@ -16,11 +16,11 @@ import shutil
 import stat
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from toolchain.journal import Journal
+from toolchain.values import dataclass
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

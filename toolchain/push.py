@@ -7,7 +7,6 @@ project's files alone, can see in the registry that there is nothing to build.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
@@ -16,6 +15,7 @@ from toolchain.image import Image, from_bytes
 from toolchain.layer import Layer
 from toolchain.progress import Progress
 from toolchain.store import Store
+from toolchain.values import dataclass
 from toolchain.workers import Workers
 
 _UPLOADS = 4

@@ -8,11 +8,11 @@ name of one part stands for `library/…`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NoReturn
 
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, without_credentials
+from toolchain.values import dataclass
 
 DOCKER_HUB = "docker.io"
 _HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")

@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ from toolchain.lock import Lock
 from toolchain.push import Pushed
 from toolchain.spec import Docker
 from toolchain.spec.command import Call
+from toolchain.values import dataclass
 
 _SCHEMA = 1
 KEY_TAG = "toolchain.key"

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
 from toolchain.tree import SKIPPED_FOLDERS, is_settled, is_utf8, stamp, visible
+from toolchain.values import dataclass
 
 _TEMPLATE = "{{"  # as in cookiecutter's folders
 _NEAR_MISSES = frozenset({"mlproject.yaml", "mlproject.yml"})

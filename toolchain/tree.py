@@ -14,13 +14,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.journal import Journal
+from toolchain.values import dataclass
 
 _GRAIN_NS = 2_000_000_000
 _MOST_LINKS = 40  # on one way, as path_resolution(7) has it

@@ -6,13 +6,13 @@ Where the projects are is found by toolchain.scan.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.config import CALL, PROJECT, WORKSPACE, Config, read_settings
 from toolchain.errors import ConfigError, SpecError, nearest
 from toolchain.journal import Journal
 from toolchain.scan import Project, Scan, scan
+from toolchain.values import dataclass
 
 __all__ = ["Project", "Scan", "Workspace", "select"]
 

@@ -6,11 +6,12 @@ The values are secrets: they are in the request and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import unquote, urlsplit
 
 from toolchain.adapters.variables import filled, values
 from toolchain.errors import without_credentials
+from toolchain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from toolchain.values import dataclass
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

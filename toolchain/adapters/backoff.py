@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+from toolchain.values import dataclass
 
 BUSY = (429, 500, 502, 503, 504)  # worth another try
 

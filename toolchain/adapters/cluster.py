@@ -11,10 +11,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from toolchain.errors import EngineError, nearest, without_credentials
+from toolchain.values import dataclass
 
 Json = dict[str, Any]
 CONNECT = 10.0  # seconds

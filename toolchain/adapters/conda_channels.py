@@ -6,13 +6,13 @@ import base64
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from toolchain.errors import ConfigError, ResolveError
 from toolchain.lock.conda import Unreachable
 from toolchain.lock.condafile import NAMED
+from toolchain.values import dataclass
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 

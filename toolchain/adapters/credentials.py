@@ -10,12 +10,13 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from toolchain.errors import ConfigError, RegistryError
 from toolchain.reference import DOCKER_HUB, api_host, login_name
+from toolchain.values import dataclass
 
 _HUB_KEY = "https://index.docker.io/v1/"  # how Docker Hub has been called since before v2
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")

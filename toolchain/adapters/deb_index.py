@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock.base import DebianPackage
+from toolchain.values import dataclass
 
 _PRIORITIES = ("required", "important", "standard", "optional", "extra")
 

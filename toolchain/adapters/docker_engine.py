@@ -13,7 +13,6 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +20,7 @@ from toolchain.adapters.docker_save import SavedImage
 from toolchain.digest import Digest
 from toolchain.errors import EngineError, without_credentials
 from toolchain.image import Image
+from toolchain.values import dataclass
 
 _TIMEOUT = 600  # seconds without a word; unpacking a large layer is silent
 _CONTAINERD = "io.containerd.snapshotter.v1"

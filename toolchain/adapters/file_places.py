@@ -6,11 +6,10 @@ A URL is never part of a lock; the bytes that come from it are checked against t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from toolchain.digest import Digest
 from toolchain.errors import without_credentials
 from toolchain.trace import Trace
+from toolchain.values import dataclass
 
 _INDEX = "file"  # trace stage: as a package index said
 _LOCKED = "locked file"  # as another tool's lock has it: taken where no index has it

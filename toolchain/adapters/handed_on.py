@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.errors import EngineError
 from toolchain.run import Job, Resources
 from toolchain.shares import THREADS, thread_variables
 from toolchain.spec import Docker
+from toolchain.values import dataclass
 
 _PREFIXES = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -12,8 +12,10 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import quote
+
+from toolchain.values import dataclass
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,249}")
 _LONGEST = 500  # characters of a param's value that every MLflow takes whole

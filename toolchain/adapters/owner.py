@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+
+from toolchain.values import dataclass
 
 _PROC = Path("/proc")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import pickle
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.run import Job
+from toolchain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from toolchain.adapters.git_url import of_submodule
 from toolchain.errors import ResolveError, without_credentials
+from toolchain.values import dataclass
 
 _GITLINK = re.compile(r"160000 commit ([0-9a-f]+)\t(.*)\Z", re.DOTALL)
 _SETTING = re.compile(r"submodule\.(.*)\.(path|url|update)\n(.*)\Z", re.DOTALL)

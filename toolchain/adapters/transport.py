@@ -14,7 +14,6 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -24,6 +23,7 @@ from toolchain.adapters.connections import Connections, Exchange, origin, shown,
 from toolchain.adapters.patience import Patience
 from toolchain.errors import RegistryError
 from toolchain.reference import login_name
+from toolchain.values import dataclass
 
 if TYPE_CHECKING:
     from toolchain.adapters.credentials import Credential

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError
@@ -23,6 +22,7 @@ from toolchain.lock.image import LOCAL
 from toolchain.progress import Progress
 from toolchain.push import Registry
 from toolchain.store import Store
+from toolchain.values import dataclass
 
 VERSION = "0.1.0"  # of this package, as in pyproject.toml
 CYCLONEDX = "application/vnd.cyclonedx+json"

@@ -7,7 +7,6 @@ https://slsa.dev/provenance/v1. What the build type means is in docs/guides/supp
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,6 +14,7 @@ from toolchain.attest import IN_TOTO, VERSION, BaseImage, Document, Source, orig
 from toolchain.digest import Digest, canonical_json
 from toolchain.lock import Package
 from toolchain.spec.source import FOLDER, GIT
+from toolchain.values import dataclass
 
 if TYPE_CHECKING:
     from toolchain.lock.conda import CondaPackage

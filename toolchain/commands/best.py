@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 
 from toolchain import run as training
 from toolchain.chain import Chain
@@ -12,11 +12,12 @@ from toolchain.commands.entry import identity_of
 from toolchain.commands.sweep import Asked, asked
 from toolchain.errors import SweepError
 from toolchain.spec import command
+from toolchain.values import dataclass
 
 NAME = "best"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Best:
     """The winner: its run, the parameters that the sweep has varied, and its chain."""
 
@@ -53,7 +54,7 @@ def find(chain: Chain) -> Best:
     known = {**best.run.params, **best.params}
     params = {item.name: known[item.name] for item in sweep.space.parameters
               if item.name in known}
-    config = dataclasses.replace(chain.config, params=_text({**given, **params}))
+    config = replace(chain.config, params=_text({**given, **params}))
     return Best(run=best.run, metric=sweep.metric.name, params=params,
                 chain=Chain(chain.session, chain.project, config))
 

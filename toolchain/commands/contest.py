@@ -14,7 +14,7 @@ import math
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from toolchain.sweep.trial import (
     Trial,
     member_tag,
 )
+from toolchain.values import dataclass
 
 _ELSEWHERE = ("kubernetes", "ray")  # engines whose jobs do not divide this machine's processors
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from toolchain.spec.reader import TreeReader
 from toolchain.sweep import FILE, Sweep, budget, read
 from toolchain.sweep.board import Board
 from toolchain.sweep.schedule import Schedule
+from toolchain.values import dataclass
 
 NAME = "sweep"
 # Shows the board while the block runs; the callable in it redraws.

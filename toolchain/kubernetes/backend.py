@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from toolchain.errors import ConfigError, nearest
 from toolchain.reference import check_repository
+from toolchain.values import dataclass
 
 _KEYS = ("kube-context", "repository-uri", "kube-job-template-path")
 _WHERE = "kubernetes.config"

@@ -13,13 +13,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from toolchain.kubernetes import KEY, MANAGED, MANAGER, RUN
 from toolchain.kubernetes.secret import is_secret
 from toolchain.kubernetes.settings import Settings
 from toolchain.run import Job, Resources
+from toolchain.values import dataclass
 
 Json = dict[str, Any]
 LATE = "toolchain: late"  # what the first process leaves to be read, where time was up

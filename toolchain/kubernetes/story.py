@@ -5,11 +5,11 @@ Source: the Kubernetes API's PodStatus, ContainerStatus and JobStatus.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from toolchain.kubernetes.manifest import LATE
 from toolchain.run import Outcome
+from toolchain.values import dataclass
 
 Json = dict[str, Any]
 NEVER_STARTED = 125  # the code of a job that did not get as far as having one; Docker's

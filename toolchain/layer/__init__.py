@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from toolchain.digest import Digest
 from toolchain.lock import Lock, Package
 from toolchain.lock.base import AptPins, BasePins
+from toolchain.values import dataclass
 
 if TYPE_CHECKING:
     from toolchain.lock.conda import CondaPackage

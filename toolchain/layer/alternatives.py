@@ -11,11 +11,12 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.layer.archive import Entry
 from toolchain.layer.deb import Deb, is_dropped, merged
 from toolchain.layer.postinst import Offer, read
+from toolchain.values import dataclass
 
 RECORDS = "var/lib/dpkg/alternatives/"
 _LINKS = "etc/alternatives/"

@@ -20,7 +20,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Protocol
 
@@ -29,6 +28,7 @@ from toolchain.errors import SpecError, StoreError
 from toolchain.layer import GZIP, ZSTD, Layer
 from toolchain.layer.compression import LIBDEFLATE, Compression, compression
 from toolchain.store import Store
+from toolchain.values import dataclass
 
 _PIECE = 4 << 20
 _BLOCK = 512

@@ -15,11 +15,12 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.errors import ResolveError
 from toolchain.layer import Compiler
 from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.values import dataclass
 
 # Raise when the bytes of a .pyc change for the same compiler and source.
 _FORMAT = 1

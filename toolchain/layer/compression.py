@@ -8,10 +8,10 @@ the same on every processor too, but not in every version, so its version is par
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from toolchain.errors import ConfigError, nearest
 from toolchain.layer import GZIP, ZSTD
+from toolchain.values import dataclass
 
 _GZIP_LEVEL = 1
 _ZSTD_LEVEL = 3

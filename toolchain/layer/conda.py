@@ -17,7 +17,6 @@ import re
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from toolchain.digest import Digest, canonical_json
@@ -41,6 +40,7 @@ from toolchain.lock.conda import CondaLock, CondaPackage
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.values import dataclass
 from toolchain.workers import Workers
 
 # Raise when the entries of a package change for the same file.

@@ -17,11 +17,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, Any, BinaryIO, cast
 
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, ResolveError
+from toolchain.values import dataclass
 
 LARGEST_PACKAGE = 32 << 30
 _LARGEST_INFO = 512 << 20

@@ -10,11 +10,12 @@ import lzma
 import posixpath
 import tarfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO
 
 from toolchain.errors import ResolveError
 from toolchain.layer.archive import Entry
+from toolchain.values import dataclass
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _LARGEST_PACKAGE = 2 << 30

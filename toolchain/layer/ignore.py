@@ -9,7 +9,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from toolchain.values import dataclass
 
 # `**` with the slash after it, a class such as `[^a-z]`, an escaped character, any other.
 _TOKEN = re.compile(r"\*\*/?|\[(?:\\.|[^\]\\])+\]|\\.|.", re.DOTALL)

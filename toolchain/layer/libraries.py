@@ -14,10 +14,10 @@ import re
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from toolchain.layer.alternatives import Files, inside
 from toolchain.layer.archive import Entry
+from toolchain.values import dataclass
 
 PATH = "etc/ld.so.cache"
 _CONF = "etc/ld.so.conf"

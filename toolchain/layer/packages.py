@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from toolchain.digest import Digest
 from toolchain.layer import MOST_LARGE_BESIDE_CONDA, Layer, WheelSource, group, on_record
@@ -17,6 +16,7 @@ from toolchain.lock import Lock, Package
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.values import dataclass
 from toolchain.workers import Workers
 
 _STAGE = "package"

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.layer.shell import NotShell, parser
 from toolchain.layer.shell.built_in import BUILT_IN, Shell
 from toolchain.layer.shell.condition import Exists, Value
 from toolchain.layer.shell.state import Leave
+from toolchain.values import dataclass
 
 _PROGRAM = "update-alternatives"
 _MULTIARCH = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}

@@ -10,10 +10,11 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.layer import libraries
 from toolchain.layer.foreign_tar import ForeignTar, Readable
+from toolchain.values import dataclass
 
 _OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
 _STATUS = "var/lib/dpkg/status"

@@ -20,7 +20,6 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
 from installer import install
@@ -37,6 +36,7 @@ from toolchain.layer import LAYOUT_VERSION, PREFIX
 from toolchain.layer.archive import Entry, Sink
 from toolchain.layer.bytecode import Batch, Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
+from toolchain.values import dataclass
 
 _HIGHEST_RATIO = 1040  # deflate cannot do better than 1032:1
 _LARGEST_ENTRY = 8 << 30

@@ -5,13 +5,14 @@ What a lock is as a file is in `requirements`, `conda` and `base`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.spec import Spec
 from toolchain.spec.source import FOLDER, GIT, Source, kind_of
+from toolchain.values import dataclass
 
 if TYPE_CHECKING:
     from toolchain.lock.conda import CondaLock

@@ -7,13 +7,13 @@ The file is TOML and names no mirror.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock.image import ImagePins, debian_python
 from toolchain.spec import tomltext
+from toolchain.values import dataclass
 
 FILE_NAME = "base.lock"
 

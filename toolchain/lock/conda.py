@@ -8,11 +8,12 @@ requirements.lock as ever.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
+from toolchain.values import dataclass
 
 _SCHEMA = 1
 # What solvers assume of a Linux kernel that they cannot see.

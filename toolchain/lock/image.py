@@ -9,11 +9,12 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
+from toolchain.values import dataclass
 
 _OLDEST = 9  # Python 3.9 is what toolchain.runner needs
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.spec.yamltext import Located
+from toolchain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

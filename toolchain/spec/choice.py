@@ -7,13 +7,13 @@ announced, since MLflow takes no notice of them.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 from typing import NoReturn
 
 from toolchain.errors import SpecError
 from toolchain.spec import Reader, Warn
 from toolchain.spec.pyproject import default_file
 from toolchain.spec.yamltext import Located
+from toolchain.values import dataclass
 
 KEYS = ("python_env", "conda_env", "docker_env")
 # In this order; after these, other tools' locks and pyproject.toml, then a list alone.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from toolchain.errors import SpecError, without_credentials
 from toolchain.spec.yamltext import Located, canonical
+from toolchain.values import dataclass
 
 _PACKAGE = re.compile(
     r"(?:(?P<channel>[^\s\[\]]+)::)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*?)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.errors import SpecError, nearest
 from toolchain.spec import Conda, Reader, Warn, conda
@@ -17,6 +17,7 @@ from toolchain.spec.condapip import python_version, specifier
 from toolchain.spec.named import read_named
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.yamltext import Located, canonical, load
+from toolchain.values import dataclass
 
 _PYTHON_ENV_KEYS = ("python", "build_dependencies", "dependencies")
 _CONDA_KEYS = ("name", "channels", "dependencies", "prefix", "variables")

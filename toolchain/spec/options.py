@@ -9,12 +9,13 @@ import posixpath
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.errors import SpecError, nearest, without_credentials
 from toolchain.spec import Reader
 from toolchain.spec.named import read_named
 from toolchain.spec.source import check_secret
+from toolchain.values import dataclass
 
 _SHORT = {"-i": "--index-url", "-f": "--find-links", "--pypi-url": "--index-url"}
 _WITH_VALUE = ("--index-url", "--extra-index-url", "--find-links", "--no-binary", "--only-binary",

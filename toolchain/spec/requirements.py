@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.errors import SpecError, without_credentials
 from toolchain.spec import Reader, Warn
@@ -15,6 +15,7 @@ from toolchain.spec import source as sources
 from toolchain.spec.named import read_named
 from toolchain.spec.options import Options
 from toolchain.spec.source import Source
+from toolchain.values import dataclass
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASH = re.compile(r"\s--hash[= ](\S+)")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from toolchain.errors import SpecError, without_credentials
+from toolchain.values import dataclass
 
 FOLDER, FILE, GIT, URL = "folder", "file", "git", "url"
 

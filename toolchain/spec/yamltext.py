@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Union
 
 from toolchain.errors import SpecError
+from toolchain.values import dataclass
 
 _MOST_NODES = 100_000
 _DEEPEST = 64

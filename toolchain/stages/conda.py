@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from toolchain.errors import SpecError
 from toolchain.lock import file, requirements
 from toolchain.lock.base import SUITES, Foundation
 from toolchain.stages import parse, pins
+from toolchain.values import dataclass
 
 if TYPE_CHECKING:
     from toolchain.lock.conda import CondaLock, CondaRequest

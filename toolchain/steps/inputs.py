@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from toolchain.config import reference
 from toolchain.errors import ConfigError, nearest
 from toolchain.runner.inputs import is_yes, variable
+from toolchain.values import dataclass
 
 # FuseML's name -> the setting that it is here.
 _SETTINGS = {"registry": "registry", "pull_registry": "pull_registry",

@@ -7,13 +7,13 @@ of several projects run is decided by toolchain.sweep.schedule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from toolchain.digest import Digest
 from toolchain.layer.project import SWEEP_NAME
 from toolchain.sweep.budget import Budget
 from toolchain.sweep.space import Space
+from toolchain.values import dataclass
 
 FILE = SWEEP_NAME
 _SCHEMA = 1

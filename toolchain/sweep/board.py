@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from statistics import median
 
 from toolchain.sweep import Metric
 from toolchain.sweep.trial import COMPLETE, FAILED, PRUNED, Ended, Trial
+from toolchain.values import dataclass
 
 _WORDS = {COMPLETE: "complete", PRUNED: "pruned", FAILED: "failed"}
 _SHOWN = 8  # ended trials in the live table

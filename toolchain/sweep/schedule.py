@@ -13,12 +13,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from toolchain.errors import SweepError, ToolchainError
 from toolchain.sweep.board import Board
 from toolchain.sweep.budget import Budget
 from toolchain.sweep.trial import COMPLETE, FAILED, Contestant, Ended, Trial
+from toolchain.values import dataclass
 
 _LOOK = 1.0  # seconds between two looks at what running trials have logged
 _PATIENCE = 45.0  # seconds that interrupted trials have for their end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from toolchain.digest import Digest
 from toolchain.run import Run, Started, TakesOver
 from toolchain.sweep import Metric, Sweep
 from toolchain.sweep.budget import Budget
+from toolchain.values import dataclass
 
 COMPLETE, PRUNED, FAILED, RUNNING = "COMPLETE", "PRUNED", "FAIL", "RUNNING"  # as Optuna has them
 

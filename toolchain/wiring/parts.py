@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.config import Config
@@ -11,6 +10,7 @@ from toolchain.journal import Journal
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Source: POSIX, Shell & Utilities, chapter 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from toolchain.values import dataclass
 
 
 class NotShell(ValueError):

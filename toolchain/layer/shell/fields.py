@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from toolchain.layer.shell.condition import Value
+from toolchain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
