@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 # Lower may not import higher. A package counts as one, but for the exceptions below.
 ORDER = [
-    ("errors", "atomic", "workers", "values"), ("digest", "progress", "quantity"),
+    ("errors", "atomic", "workers", "values", "workfolder"),
+    ("digest", "progress", "quantity"),
     ("journal", "config", "reference"),
     ("tree", "lease", "prune"), ("store",), ("trace",),
     ("spec",), ("runner",), ("scan",), ("workspace",), ("guest",), ("lock",), ("layer",),

@@ -49,6 +49,7 @@ def test_killed_again_and_again_a_sweep_ends_with_each_trial_once(monorepo: Mono
     assert killed >= 5, "the sweep was too fast to be killed"
     assert seen, "the sweep was killed too early each time"
     monorepo.doit("sweep")
+    assert list((monorepo.folder / "cache/work").iterdir()) == []
     done = finished(monorepo)
     assert seen.items() <= done.items()
     assert len(done) == _TRIALS

@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import BinaryIO, cast
 
 from toolchain.adapters import compiler_process
-from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, ToolchainError
 from toolchain.layer import bytecode
@@ -33,6 +32,7 @@ from toolchain.layer.deb import unpack
 from toolchain.lock.base import BasePins
 from toolchain.store import Store
 from toolchain.workers import Workers
+from toolchain.workfolder import work_folder
 
 _PATIENCE = 300  # seconds for one file; a busy machine needs less than one
 _CONTENTS = "contents.json"  # in an unpacked interpreter: its files and their sizes

@@ -20,7 +20,6 @@ from toolchain.adapters.environments import Environments
 from toolchain.adapters.handed_on import threads
 from toolchain.adapters.log import Log
 from toolchain.adapters.supervised import supervise
-from toolchain.adapters.workfolder import work_folder
 from toolchain.errors import EngineError, StoreError
 from toolchain.layer import PROJECT_FOLDER, WheelSource
 from toolchain.layer.archive import opened
@@ -32,6 +31,7 @@ from toolchain.run import Job, Outcome
 from toolchain.spec import Docker
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.workfolder import work_folder
 
 if TYPE_CHECKING:  # what they import is not on every node where this engine runs a job for Ray
     from toolchain.layer.conda import CondaSource

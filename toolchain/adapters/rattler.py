@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 from toolchain.adapters.conda_channels import Channel, Channels, require
 from toolchain.adapters.fetch import Fetcher
-from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, StoreError, UnmetError, without_credentials
 from toolchain.layer.conda import distributions
@@ -28,6 +27,7 @@ from toolchain.lock.conda import CondaPackage, CondaRequest, Described, Unreacha
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
+from toolchain.workfolder import work_folder
 
 _PACKAGE = Path(__file__).parents[1]
 _START = "from toolchain.adapters.rattler_process import main; main()"

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit, urlunsplit
 from toolchain.adapters.git_url import PLAIN, PROTOCOLS
 from toolchain.adapters.submodules import Submodule, submodules
 from toolchain.adapters.variables import filled
-from toolchain.adapters.workfolder import work_folder
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, without_credentials
 from toolchain.trace import Trace
+from toolchain.workfolder import work_folder
 
 _PIN = "git"  # trace stage: repository and revision -> {"commit"}
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?\Z")

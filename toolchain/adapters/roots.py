@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from toolchain.adapters.unpacked import UnpackedLayers
-from toolchain.adapters.workfolder import remove, sweep
 from toolchain.errors import EngineError
 from toolchain.image import Image
 from toolchain.prune import mark_used
 from toolchain.trace import Trace
+from toolchain.workfolder import remove, sweep
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

@@ -34,10 +34,10 @@ from toolchain.adapters.handed_on import (
 from toolchain.adapters.log import Log
 from toolchain.adapters.roots import Roots
 from toolchain.adapters.supervised import supervise, wait_for
-from toolchain.adapters.workfolder import work_folder
 from toolchain.errors import EngineError, StoreError
 from toolchain.image import Image
 from toolchain.run import Job, Outcome
+from toolchain.workfolder import work_folder
 
 _NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent")
 _BASH = ("bin/bash", "usr/bin/bash", "usr/local/bin/bash")

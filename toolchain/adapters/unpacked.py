@@ -22,7 +22,6 @@ from typing import BinaryIO, cast
 
 from toolchain.adapters.hashed import Hashed
 from toolchain.adapters.tar_stream import Member, TarStream, Unusual
-from toolchain.adapters.workfolder import remove, sweep
 from toolchain.bundle import Fetch
 from toolchain.errors import EngineError
 from toolchain.layer import GZIP, Layer
@@ -31,6 +30,7 @@ from toolchain.layer.foreign_tar import ForeignTar
 from toolchain.layer.gunzip import Gunzip
 from toolchain.prune import mark_used
 from toolchain.trace import Trace
+from toolchain.workfolder import remove, sweep
 
 _CHUNK = 1 << 20
 _DONE = ".json"

@@ -14,6 +14,7 @@ import math
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from toolchain import run
 from toolchain.chain import Chain
 from toolchain.commands.entry import check, identity_of
 from toolchain.digest import Digest
-from toolchain.errors import Cancelled, EngineError, ToolchainError, nearest
+from toolchain.errors import Cancelled, EngineError, StoreError, ToolchainError, nearest
 from toolchain.spec import command
 from toolchain.stages import layer, parse, push, resolve, train
 from toolchain.sweep import Sweep
@@ -48,6 +49,7 @@ from toolchain.sweep.trial import (
     member_tag,
 )
 from toolchain.values import dataclass
+from toolchain.workfolder import work_folder
 
 _ELSEWHERE = ("kubernetes", "ray")  # engines whose jobs do not divide this machine's processors
 
@@ -94,7 +96,8 @@ class Contest:
         self._run_ids: dict[int, str] = {}  # of running trials
         self._hopeless: set[int] = set()
         self._ahead: Trial | None = None  # drawn, and not yet asked for
-        self._logs = tempfile.TemporaryDirectory(prefix="toolchain-sweep-")
+        self._held = ExitStack()
+        self._logs = _folder_for_logs(chain, self._held)
         self._is_changed = False
         self._draws = Draws(self._study, sweep)
         # Last: whoever has this object ends the run.
@@ -220,7 +223,7 @@ class Contest:
             finally:
                 self._records.end(self._parent, status, tags, metrics)
         finally:
-            self._logs.cleanup()
+            self._held.close()
 
     # One trial
 
@@ -235,7 +238,7 @@ class Contest:
         job = replace(
             self._job, command=placed.command(), trial=f"{chain.name}/{trial.number}",
             environment={**self._job.environment, **placed.variables()},
-            log=str(Path(self._logs.name, f"{trial.number}.log")),
+            log=str(self._logs / f"{trial.number}.log"),
             key=str(Digest.of_json(planned)),
             readable=tuple(text for _, text in inputs.values() if text.startswith("/")))
         tracking = chain.session.tools.tracking_identity(chain.config)
@@ -363,6 +366,17 @@ def _resources(chain: Chain, parallel: int) -> run.Resources:
     if asked.cpus or parallel == 1 or chain.config.engine in _ELSEWHERE:
         return asked
     return replace(asked, threads=max(1, int(chain.session.tools.processors() / parallel)))
+
+
+def _folder_for_logs(chain: Chain, held: ExitStack) -> Path:
+    """Gone when `held` is closed: what is worth keeping of a log is kept with the trial's run."""
+    folder = chain.session.workspace.cache / "work"
+    try:
+        return held.enter_context(work_folder(folder))
+    except OSError as error:
+        raise StoreError(f"the logs of trials cannot be written: {error.strerror}",
+                         where=str(folder),
+                         fix="make the cache folder writable, or free some space") from None
 
 
 def _in_line(error: ToolchainError) -> str:
