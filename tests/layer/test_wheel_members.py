@@ -90,10 +90,12 @@ def test_zstd_layers_hold_no_gzip(build: Build, members: Members, tmp_path: Path
 
 @pytest.mark.parametrize("last", [
     b"x",
+    # What ends a gzip member, and nothing more.
+    zlib.crc32(_LARGE).to_bytes(4, "little") + len(_LARGE).to_bytes(4, "little"),
     # What would end a gzip member, and another member after it: more than the tar has.
     zlib.crc32(_LARGE).to_bytes(4, "little") + len(_LARGE).to_bytes(4, "little")
     + b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x03\0",
-], ids=["byte", "member"])
+], ids=["byte", "trailer", "member"])
 def test_what_follows_the_stream_stays_out(
     build: Build, store: Store, tmp_path: Path, last: bytes
 ) -> None:

@@ -96,13 +96,14 @@ class Contest:
         self._run_ids: dict[int, str] = {}  # of running trials
         self._hopeless: set[int] = set()
         self._ahead: Trial | None = None  # drawn, and not yet asked for
-        self._held = ExitStack()
-        self._logs = _folder_for_logs(chain, self._held)
         self._is_changed = False
         self._draws = Draws(self._study, sweep)
-        # Last: whoever has this object ends the run.
-        self._parent = self._records.begin(
-            self._experiment, chain.name, self._identity, self._tags(), str(chain.folder))
+        with ExitStack() as held:
+            self._logs = _folder_for_logs(chain, held)
+            # Last: whoever has this object ends the run.
+            self._parent = self._records.begin(
+                self._experiment, chain.name, self._identity, self._tags(), str(chain.folder))
+            self._held = held.pop_all()
 
     def _opened(self, studies: Studies) -> Study:
         """The sweep's study; a new one if the runs of all its trials are gone, since who asks for
