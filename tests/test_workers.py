@@ -58,20 +58,21 @@ def test_what_a_task_started_stops_with_it() -> None:
         above.submit(work, 1)
 
 
-def test_ctrl_c_does_not_wait_for_what_hangs() -> None:
-    program = """\
+@pytest.mark.parametrize(("error", "status"), [("KeyboardInterrupt", 130), ("SystemExit", 143)])
+def test_a_signal_does_not_wait_for_what_hangs(error: str, status: int) -> None:
+    program = f"""\
 import time
 from toolchain import workers
 try:
     with workers.Workers(1) as pool:
         pool.submit(time.sleep, 60)
-        raise KeyboardInterrupt
-except KeyboardInterrupt:
+        raise {error}
+except {error}:
     print("interrupted")
-    workers.end_with(130)
+    workers.end_with({status})
 """
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
                           timeout=50)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "interrupted\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "interrupted\n", "")
     assert time.monotonic() - started < 20

@@ -7,27 +7,32 @@ import io
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from toolchain.progress import Progress
 
-_PATIENCE = 2.0  # seconds before progress is shown
+_PATIENCE = 2.0  # seconds before progress is shown on a terminal
+_EVERY = 30.0  # seconds between lines of progress elsewhere
 
 
 def emit(text: str) -> None:
     """Write one line at once, so that lines of several processes do not mix."""
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough, as in `| head`; the work goes on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _write(sys.stdout, text)
 
 
 def aside(text: str) -> None:
     """Write one line where it does not mix with a document on standard output."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as in `| head`; the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -101,20 +106,24 @@ def is_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def progress(counter: Progress, title: str) -> Iterator[Progress]:
-    """Count progress of what `title` names; on a terminal, show it from the third second on."""
+def progress(counter: Progress, title: str, every: float = _EVERY) -> Iterator[Progress]:
+    """Count progress of what `title` names; on a terminal, show it from the third second on.
+
+    Without one, a line each `every` seconds says how far it came, for whoever reads the log of a
+    CI job. What is shown ends with the block.
+    """
     counter.reset()
-    if not is_terminal():
-        yield counter
-        return
     over = threading.Event()
-    display = threading.Thread(target=_display, args=(title, counter, over), daemon=True)
-    display.start()
+    shown = (threading.Thread(target=_display, args=(title, counter, over), daemon=True)
+             if is_terminal() else
+             threading.Thread(target=_lines, args=(title, counter, over, every), daemon=True))
     try:
+        shown.start()
         yield counter
     finally:
         over.set()
-        display.join()
+        if shown.is_alive():
+            shown.join()
 
 
 def table(rows: list[tuple[str, ...]]) -> None:
@@ -175,3 +184,43 @@ def _layers(counter: Progress) -> str:
     if not counter.layers_expected:
         return ""
     return f"{counter.layers_done}/{counter.layers_expected} layers"
+
+
+def _lines(title: str, counter: Progress, over: threading.Event, every: float) -> None:
+    start = before = time.monotonic()
+    done = 0
+    while not over.wait(every):
+        now, came = time.monotonic(), counter.done
+        # Since the last line: a transfer that stands still is to be seen. What is begun anew is
+        # taken off what was done.
+        rate = max(0, came - done) / (now - before)
+        try:
+            aside(f"{title}  {how_far(counter, rate, now - start)}")
+        except (OSError, ValueError):  # it cannot be written, or is closed; the work goes on
+            return
+        before, done = now, came
+
+
+def how_far(counter: Progress, rate: float, seconds: float) -> str:
+    """`1.2 of 5.0 GB, 4 of 12 layers, 11.0 MB/s`; of what counts nothing, how long it takes."""
+    layers, words = counter.layers_expected, []
+    if counter.expected:
+        unit, factor = _unit(counter.expected)
+        words.append(f"{_in(counter.done, factor)} of {_in(counter.expected, factor)} {unit}")
+    if layers:
+        words.append(f"{counter.layers_done} of {layers} layer{'s' * (layers != 1)}")
+    if counter.expected:
+        unit, factor = _unit(rate)
+        words.append(f"{_in(rate, factor)} {unit}/s")
+    return ", ".join(words) or f"{seconds:.0f} s so far"
+
+
+def _unit(size: float) -> tuple[str, int]:
+    for unit, factor in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
+        if size >= factor:
+            return unit, factor
+    return "B", 1
+
+
+def _in(size: float, factor: int) -> str:
+    return f"{size:.0f}" if factor == 1 else f"{size / factor:.1f}"

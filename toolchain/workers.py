@@ -2,8 +2,9 @@
 
 Rule 1: where one task fails, what has not begun does not begin: not in these threads, and not in
 those that their tasks started.
-Rule 2: Ctrl-C waits a moment for what has begun, not to its end: a download may hang for a minute.
-Whoever ends the process then calls `end_with`, since Python itself would wait.
+Rule 2: Ctrl-C, and SIGTERM where it is an exception, wait a moment for what has begun, not to its
+end: a download may hang for a minute. Whoever ends the process then calls `end_with`, since Python
+itself would wait.
 """
 
 from __future__ import annotations

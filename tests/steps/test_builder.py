@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from tests.support.debs import Mirror
 from tests.support.images import ImageLayout, debian
+from tests.support.loopback import Handler, Loopback
 from tests.support.monorepo import Monorepo
 from tests.support.registry import RegistryServer, secured, trusting_user
 from toolchain.errors import ConfigError
@@ -37,12 +40,20 @@ class Codeset:
             f'image.keyring = "{mirror.keyring}"\n')
         self.environment = {**monorepo.environment, "TOOLCHAIN_CACHE": f"{folder}-cache"}
 
-    def build(self, *arguments: str, expect: int = 0,
-              **environ: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "toolchain.steps.builder", *arguments], cwd=self.folder,
             env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[2]), **environ},
-            text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=200)
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def build(self, *arguments: str, expect: int = 0,
+              **environ: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*arguments, **environ) as process:
+            try:
+                output, errors = process.communicate(timeout=200)
+            finally:
+                process.kill()
+        done = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
         assert done.returncode == expect, f"{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return done
@@ -178,6 +189,8 @@ def test_a_mistake_is_an_error_with_a_remedy(
         ((f"--registry={registry}",), {"verbose": "loud"}, "verbose is yes or no"),
         ((f"--registry={registry}",), {"TASK_RESULT": "a/b"}, "no file name"),
         (("--registry=http://me:hunter22@127.0.0.1",), {}, "registry"),
+        (("--registry=127.0.0.1:5000", "--pull_registry=https://me:hunter22@host"), {},
+         "pull_registry"),
     ]
     for arguments, environ, words in cases:
         done = codeset.build(*arguments, expect=1, **environ)
@@ -190,6 +203,50 @@ def test_a_mistake_is_an_error_with_a_remedy(
     assert "no MLproject in the working folder" in done.stderr
 
 
+class _Slow(Loopback):
+    """A registry that has nothing, and begins an upload whose bytes it then does not read."""
+
+    def __init__(self) -> None:
+        self.asked, self.over = threading.Event(), threading.Event()
+        registry = self
+
+        class Answering(Handler):
+            def answer(self) -> None:
+                if self.command == "PUT":
+                    registry.asked.set()
+                    registry.over.wait(300)
+                    self.close_connection = True
+                    return
+                self.send_response(202 if self.command == "POST" else
+                                   200 if self.path == "/v2/" else 404)
+                if self.command == "POST":
+                    self.send_header("Location", f"{self.path}1")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        super().__init__(Answering)
+
+    def __exit__(self, *error: Any) -> None:
+        self.over.set()
+        super().__exit__(*error)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_in_the_middle_of_an_upload(
+    codeset: Codeset, number: signal.Signals, status: int
+) -> None:
+    with _Slow() as registry, codeset.start(f"--registry={registry.host}") as process:
+        try:
+            assert registry.asked.wait(200)
+            process.send_signal(number)
+            # The upload itself would be given up, and tried again, after a minute without a byte.
+            output, errors = process.communicate(timeout=40)
+        finally:
+            process.kill()
+    assert (process.returncode, output) == (status, ""), errors
+    assert errors.endswith("interrupted\n"), errors
+
+
 def test_inputs_have_fusemls_names_and_become_settings() -> None:
     warnings: list[str] = []
     asked = read(["--base_image=python:3.11", "pull_registry=in-cluster:5000", "python=3.12"], {
@@ -200,6 +257,12 @@ def test_inputs_have_fusemls_names_and_become_settings() -> None:
         "registry": "a:1", "repository": "x/y", "image.base": "python:3.11",
         "pull_registry": "in-cluster:5000", "python": "3.12"}
     assert [text.split(" ")[0] for text in warnings] == ["intel_optimized", "compressed_caching"]
+    asked = read(["image.mirror=https://argument/debian"], {
+        "insecure": "yes", "IMAGE_INSECURE": "b:2", "image_mirror": "https://variable/debian",
+        "FUSEML_IMAGE_KEYRING": "/k.gpg"}, warnings.append)
+    assert {name: text for name, text in asked.settings.items() if name != "cache"} == {
+        "insecure": "yes", "image.insecure": "b:2", "image.mirror": "https://argument/debian",
+        "image.keyring": "/k.gpg"}
     warnings.clear()
     read(["--compressed_caching=false", "intel_optimized=no", "miniconda_version="], {},
          warnings.append)

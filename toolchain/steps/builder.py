@@ -29,7 +29,7 @@ _IMAGE, _DIGEST = "image", "digest"  # names of the results
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], folder: Path) -> int:
-    """Build and push the project in `folder`. The exit status: 0, 1 for an error, 130."""
+    """Build and push the project in `folder`. The exit status: 0, 1 for an error, 130, 143."""
     try:
         asked = inputs.read(arguments, environ, lambda text: _say(f"warning: {text}"))
         places = _places(environ)
@@ -42,12 +42,14 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], folder: Path) -> 
     except ToolchainError as error:
         _say(str(error))
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
         from toolchain import workers
 
+        # Nothing but a signal leaves a build as SystemExit: `_ended`, or what supervises a child.
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         _say("interrupted")
-        workers.end_with(130)
-        return 130
+        workers.end_with(128 + number)  # an upload may take minutes yet
+        return 128 + number
     return 0
 
 

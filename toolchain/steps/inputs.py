@@ -20,8 +20,9 @@ _WITHOUT_MEANING = {
     "compressed_caching": "memory does not grow with the image",
 }
 _OWN = (*_SETTINGS, *_WITHOUT_MEANING, "verbose")
-# What a builder of FuseML does not have, and a cluster's plain registry needs.
-_ALSO_IN_ENVIRONMENT = ("insecure",)
+# What a builder of FuseML does not have, and a cluster needs: a plain registry, Debian's packages.
+_ALSO_IN_ENVIRONMENT = {"insecure": "insecure", "image_insecure": "image.insecure",
+                        "image_mirror": "image.mirror", "image_keyring": "image.keyring"}
 _CACHE = "TOOLCHAIN_CACHE"
 _CALLS = ("projects", "entry_point", "params", "force")  # settings that mean nothing to a build
 
@@ -51,7 +52,8 @@ def read(arguments: Sequence[str], environ: Mapping[str, str],
         if asks:
             warn(f"{name} has no meaning here: {why}")
     verbose = is_yes(given.pop("verbose"), "verbose")
-    settings = {_SETTINGS.get(name, name): text for name, text in given.items() if text}
+    names = {**_SETTINGS, **_ALSO_IN_ENVIRONMENT}
+    settings = {names.get(name, name): text for name, text in given.items() if text}
     return Inputs(settings=settings, verbose=verbose)
 
 
