@@ -13,7 +13,8 @@ from toolchain import lock
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.lock import Lock, Package, Request, base, file, requirements
-from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.lock.base import AptPins, BasePins, DebianPackage, Foundation
+from toolchain.lock.image import ImagePins
 from toolchain.spec import Spec
 from toolchain.spec.requirements import Requirements
 from toolchain.spec.source import Source
@@ -255,3 +256,23 @@ def test_a_lock_with_places_is_read_back_as_written() -> None:
                            wheel=here, filename="x")
     assert found.with_folders((settled,)) == made
     assert Lock.from_json(made.to_json(), made.input) == made
+
+
+def test_what_was_found_in_an_image_decides_what_debian_packages_add_to_it() -> None:
+    """Its links and libraries go into what they write; those of the embedded base follow from its
+    packages."""
+    debs = BasePins(suite="bookworm", platform="linux/amd64", packages=())
+    image = ImagePins(reference="acme/python:3.11", platform="linux/amd64", digest=Digest.of(b"1"),
+                      glibc="2.36", suite="bookworm", pythons={"3.11": "/usr/bin/python3"},
+                      environment=(), labels={}, layers=(), installed={})
+    more = replace(image, libraries={"libz.so.1": "/lib/libz.so.1"})
+
+    def key(base: BasePins | ImagePins, on: BasePins | ImagePins) -> str:
+        apt = AptPins(base="x", on=Digest.of_json(on.to_json()), suite="bookworm",
+                      platform="linux/amd64", wanted=("libgl1",), packages=())
+        return Digest.of_json(Foundation(base=base, apt=apt).to_json()).hex
+
+    assert key(image, image) != key(more, more)
+    assert key(debs, debs) == key(debs, image)
+    assert (Foundation(base=image, apt=None).to_json()
+            == Foundation(base=more, apt=None).to_json())

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,30 @@ def test_a_tag_of_a_layout_with_several(layout: ImageLayout, images: BaseImages)
     assert "3.13" in images.pin("oci:base:wanted", "linux/amd64").pythons
     with pytest.raises(ResolveError, match="no such base image"):
         images.pin("oci:base:missing", "linux/amd64")
+
+
+def test_a_manifest_need_not_name_its_media_type(layout: ImageLayout, images: BaseImages) -> None:
+    """As umoci of Debian 12 writes them; the image-spec leaves it open."""
+    def without(descriptor: dict[str, Any]) -> dict[str, Any]:
+        path = layout.folder / "blobs/sha256" / descriptor["digest"][7:]
+        document = json.loads(path.read_bytes())
+        del document["mediaType"]
+        return {**descriptor, **layout.blob(json.dumps(document).encode())}
+
+    made = without(layout.manifest(debian()))
+    layout.tag(made)
+    assert str(images.pin("oci:base", "linux/amd64").digest) == made["digest"]
+    layout.tag(without(layout.index(made)))
+    assert str(images.pin("oci:base", "linux/amd64").digest) == made["digest"]
+
+
+def test_a_document_that_is_both_is_refused(layout: ImageLayout, images: BaseImages) -> None:
+    made = layout.manifest(debian())
+    document = json.loads((layout.folder / "blobs/sha256" / made["digest"][7:]).read_bytes())
+    del document["mediaType"]
+    layout.tag({**made, **layout.blob(json.dumps({**document, "manifests": []}).encode())})
+    with pytest.raises(ResolveError, match="of a kind that is not known"):
+        images.pin("oci:base", "linux/amd64")
 
 
 def test_the_source_gives_what_was_pinned(layout: ImageLayout, images: BaseImages) -> None:

@@ -13,6 +13,7 @@ from toolchain.image import Image
 from toolchain.layer import GZIP, Layer
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins, DebianPackage
+from toolchain.lock.image import ImagePins
 
 PACKAGES = tuple(
     Package(name=name, version=version, sha256=Digest.of(name.encode()))
@@ -36,6 +37,10 @@ BASE = BasePins(suite="bookworm", platform="linux/amd64", packages=tuple(
                                         ("libstdc++6", "12.2.0-14+deb12u1", "amd64"),
                                         ("tzdata", "2024a-0", "all")]
 ))
+UBUNTU = ImagePins(
+    reference="ubuntu:22.04", platform="linux/amd64", digest=Digest.of(b"ubuntu"), glibc="2.35",
+    suite="", pythons={}, environment=(), labels={}, layers=(),
+    installed={"libc6": "2.35-0ubuntu3", "tzdata": "1:2024a"}, system="ubuntu", release="jammy")
 SOURCE = Source(repository="https://code.invalid/team/models.git", revision="1" * 40,
                 created="2026-01-02T03:04:05Z")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from tests.attest.conftest import BASE, LICENCES, PACKAGES, PLACED, by_name
+from tests.attest.conftest import BASE, LICENCES, PACKAGES, PLACED, UBUNTU, by_name
 from toolchain.attest import sbom
 from toolchain.lock import Package
 from toolchain.lock.base import BasePins, DebianPackage, Foundation
+from toolchain.lock.image import ImagePins
 
 ON = Foundation(base=BASE, apt=None)
 PARTS = sbom.components(PACKAGES, LICENCES, ON)
@@ -56,6 +58,47 @@ def test_what_is_of_no_index_is_not_said_to_be_of_one() -> None:
     assert {name for name, part in parts.items() if "hashes" in part} == {"file", "url"}
     text = sbom.document("one", "a" * 64, "2026-01-02T03:04:05Z", made).data.decode()
     assert error(text) is None
+
+
+@pytest.mark.parametrize(("suite", "system", "release", "purl"), [
+    ("", "ubuntu", "jammy", "pkg:deb/ubuntu/libc6@2.35-0ubuntu3?distro=jammy"),
+    ("", "ubuntu", "22.04", "pkg:deb/ubuntu/libc6@2.35-0ubuntu3?distro=ubuntu-22.04"),
+    ("", "ubuntu", "", "pkg:deb/ubuntu/libc6@2.35-0ubuntu3"),
+    ("bookworm", "", "", "pkg:deb/debian/libc6@2.35-0ubuntu3?distro=bookworm"),
+    ("", "debian", "12", "pkg:deb/debian/libc6@2.35-0ubuntu3?distro=debian-12"),
+])
+def test_a_package_of_a_base_image_is_of_its_system(suite: str, system: str, release: str,
+                                                    purl: str) -> None:
+    made = sbom.components((), {}, on(suite=suite, system=system, release=release))
+    part = by_name(made)["libc6"]
+    assert (part["purl"], part["bom-ref"], part["version"]) == (purl, purl, "2.35-0ubuntu3")
+
+
+def test_a_package_of_a_system_that_is_not_known_is_of_none() -> None:
+    """An older base.lock says no system; a scanner must not look its packages up in Debian's."""
+    made = sbom.components(PACKAGES, LICENCES, on(system="", release=""))
+    parts = by_name(made)
+    assert parts["libc6"] == {"type": "library", "bom-ref": "libc6@2.35-0ubuntu3",
+                              "name": "libc6", "version": "2.35-0ubuntu3"}
+    assert len(made) == len(PACKAGES) + len(UBUNTU.installed)
+    assert "purl" not in parts["tzdata"]
+    assert parts["alpha"]["purl"] == "pkg:pypi/alpha@1.0"
+    assert error(sbom.document("one", "a" * 64, "2026-01-02T03:04:05Z", made).data.decode()) is None
+
+
+def on(**changes: str) -> Foundation:
+    return Foundation(base=replace(UBUNTU, **changes), apt=None)  # type: ignore[arg-type]
+
+
+def test_the_systems_name_is_pinned_and_decides_no_image() -> None:
+    assert ImagePins.from_json(UBUNTU.to_json()) == UBUNTU
+    older = UBUNTU.to_json()
+    assert (older.pop("system"), older.pop("release")) == ("ubuntu", "jammy")
+    unknown = ImagePins.from_json(older)
+    assert (unknown.system, unknown.release) == ("", "")
+    assert unknown.to_json() == older
+    assert (Foundation(base=unknown, apt=None).to_json()
+            == Foundation(base=UBUNTU, apt=None).to_json())
 
 
 def test_licences_are_ids_expressions_or_names() -> None:

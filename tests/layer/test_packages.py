@@ -16,10 +16,22 @@ from tests.support.wheels import wheel
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.journal import Journal
-from toolchain.layer import Layer, bucket, from_json, group, to_json
+from toolchain.layer import (
+    MOST_LARGE_BESIDE_CONDA,
+    MOST_LAYERS,
+    Layer,
+    bucket,
+    fewest,
+    from_json,
+    group,
+    most_large,
+    to_json,
+)
+from toolchain.layer.conda import _groups
 from toolchain.layer.packages import Built, make
 from toolchain.layer.wheel import Wheel
 from toolchain.lock import Lock, Package
+from toolchain.lock.conda import CondaLock, CondaPackage
 from toolchain.progress import Progress
 from toolchain.store import Store
 from toolchain.trace import Trace
@@ -99,6 +111,56 @@ def test_five_hundred_packages_of_one_size_fit_too(size: int) -> None:
     assert len(groups) + _OTHER_LAYERS <= 100
 
 
+_AROUND_PACKAGES = 4  # environment, apt, runner, project
+
+
+def _lock(*packages: Package, conda: int = 0) -> Lock:
+    """A lock with that many conda packages, half of them large."""
+    channel = "https://conda.invalid/forge"
+    under = CondaLock(platform="linux/amd64", input=Digest.of(b""), packages=tuple(
+        CondaPackage(name=f"under-{number}", version="1.0", build="0", channel=channel,
+                     subdir="noarch", file=f"under-{number}-1.0-0.conda",
+                     size=_MIB if number % 2 else 1, sha256=Digest.of(f"{number}".encode()))
+        for number in range(conda)))
+    return Lock(python="3.11", platform="linux/amd64", packages=tuple(sorted(packages)),
+                input=Digest.of(b""), conda=under if conda else None)
+
+
+@pytest.mark.parametrize("below", [0, 5, 24])
+def test_on_few_layers_packages_are_grouped_as_on_none(below: int) -> None:
+    sizes = {_package(f"package-{number}"): _MIB * (number % 2) for number in range(300)}
+    assert group(sizes, most_large(_lock(*sizes), below)) == group(sizes)
+    assert most_large(_lock(*sizes, conda=9), below) == MOST_LARGE_BESIDE_CONDA
+
+
+@pytest.mark.parametrize("conda", [0, 7, 300])
+@pytest.mark.parametrize("large", [0, 10, 300])
+@pytest.mark.parametrize("small", [0, 3, 300])
+def test_on_any_base_that_is_not_refused_an_image_has_no_more_layers_than_docker_takes(
+    conda: int, large: int, small: int
+) -> None:
+    sizes = {**{_package(f"large-{number}"): _MIB for number in range(large)},
+             **{_package(f"small-{number}"): 1 for number in range(small)}}
+    lock = _lock(*sizes, conda=conda)
+    others = _AROUND_PACKAGES + (0 if lock.conda is None else len(_groups(lock.conda)))
+    last = MOST_LAYERS - fewest(lock)
+    before = len(sizes)
+    for below in range(last + 1):
+        groups = group(sizes, most_large(lock, below))
+        assert below + others + len(groups) <= MOST_LAYERS
+        assert sum(len(members) for _, members in groups) == len(sizes)
+        assert len(groups) <= before  # more below, never more above
+        before = len(groups)
+    # What is refused would be more even with no large package.
+    assert last + 1 + others + len(group(sizes, 0)) > MOST_LAYERS
+
+
+def test_how_many_are_large_does_not_move_with_a_small_package() -> None:
+    few, many = _lock(_package("a")), _lock(*map(_package, "abcdefghijklmnop"))
+    for below in range(MOST_LAYERS):
+        assert most_large(few, below) == most_large(many, below)
+
+
 def test_a_layer_is_called_alike_whatever_else_a_lock_holds() -> None:
     """A label is in the manifest, so it must follow from what the layer's key is made of."""
     crowd = {_package(f"crowd-{number}"): 2 * _MIB for number in range(76)}
@@ -160,12 +222,12 @@ class Workshop:
             f"{name}.py": f"VERSION = {version!r}\n".encode(), f"{name}.bin": noise})
         return Package(name=name, version=version, sha256=Digest.of(path.read_bytes()))
 
-    def make(self, *packages: Package, python: str = "3.11") -> Built:
+    def make(self, *packages: Package, python: str = "3.11", below: int = 0) -> Built:
         lock = Lock(python=python, platform="linux/amd64", packages=tuple(sorted(packages)),
                     input=Digest.of(b""))
         with ThreadPoolExecutor(2) as pool:
             return make(lock, self.source, self.store, self.trace, self.progress, pool,
-                        lambda who: None)
+                        lambda who: None, below=below)
 
 
 @pytest.fixture
@@ -184,6 +246,17 @@ def test_layers_hold_the_packages_files_large_ones_first(shop: Workshop, members
         assert f"{site}/{name}-1.0.dist-info/RECORD" in found
     assert built.made == {layer.digest for layer in built.layers}
     assert shop.progress.done == shop.progress.expected > 5 * _MIB
+
+
+def test_on_many_layers_only_the_largest_is_alone(shop: Workshop) -> None:
+    beside = next(name for name in map("other{}".format, range(99))
+                  if bucket(name) == bucket("large"))
+    packages = [shop.add(name, size=size * _MIB)
+                for name, size in (("large", 2), (beside, 2), ("huge", 3))]
+    assert len(shop.make(*packages, below=97).layers) == 3
+    together = f"large 1.0, {beside} 1.0"
+    assert [layer.label for layer in shop.make(*packages, below=99).layers] == [
+        "huge 1.0", together]
 
 
 def test_the_same_lock_again_makes_nothing(shop: Workshop) -> None:

@@ -62,6 +62,30 @@ def test_a_whiteout_hides_lower_layers_only() -> None:
         "3.9": "/usr/bin/python3.9", "3.10": "/usr/bin/python3.10"}
 
 
+@pytest.mark.parametrize(("text", "system"), [
+    ("ID=ubuntu\nVERSION_ID=\"22.04\"\nVERSION_CODENAME=jammy\n", ("ubuntu", "jammy")),
+    ("ID='Ubuntu'\nVERSION_ID=22.04\n", ("ubuntu", "22.04")),
+    ("ID=debian\nVERSION_ID=12\n", ("debian", "12")),  # as distroless images have it
+    ("ID=debian\nVERSION_CODENAME=bookworm\n", ("", "")),  # the suite says it
+    ("ID=void\n", ("void", "")),
+    ("ID=void\nVERSION_ID=\"1 or 2\"\n", ("void", "")),
+    ("ID=../x\nVERSION_ID=1\n", ("", "")),
+    ("NAME=Something\n", ("", "")),
+    ("", ("", "")),
+])
+def test_a_system_that_is_no_debian_suite(text: str, system: tuple[str, str]) -> None:
+    found = look(tar([
+        member("etc/os-release", kind=tarfile.SYMTYPE, link="../usr/lib/os-release"),
+        member("usr/lib/os-release", text.encode())]))
+    assert found.system() == system
+
+
+def test_the_administrators_os_release_counts_before_the_systems() -> None:
+    found = look(tar([member("etc/os-release", b"ID=mine\n"),
+                      member("usr/lib/os-release", b"ID=ubuntu\nVERSION_ID=22.04\n")]))
+    assert found.system() == ("mine", "")
+
+
 def test_an_old_c_library_behind_a_link() -> None:
     found = look(tar([
         member("lib/x86_64-linux-gnu/libc-2.31.so", LIBC.replace(b"2.36.", b"2.31.")),

@@ -70,6 +70,15 @@ def _chosen(index: dict[str, Any], reference: str, platform: str) -> Digest:
                        fix="name another base image, or another image.platform")
 
 
+def kind_of(document: dict[str, Any]) -> str:
+    """The media type of a manifest or index. OCI's may leave it out (manifest.md, index.md); they
+    are told apart by what they must have, and what has both is neither."""
+    kind = str(document.get("mediaType") or "")
+    if kind or ("manifests" in document) == ("layers" in document):
+        return kind
+    return INDEX if "manifests" in document else MANIFEST
+
+
 def manifests_of(index: dict[str, Any], reference: str) -> list[dict[str, Any]]:
     """The descriptors in an index."""
     found = index.get("manifests")

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from toolchain.adapters.documents import LARGEST, digest_of, manifests_of, parsed, unusable
+from toolchain.adapters.documents import (
+    LARGEST,
+    digest_of,
+    kind_of,
+    manifests_of,
+    parsed,
+    unusable,
+)
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.image import INDEX
@@ -32,7 +39,7 @@ class ForeignLayout:
                 data = stream.read(LARGEST)
             if Digest.of(data) != digest:
                 raise unusable(self._shown, f"blob {digest} is damaged")
-            return str(parsed(data, self._shown).get("mediaType", "")), data
+            return kind_of(parsed(data, self._shown)), data
         try:
             index = parsed((self._folder / "index.json").read_bytes(), self._shown)
         except OSError as error:

@@ -2,6 +2,8 @@
 
 Its components follow from the lock and the base's pins alone, so they are made once for all
 projects that share those; what is a project's own is written around them.
+A scanner looks a package up in the advisories of the system that its package URL names, so a
+package of a system that is not known has no such URL: no match is better than a wrong one.
 Source: CycloneDX 1.6, https://cyclonedx.org/docs/1.6/json/; package URLs,
 https://github.com/package-url/purl-spec.
 """
@@ -34,7 +36,7 @@ def components(packages: Iterable[Package], licences: Mapping[str, str],
 
     bom = Bom(components=[*_debian(base), *_conda(conda), *_python(packages, licences)])
     document = json.loads(JsonV1Dot6(bom).output_as_string())
-    return sorted(document.get("components", []), key=lambda item: str(item["purl"]))
+    return sorted(document.get("components", []), key=lambda item: str(item["bom-ref"]))
 
 
 def document(name: str, tag: str, created: str, parts: list[Any]) -> Document:
@@ -91,20 +93,33 @@ def _debian(foundation: Foundation) -> Iterable[Component]:
     pinned = [*(base.packages if isinstance(base, BasePins) else ()),
               *(more.packages if more else ())]
     for package in pinned:
-        yield _deb(package.name, package.version, {"arch": package.architecture}, base.suite,
-                   [_sha256(package.sha256)])
+        yield _deb(package.name, package.version, ("debian", base.suite),
+                   {"arch": package.architecture}, [_sha256(package.sha256)])
     if isinstance(base, ImagePins):  # an image says what is installed, not from which file
         for name, version in base.installed.items():
-            yield _deb(name, version, {}, base.suite, [])
+            yield _deb(name, version, system(base))
 
 
-def _deb(name: str, version: str, more: dict[str, str], suite: str,
-         hashes: list[Any]) -> Component:
+def system(base: ImagePins) -> tuple[str, str]:
+    """The namespace and the `distro` of the packages of a base image, as package URLs have them;
+    empty where they are not known, as for an image that was pinned before they were looked for."""
+    if base.suite:
+        return "debian", base.suite
+    # A number alone names no release: `debian-12`, as scanners write and read it.
+    is_number = base.release[:1].isdigit()
+    return base.system, f"{base.system}-{base.release}" if is_number else base.release
+
+
+def _deb(name: str, version: str, of: tuple[str, str], more: Mapping[str, str] | None = None,
+         hashes: Iterable[Any] = ()) -> Component:
     from cyclonedx.model.component import Component
     from packageurl import PackageURL
 
-    distro = {"distro": suite} if suite else {}
-    purl = PackageURL("deb", "debian", name, version, {**more, **distro})
+    namespace, distro = of
+    if not namespace:
+        return Component(name=name, version=version, bom_ref=f"{name}@{version}", hashes=hashes)
+    purl = PackageURL("deb", namespace, name, version,
+                      {**(more or {}), **({"distro": distro} if distro else {})})
     return Component(name=name, version=version, purl=purl, bom_ref=purl.to_string(),
                      hashes=hashes)
 

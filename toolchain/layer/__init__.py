@@ -2,7 +2,8 @@
 
 Rule 1: the base depends on the lock and base.lock alone, so projects that pin the same share it.
 Rule 2: a large package is a layer of its own; small ones share a fixed number of buckets chosen
-by name, so that one more package changes one bucket.
+by name, so that one more package changes one bucket. On a base image of many layers fewer are
+large, so that the image stays below what Docker takes.
 Rule 3: packages live in a virtual environment at /opt/venv, so that a package's layer is the same
 on every base image.
 """
@@ -43,6 +44,8 @@ _Package = TypeVar("_Package", Package, "CondaPackage")
 _LARGE = 1 << 20  # bytes of a wheel
 _BUCKETS = 16
 _MOST_LARGE = 76  # with buckets, base and project at most 100 layers, of the 127 that Docker takes
+MOST_LAYERS = 120  # of an image, on whatever base
+_AROUND = 4  # beside base and packages: environment, `apt`, runner, project
 # An image with conda packages has two such groups, each with its buckets.
 MOST_LARGE_OF_CONDA = 44
 MOST_LARGE_BESIDE_CONDA = 12
@@ -166,6 +169,27 @@ def base_plan(lock: Lock, base: Mapping[str, Any],
 def bucket(name: str) -> int:
     """The bucket that a small package of that name shares."""
     return int(Digest.of(name.encode()).hex[:8], 16) % _BUCKETS
+
+
+def fewest(lock: Lock) -> int:
+    """How many layers an image has at most, beside those of its base image, if no package but
+    conda's is large."""
+    return _AROUND + _conda_layers(lock) + len({bucket(p.name) for p in lock.packages})
+
+
+def most_large(lock: Lock, below: int) -> int:
+    """How many packages of a lock may be large, on a base image of `below` layers.
+
+    It leaves room for every bucket, so that it does not move with the names of small packages.
+    """
+    usual = _MOST_LARGE if lock.conda is None else MOST_LARGE_BESIDE_CONDA
+    left = MOST_LAYERS - below - _AROUND - _conda_layers(lock) - _BUCKETS
+    return max(0, min(usual, left))
+
+
+def _conda_layers(lock: Lock) -> int:
+    conda = lock.conda.packages if lock.conda else ()
+    return len(group({package: package.size for package in conda}, MOST_LARGE_OF_CONDA))
 
 
 def group(sizes: Mapping[_Package, int], most_large: int = _MOST_LARGE

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from toolchain.digest import Digest
-from toolchain.layer import MOST_LARGE_BESIDE_CONDA, Layer, WheelSource, group, on_record
+from toolchain.layer import Layer, WheelSource, group, most_large, on_record
 from toolchain.layer.archive import LayerWriter
 from toolchain.layer.bytecode import Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
@@ -45,12 +45,16 @@ def wheels(lock: Lock, source: WheelSource) -> dict[Package, Wheel]:
 
 def make(lock: Lock, source: WheelSource, store: Store, trace: Trace, progress: Progress,
          pool: ThreadPoolExecutor, waiting: Callable[[str], None],
-         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE) -> Built:
-    """Build the package layers of a lock; each is on record as soon as it is made."""
+         bytecode: Bytecode | None = None, compression: Compression = LIBDEFLATE,
+         below: int = 0) -> Built:
+    """Build the package layers of a lock; each is on record as soon as it is made.
+
+    `below` is how many layers the base image has; none where there is no such image.
+    """
     found = wheels(lock, source)
     sizes = {package: os.stat(store.path(wheel.digest)).st_size
              for package, wheel in found.items()}
-    groups = group(sizes) if lock.conda is None else group(sizes, MOST_LARGE_BESIDE_CONDA)
+    groups = group(sizes, most_large(lock, below))
     compiler = None if bytecode is None else bytecode.identity
     progress.expect(sum(sizes.values()))
     made: set[Digest] = set()

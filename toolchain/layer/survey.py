@@ -23,6 +23,7 @@ _ALTERNATIVES = "var/lib/dpkg/alternatives/"
 _LIBC = re.compile(r"(usr/)?lib(64)?/([^/]+-linux-gnu/)?libc(\.so\.6|-2\.\d+\.so)\Z")
 _MUSL = re.compile(r"(usr/)?lib/ld-musl-[^/]+\.so\.1\Z")
 _PYTHON = re.compile(r"(.+/)?bin/python(3\.\d+)\Z")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}\Z")  # os-release(5) allows little else
 _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
 _LARGEST_FILE = 64 << 20
 _MOST_KEPT = 256 << 20  # bytes, of all layers
@@ -86,12 +87,29 @@ class Survey:
 
     def suite(self) -> str:
         """Debian's codename; empty for another system."""
-        for path in _OS_RELEASE:
-            text = self._files.get(path, b"").decode("utf-8", "replace")
-            values = dict(line.partition("=")[::2] for line in text.splitlines())
+        for values in self._os_releases():
             if values.get("ID", "").strip('"') == "debian":
                 return values.get("VERSION_CODENAME", "").strip('"')
         return ""
+
+    def system(self) -> tuple[str, str]:
+        """What os-release(5) calls the system, as in `ubuntu`, and its release: the codename,
+        `jammy`, or else the number. Each is empty where it is not told, and both are where
+        `suite` says it: pins that further Debian packages stand on say nothing twice."""
+        for values in () if self.suite() else self._os_releases():
+            name, codename, number = (
+                word if _WORD.match(word) else ""
+                for word in (values.get(key, "").strip().strip("\"'")
+                             for key in ("ID", "VERSION_CODENAME", "VERSION_ID")))
+            if name:
+                return name.lower(), codename or number
+        return "", ""
+
+    def _os_releases(self) -> Iterator[dict[str, str]]:
+        """What each os-release file says, the one that counts first."""
+        for path in _OS_RELEASE:
+            text = self._files.get(path, b"").decode("utf-8", "replace")
+            yield dict(line.partition("=")[::2] for line in text.splitlines())
 
     def installed(self) -> dict[str, str]:
         """Debian packages: name -> version."""

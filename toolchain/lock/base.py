@@ -132,6 +132,8 @@ class Foundation:
             found["digest"] = str(self.base.digest)
         if self.apt:
             found["apt"] = {p.name: p.sha256.hex for p in self.apt.packages}
+            if isinstance(self.base, ImagePins):  # what links and libraries it was found to have
+                found["on"] = str(self.apt.on)
         return found
 
 

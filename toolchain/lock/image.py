@@ -51,6 +51,8 @@ class ImagePins:
     Debian's, empty for another system. installed: Debian packages, name -> version.
     alternatives: name -> what update-alternatives has on record. libraries: what is in its
     ld.so.cache, as toolchain.layer.libraries writes it. environment: `NAME=value`.
+    system, release: as os-release names them, `ubuntu` and `jammy` or `22.04`, where that is not
+    what `suite` says; for people and scanners, so no layer depends on them.
     """
 
     reference: str
@@ -65,6 +67,8 @@ class ImagePins:
     installed: dict[str, str]
     alternatives: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
+    system: str = ""
+    release: str = ""
 
     @property
     def name(self) -> tuple[str, ...]:
@@ -123,6 +127,8 @@ class ImagePins:
             **({"alternatives": dict(sorted(self.alternatives.items()))}
                if self.alternatives else {}),
             **({"libraries": self.libraries} if self.libraries else {}),
+            **({"system": self.system} if self.system else {}),
+            **({"release": self.release} if self.release else {}),
         }
 
     @classmethod
@@ -136,6 +142,7 @@ class ImagePins:
             layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
             installed=dict(value["installed"]), alternatives=dict(value.get("alternatives", {})),
             libraries=dict(value.get("libraries", {})),
+            system=str(value.get("system", "")), release=str(value.get("release", "")),
         )
 
 

@@ -62,7 +62,10 @@ def bill_of_materials(chain: Chain, source: Source) -> Document:
 
 def _components(chain: Chain) -> list[object]:
     trace = chain.session.trace
-    what = {"schema": sbom.SCHEMA, "base": base_plan(chain)}
+    pins = base_image(chain)
+    # Another name of the system is no other image, but another document.
+    what = {"schema": sbom.SCHEMA, "base": base_plan(chain),
+            **({"system": sbom.system(pins)} if pins is not None and not pins.suite else {})}
     key = Digest.of_json(what)
     with trace.holding(_COMPONENTS, key, chain.waiting):
         known: list[object] | None = trace.get(_COMPONENTS, key)

@@ -15,7 +15,14 @@ from toolchain.errors import ResolveError
 from toolchain.layer import Layer
 from toolchain.lock.base import BasePins
 from toolchain.stages import count, resolve, size
-from toolchain.stages.published import are_here, base_image_layers, base_plan, published
+from toolchain.stages.pins import own_image
+from toolchain.stages.published import (
+    are_here,
+    base_image,
+    base_image_layers,
+    base_plan,
+    published,
+)
 from toolchain.workers import Workers
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ def build(chain: Chain) -> Made:
     from toolchain.layer import packages, runner
     from toolchain.layer.compression import compression
 
-    session = chain.session
+    session, below = chain.session, _below(chain)
     how = compression(chain.config.image_compression)
     with Workers(2) as both, Workers(os.cpu_count()) as pool, _bytecode(chain) as bytecode, \
             session.progress(f"{NAME} {chain.name}") as progress:
@@ -58,7 +65,8 @@ def build(chain: Chain) -> Made:
         def packed() -> tuple[Built, Built]:
             return (_conda(chain, progress, pool, bytecode, how),
                     packages.make(resolve.result(chain), session.tools.wheels(), session.store,
-                                  session.trace, progress, pool, chain.waiting, bytecode, how))
+                                  session.trace, progress, pool, chain.waiting, bytecode, how,
+                                  below))
 
         lower = both.submit(_system, chain, pool, bytecode, how)
         upper = both.submit(packed)
@@ -82,6 +90,24 @@ def build(chain: Chain) -> Made:
     if new:
         words += f", built {len(new)} ({size(sum(item.size for item in new))})"
     return Made(value=layer.to_json(layers), words=words)
+
+
+def _below(chain: Chain) -> int:
+    """How many layers the base image has. Raises ResolveError where there are too many to build
+    on."""
+    pins = base_image(chain)
+    if pins is None:
+        return 0
+    below, most = len(pins.layers), layer.MOST_LAYERS - layer.fewest(resolve.result(chain))
+    if below > most:
+        named = "docker_env.image" if own_image(chain) else "image.base"
+        raise ResolveError(
+            f"the base image has {below} layers, and with what {chain.name} adds at most {most} "
+            "of them fit into an image that every Docker starts",
+            where=f"{chain.name}: {named} = {pins.reference}",
+            fix="build it with fewer layers (several stages and one COPY --from of the last), or "
+                f"name another as {named}")
+    return below
 
 
 def _conda(chain: Chain, progress: Progress, pool: Workers,

@@ -9,6 +9,7 @@ from toolchain import image, push
 from toolchain.chain import Chain, Made
 from toolchain.digest import Digest
 from toolchain.layer import HOME, USER_NAME, Layer, from_json
+from toolchain.lock.image import ImagePins
 from toolchain.progress import Progress
 from toolchain.stages import base, layer, size
 from toolchain.stages.published import (
@@ -24,11 +25,17 @@ from toolchain.stages.published import (
 
 NAME = "push"
 _SCHEMA = 2
+# Labels that say where an image is from and who made it (image-spec, annotations.md; the second
+# is what was before). Those of a base say it of the base.
+_OF_THE_BASE = ("org.opencontainers.image.", "org.label-schema.")
 
 
 def plan(chain: Chain) -> Any:
+    pins = base_image(chain)
+    dropped = sorted(set(pins.labels) - set(_labels(pins))) if pins is not None else []
     return {"schema": _SCHEMA, "image": image_plan(chain),
-            "to": chain.session.tools.registry_name(chain.config)}
+            "to": chain.session.tools.registry_name(chain.config),
+            **({"without labels": dropped} if dropped else {})}
 
 
 def stands(chain: Chain, value: Any) -> bool:
@@ -101,8 +108,14 @@ def _assemble(chain: Chain, layers: tuple[Layer, ...],
     # The ordinary user is in no /etc/passwd there.
     user = (f"HOME=/{HOME}", f"LOGNAME={USER_NAME}")
     return image.make(layers, USER, platform, annotations,
-                      environment=(*pins.environment, *user), labels=pins.labels,
+                      environment=(*pins.environment, *user), labels=_labels(pins),
                       variables=variables(chain), command=command(chain))
+
+
+def _labels(pins: ImagePins) -> dict[str, str]:
+    """The labels of a base image that hold for what stands on it too."""
+    return {name: value for name, value in pins.labels.items()
+            if not name.startswith(_OF_THE_BASE)}
 
 
 def assembled(chain: Chain) -> image.Image:
