@@ -6,7 +6,7 @@ import pytest
 
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError
-from toolchain.reference import Reference, api_host, check_repository, parse_reference
+from toolchain.reference import Reference, api_host, check_repository, parse_reference, pull_name
 
 _D = "sha256:" + "ab" * 32
 
@@ -71,3 +71,24 @@ def test_a_repository_has_at_most_255_characters() -> None:
     assert check_repository("a" * 255)
     with pytest.raises(ConfigError):
         check_repository("a" * 256)
+
+
+@pytest.mark.parametrize(("setting", "name"), [
+    ("", ""), ("registry:5000", "registry:5000"), ("127.0.0.1:30500", "127.0.0.1:30500"),
+    ("https://registry.example/", "registry.example"), ("http://[::1]:5000", "[::1]:5000"),
+    ("harbor.example/proxy/cache", "harbor.example/proxy/cache"),
+])
+def test_the_registrys_name_for_those_who_pull(setting: str, name: str) -> None:
+    assert pull_name(setting) == name
+
+
+@pytest.mark.parametrize("setting", [
+    "user:hunter2@host:5000", "https://user:hunter2@host", "hunter2@host", "ftp://host", "ho st",
+    "host:port", "host/Upper", "host//path", "/path", "host?token=hunter2",
+])
+def test_what_pullers_cannot_ask_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match="not a registry") as caught:
+        pull_name(setting)
+    assert caught.value.where == "pull_registry"
+    if "@" in setting:
+        assert "hunter2" not in str(caught.value)

@@ -54,6 +54,10 @@ class Config:
         "", WORKSPACE, "registry for base images whose name has no host; empty: Docker Hub",
         "image.hub",
     )
+    image_insecure: str = _setting(
+        "", WORKSPACE, "registries of base images that speak plain HTTP, as `host[:port]`",
+        "image.insecure", many=True,
+    )
     apt: str = _setting("", PROJECT, "Debian packages that the image has besides", many=True)
     image_mirror: str = _setting(
         "", WORKSPACE, "URL of a Debian mirror; empty: the machine's own apt mirror",

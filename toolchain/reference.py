@@ -64,6 +64,17 @@ def check_repository(repository: str) -> str:
     return repository
 
 
+def pull_name(setting: str) -> str:
+    """What references begin with where pull_registry is set: `host[:port]`, or with a path behind
+    it, as proxies have one. Raises ConfigError, which never shows a login."""
+    name = setting.removeprefix("https://").removeprefix("http://").rstrip("/")
+    host, slash, path = name.partition("/")
+    if name and not (re.match(_HOST, host) and (not slash or re.match(_REPOSITORY, path))):
+        raise ConfigError(f"not a registry: {setting.rpartition('@')[2]!r}", where="pull_registry",
+                          fix="give host[:port], as in registry.example:5000")
+    return name
+
+
 def full_name(name: str) -> str:
     """A name, perhaps with its tag, and the registry that Docker takes it to mean."""
     return "/".join(_split_host(name))

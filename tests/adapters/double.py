@@ -46,6 +46,12 @@ class Double(Loopback):
         double = self
 
         class Answering(Handler):
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except (BrokenPipeError, ConnectionResetError):  # a client that gave up
+                    self.close_connection = True
+
             def answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 request = Request(method=self.command, path=self.path,

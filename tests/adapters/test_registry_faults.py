@@ -8,7 +8,8 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from toolchain import image, push
 from toolchain.adapters import referrers
 from toolchain.adapters.backoff import Backoff
 from toolchain.adapters.registry import HttpRegistry
+from toolchain.adapters.upload import Chunks
 from toolchain.attest import CYCLONEDX, IN_TOTO, Document, attach
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError
@@ -32,6 +34,7 @@ from toolchain.store import Store
 _SEED = int(os.environ.get("FAULT_SEED", "20240229"))
 _FAULTS = 200
 _QUICK = Backoff(tries=4, first=0.005)
+_MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +71,11 @@ class Elsewhere:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.readings = 0
 
     def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
         assert size == len(self._data)
+        self.readings += 1
         yield from (self._data[at:at + 10_000] for at in range(0, size, 10_000))
 
 
@@ -217,6 +222,201 @@ def test_an_upload_that_broke_goes_on_where_it_broke(
     assert progress.done == len(data)
     assert len(registry.chunks) >= 2
     assert registry.received == len(data)  # no byte came twice
+
+
+class Limited(Resumable):
+    """One that takes bodies up to `limit` alone, and only at the place that it named last."""
+
+    def __init__(self, limit: int, begun: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.limit = limit
+        self.begun = begun or {}  # headers of a POST's answer
+        self.sizes: list[int] = []  # of the bodies that were taken
+        self.refused: list[int] = []
+        self._turn = 0
+
+    def __call__(self, request: Request) -> Answer:
+        size = int(request.headers.get("content-length") or 0)
+        if size > self.limit:
+            self.refused.append(size)
+            return Answer(status=413)
+        if request.method in ("PATCH", "PUT"):
+            if not request.path.startswith(f"/upload?turn={self._turn}"):
+                return Answer(status=404)
+            if size:
+                self.sizes.append(size)
+        answer = super().__call__(replace(
+            request, path=request.path.replace(f"turn={self._turn}&", "")))
+        if "Location" not in answer.headers:
+            return answer
+        self._turn += 1
+        return replace(answer, headers={
+            **answer.headers, "Location": f"/upload?turn={self._turn}",
+            **(self.begun if request.method == "POST" else {})})
+
+
+def _random(store: Store, size: int, seed: int = _SEED) -> tuple[bytes, Digest]:
+    data = random.Random(seed).randbytes(size)
+    return data, store.put(data)
+
+
+def test_a_blob_that_is_refused_for_its_size_goes_in_chunks(
+    serve: Callable[..., Double], store: Store
+) -> None:
+    data, digest = _random(store, 9 * _MIB + 5)
+    second, other = _random(store, 5 * _MIB, seed=1)
+    small, third = _random(store, 2 * _MIB, seed=2)
+    limited = Limited(3 * _MIB)
+    progress = Progress()
+    double = serve(limited)
+    registry = _open(double.host, "a/b")
+    registry.put_blob(digest, len(data), store, progress)
+    assert [request.method for request in double.requests] == [
+        "POST", "PUT", "POST", "PATCH", "POST", "PATCH", "POST", *["PATCH"] * 5, "PUT"]
+    assert limited.refused == [9 * _MIB + 5, 8 * _MIB, 4 * _MIB]
+    assert limited.sizes == [2 * _MIB] * 4 + [_MIB + 5]
+    assert limited.chunks[0] == f"0-{2 * _MIB - 1}"
+    assert limited.chunks[-1] == f"{8 * _MIB}-{9 * _MIB + 4}"
+    limited.refused, limited.sizes, limited.chunks = [], [], []
+    registry.put_blob(other, len(second), store, progress)
+    assert limited.sizes == [2 * _MIB, 2 * _MIB, _MIB]
+    registry.put_blob(third, len(small), store, progress)
+    assert len(limited.chunks) == 3  # what is not larger than a chunk is not made into one
+    assert limited.refused == []  # it is known by now
+    assert limited.blobs == {str(digest): data, str(other): second, str(third): small}
+    assert progress.done == len(data) + len(second) + len(small)
+
+
+def test_a_chunk_that_broke_goes_on_where_it_broke(
+    serve: Callable[..., Double], store: Store
+) -> None:
+    data, digest = _random(store, 8 * _MIB)
+    limited = Limited(3 * _MIB)
+    with FaultyProxy(serve(limited).host, _SEED) as proxy:
+        # The whole blob and 4 MiB are refused; then the first chunk arrives.
+        proxy.script = ["", "", "", faults.CUT_REQUEST, "", faults.CUT_REQUEST, faults.REFUSE]
+        progress = Progress()
+        _open(proxy.host, "a/b").put_blob(digest, len(data), store, progress)
+        assert proxy.script == []
+    assert limited.blobs == {str(digest): data}
+    assert limited.refused == [8 * _MIB, 4 * _MIB]
+    assert limited.received == len(data)  # no byte was taken twice
+    assert progress.done == len(data)
+
+
+def test_chunks_from_elsewhere_are_read_once(serve: Callable[..., Double]) -> None:
+    data = random.Random(_SEED).randbytes(9 * _MIB)
+    source, limited = Elsewhere(data), Limited(_MIB)
+    _open(serve(limited).host, "a/b").copy_blob(Digest.of(data), len(data), source, Progress())
+    assert limited.blobs == {str(Digest.of(data)): data}
+    assert len(limited.sizes) == 9
+    assert source.readings == len(limited.refused) + 1
+
+
+@pytest.mark.parametrize(("least", "sizes"), [
+    (str(5 * _MIB), [5 * _MIB, 5 * _MIB, 2 * _MIB]), ("5242880 bytes", [4 * _MIB] * 3)])
+def test_chunks_are_not_smaller_than_the_registry_allows(
+    serve: Callable[..., Double], store: Store, least: str, sizes: list[int]
+) -> None:
+    data, digest = _random(store, 12 * _MIB)
+    limited = Limited(6 * _MIB, {"OCI-Chunk-Min-Length": least})
+    _open(serve(limited).host, "a/b").put_blob(digest, len(data), store, Progress())
+    assert limited.blobs == {str(digest): data}
+    assert limited.sizes == sizes
+
+
+@pytest.mark.parametrize(("limit", "least", "smallest"), [
+    (_MIB - 1, "", _MIB), (3 * _MIB, str(4 * _MIB), 4 * _MIB), (100, str(100 * _MIB), 9 * _MIB)])
+def test_a_registry_that_refuses_the_smallest_chunk_too_is_explained(
+    serve: Callable[..., Double], store: Store, limit: int, least: str, smallest: int
+) -> None:
+    data, digest = _random(store, 9 * _MIB)
+    limited = Limited(limit, {"OCI-Chunk-Min-Length": least})
+    progress = Progress()
+    with pytest.raises(RegistryError, match="answered 413") as caught:
+        _open(serve(limited).host, "a/b").put_blob(digest, len(data), store, progress)
+    assert "raise the limit" in caught.value.fix
+    assert limited.refused[-1] == smallest
+    assert limited.blobs == {}
+    assert progress.done == 0
+
+
+def test_uploads_learn_from_each_other_how_much_is_too_much() -> None:
+    chunks = Chunks()
+    assert chunks.most(0) > 1 << 50
+    assert not chunks.refused(_MIB, 0)  # nothing smaller is tried
+    assert chunks.most(0) > 1 << 50
+    assert chunks.refused(100 * _MIB, 40 * _MIB)
+    assert chunks.most(0) == 40 * _MIB
+    assert chunks.refused(100 * _MIB, 0)  # another had begun with a whole blob as well
+    assert chunks.most(0) == 32 * _MIB
+    assert chunks.refused(32 * _MIB, 0)
+    assert chunks.refused(32 * _MIB, 0)  # two at a time: it is halved once
+    assert chunks.most(0) == 16 * _MIB
+    assert chunks.most(20 * _MIB) == 20 * _MIB
+    assert not chunks.refused(20 * _MIB, 20 * _MIB)
+    assert chunks.refused(16 * _MIB, 9 * _MIB)
+    assert chunks.most(0) == 9 * _MIB
+
+
+def test_a_real_registry_behind_a_limit(server: RegistryServer, proxy: FaultyProxy,
+                                        store: Store) -> None:
+    """All uploads of a push at once, with lines that break and answers that are lost."""
+    proxy.limit = _MIB  # nginx's own
+    layers = []
+    for number, size in enumerate([7 * _MIB + 1, 3 * _MIB, 2 * _MIB + 9, 700]):
+        data, digest = _random(store, size, seed=number)
+        layers.append(Layer(digest=digest, diff_id=digest, size=len(data), media_type=GZIP,
+                            label=f"layer {number}"))
+    made = image.make(tuple(layers), "1000", "linux/amd64")
+    proxy.script = ["", "", faults.CUT_REQUEST, "", faults.LOSE, "", faults.CUT_ANSWER]
+    progress = Progress()
+    push.make(made, "tag", _open(proxy.host, "limited/a"), store, progress)
+    assert proxy.script == []
+    assert proxy.refused
+    direct = _open(server.host, "limited/a")
+    assert direct.manifest("tag") == made.manifest
+    _is_whole(direct, made.manifest)
+    assert progress.done >= progress.expected
+
+
+@pytest.mark.parametrize("limit", [9 * _MIB, _MIB])
+@pytest.mark.parametrize(("size", "found"), [
+    (3 * _MIB + 1, f"only {3 * _MIB}"), (3 * _MIB - 1, "more"), (2 * _MIB, "more")])
+def test_a_blob_of_another_size_is_not_waited_for(
+    serve: Callable[..., Double], store: Store, limit: int, size: int, found: str
+) -> None:
+    _, digest = _random(store, 3 * _MIB)
+    limited = Limited(limit)
+    with pytest.raises(RegistryError, match=f"a blob of {size} bytes has {found}") as caught:
+        _open(serve(limited).host, "a/b").put_blob(digest, size, store, Progress())
+    assert caught.value.where == str(digest)
+    assert limited.blobs == {}
+
+
+@pytest.mark.parametrize("lost", [500, 504])
+def test_a_blob_that_arrived_is_found_where_storage_is_redirected_to(
+    serve: Callable[..., Double], store: Store, lost: int
+) -> None:
+    """As before S3: the answer to the PUT is lost, HEAD sends to where the blob is."""
+    data, digest = _random(store, 1000)
+    registry = Resumable()
+
+    def answer(request: Request) -> Answer:
+        if request.method == "GET":
+            return Answer(status=404)  # the upload has ended
+        given = registry(request)
+        if request.method == "HEAD" and given.status == 200:
+            return Answer(status=307, headers={"Location": "https://storage.invalid/signed"})
+        return Answer(status=lost) if request.method == "PUT" else given
+
+    double = serve(answer)
+    progress = Progress()
+    _open(double.host, "a/b").put_blob(digest, len(data), store, progress)
+    assert registry.blobs == {str(digest): data}
+    assert registry.received == len(data)
+    assert progress.done == len(data)
+    assert [request.method for request in double.requests] == ["POST", "PUT", "GET", "HEAD"]
 
 
 def test_pulls_meet_faults_too(server: RegistryServer, proxy: FaultyProxy, store: Store,

@@ -32,13 +32,16 @@ class FaultyProxy(Loopback):
     """Before the registry at `upstream`, at `host` while the block runs.
 
     `faults` lists what happened, as (kind, method). With `rate` 0 nothing does, but for what is in
-    `script`: faults for the next requests with a body.
+    `script`: faults for the next requests with a body. With a `limit`, larger bodies are answered
+    with 413 before they are read, as nginx does; the registry never hears of them.
     """
 
     def __init__(self, upstream: str, seed: int) -> None:
         self.rate = 0.0
         self.faults: list[tuple[str, str]] = []
         self.script: list[str] = []
+        self.limit = 0
+        self.refused: list[int] = []  # sizes of what was over the limit
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         proxy = self
@@ -52,6 +55,12 @@ class FaultyProxy(Loopback):
 
             def answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
+                if 0 < proxy.limit < size:
+                    proxy.refused.append(size)
+                    self.say(413)
+                    while size > 0 and (piece := self.rfile.read(min(_PIECE, size))):
+                        size -= len(piece)
+                    return
                 fault = proxy.choose(self.command, size)
                 if fault in (REFUSE, BUSY):
                     self.rfile.read(size)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.debs import Mirror, deb, default_packages, member
-from tests.support.images import PATH, ImageLayout, debian, one_layer
+from tests.support.images import PATH, ImageLayout, debian, one_layer, tar
 from tests.support.monorepo import Monorepo, ran
 from tests.support.pushed import Pushed
 from tests.support.registry import RegistryServer
@@ -111,6 +111,39 @@ def test_a_base_without_the_projects_python(monorepo: Monorepo, mirror: Mirror,
     output = monorepo.doit("push", expect=1)
     assert "the base image oci:base has no Python 3.11 (it has: 3.12)" in output
     assert "fix: " in output
+
+
+def test_labels_that_say_where_the_base_is_from_stay_with_the_base(
+        monorepo: Monorepo, mirror: Mirror, base: ImageLayout) -> None:
+    monorepo.add("one")
+    of_the_base = {"org.opencontainers.image.source": "https://code.invalid/base",
+                   "org.opencontainers.image.revision": "1" * 40,
+                   "org.label-schema.name": "base"}
+    kept = {"vendor": "acme", "org.opencontainers.images": "another key"}
+    base.tag(base.manifest(debian(), labels={**kept, **of_the_base}))
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    monorepo.doit("push")
+    assert Pushed.of(monorepo, "one").config["config"]["Labels"] == kept
+    assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+    base.tag(base.manifest(debian(), labels=of_the_base))
+    monorepo.doit("push", "upgrade=1")
+    assert "Labels" not in Pushed.of(monorepo, "one").config["config"]
+
+
+def test_a_base_of_many_layers(monorepo: Monorepo, mirror: Mirror, base: ImageLayout) -> None:
+    """Of the 127 layers that Docker takes, an image has 120 at most."""
+    more = [tar([member(f"srv/{number}", b"")]) for number in range(114)]
+    monorepo.add("one")
+    base.tag(base.manifest([*debian(), *more[:113]]))
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    monorepo.doit("push")
+    assert len(Pushed.of(monorepo, "one").layers) == 119  # there are no packages for `apt`
+    base.tag(base.manifest([*debian(), *more]))
+    output = monorepo.doit("push", "upgrade=1", expect=1)
+    assert "the base image has 116 layers, and with what one adds at most 115 of them" in output
+    assert "one: image.base = oci:base" in output
+    assert "fix: build it with fewer layers" in output
+    assert "built" not in output
 
 
 # Further Debian packages
@@ -373,6 +406,12 @@ def test_plain_http_is_for_the_registry_that_it_is_said_of(
             output = monorepo.doit("push", *said, expect=1)
             assert "the registry speaks plain HTTP" in output
             assert "insecure=1" in output
+            assert "`image.insecure`" in output
+        set_base(monorepo, mirror, image, f'image.insecure = ["other:1", "{other}"]')
+        monorepo.doit("push")
+        assert monorepo.receipt("one", "resolve")["base"]["image"] == f"{other}/team/base:1"
+        shutil.rmtree(monorepo.folder / "cache")
+        (monorepo.folder / "base.lock").unlink()
         set_base(monorepo, mirror)
         (folder / "pyproject.toml").write_text(
             f'[tool.toolchain]\n{image}\ninsecure = true\nregistry = "http://{other}"\n')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,17 @@ from urllib.parse import quote
 from toolchain.adapters import download, referrers
 from toolchain.adapters.backoff import Backoff
 from toolchain.adapters.connections import is_loopback
-from toolchain.adapters.transport import Answer, Transport
+from toolchain.adapters.transport import FOUND, Answer, Transport
 from toolchain.digest import Digest
 from toolchain.errors import ConfigError, RegistryError, StoreError, without_credentials
 from toolchain.image import INDEX, media_type
 from toolchain.progress import Progress
 from toolchain.push import BlobSource
-from toolchain.reference import api_host, check_repository
+from toolchain.reference import api_host, check_repository, pull_name
 from toolchain.store import Store
 
 if TYPE_CHECKING:
-    from toolchain.adapters.upload import Upload
+    from toolchain.adapters.upload import Chunks, Upload
 
 _PIECE = 1 << 20
 _MOST_PAGES = 100
@@ -48,12 +49,14 @@ class HttpRegistry:
         root = _root(host, insecure=insecure)
         self._address = root.partition("://")[2]
         self._repository = check_repository(repository)
-        self._name = f"{address(pull_host)}/{repository}"
+        self._name = f"{pull_name(pull_host) or self._address}/{repository}"
         self._transport = Transport(root, os.environ if environ is None else environ,
                                     backoff or Backoff(), say)
         self._base = f"{root}/v2/{self._repository}"
         self._pull = (f"repository:{self._repository}:pull",)
         self._push = (f"repository:{self._repository}:pull,push",)
+        self._lock = threading.Lock()
+        self._chunks: Chunks | None = None
 
     @property
     def name(self) -> str:
@@ -99,7 +102,7 @@ class HttpRegistry:
         answer = self._transport.ask("HEAD", self._url("blobs", str(digest)), scopes=self._pull)
         if answer.status == 404:
             return False
-        self._transport.expect(answer, 200, 301, 302, 307, 308)
+        self._transport.expect(answer, *FOUND)
         return True
 
     def stream(self, digest: Digest, size: int) -> Iterator[bytes]:
@@ -166,9 +169,12 @@ class HttpRegistry:
 
     def _upload(self, digest: Digest, size: int, pieces: Callable[[int], Iterator[bytes]],
                 progress: Progress) -> Upload:
-        from toolchain.adapters.upload import Upload
+        from toolchain.adapters.upload import Chunks, Upload
 
-        return Upload(self._transport, self._base, self._push, digest, size, pieces, progress)
+        with self._lock:  # all threads learn from the first that is refused
+            self._chunks = chunks = self._chunks or Chunks()
+        return Upload(self._transport, self._base, self._push, digest, size, pieces, progress,
+                      chunks)
 
     def _put_manifest(self, manifest: bytes, reference: str) -> Answer:
         url, digest = self._url("manifests", reference), str(Digest.of(manifest))

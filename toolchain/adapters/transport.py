@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from toolchain.adapters.credentials import Credential
 
 LARGEST_DOCUMENT = 8 << 20  # manifests, configs, errors
+# What HEAD of a blob that is there is answered with: storage elsewhere is redirected to.
+FOUND = (200, 301, 302, 307, 308)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 # How OpenSSL takes an answer in plain HTTP.
@@ -194,7 +196,8 @@ class Transport:
             return RegistryError(
                 "the registry speaks plain HTTP", where=where,
                 fix="give it a certificate, or name it in `registry` without https:// and, if it "
-                    "is on another machine, with insecure=1")
+                    "is on another machine, with insecure=1; a base image's registry in "
+                    "`image.insecure`")
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return RegistryError(f"the registry cannot be reached: {reason}"[:300], where=where,
                              fix="check that it runs, and its name in `registry`, `image.base` or "

@@ -81,10 +81,12 @@ class Adapters:
         from toolchain.adapters.bases import BaseImages
         from toolchain.adapters.registry import HttpRegistry, address
 
+        # `insecure` is said of the registry that is pushed to, and of no other.
+        insecure = {*filter(None, config.image_insecure.split(",")),
+                    *([address(config.registry)] if config.insecure else [])}
+
         def repository(host: str, name: str) -> HttpRegistry:
-            # `insecure` is said of the registry that is pushed to, and of no other.
-            insecure = config.insecure and host == address(config.registry)
-            return HttpRegistry(host, host, name, insecure=insecure, say=self._parts.say)
+            return HttpRegistry(host, host, name, insecure=host in insecure, say=self._parts.say)
 
         return BaseImages(root=self._parts.root, hub=config.image_hub, store=self._parts.store,
                           progress=self._parts.progress, repository=repository,
@@ -122,11 +124,11 @@ class Adapters:
                                 config.repository, insecure=config.insecure,
                                 say=self._parts.say)
         from toolchain.adapters.layout import Layout
-        from toolchain.reference import check_repository
+        from toolchain.reference import check_repository, pull_name
 
-        name = check_repository(config.repository)
+        name, host = check_repository(config.repository), pull_name(config.pull_registry)
         cache = self._parts.cache
-        shown = f"{config.pull_registry}/{name}" if config.pull_registry else name
+        shown = f"{host}/{name}" if host else name
         return Layout(cache / "registry" / name, shown, cache / "quarantine", self._parts.journal)
 
     # Jobs and what they leave
