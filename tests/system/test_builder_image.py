@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import conda
 from tests.support.debs import Mirror
 from tests.support.registry import RegistryServer
 from tests.support.services import docker_client
@@ -126,6 +127,22 @@ def test_without_a_command_it_is_the_builder_step(builder: Any, registry: str, s
     assert (status, output) == (1, "")
     assert errors == ("no registry is given\n  at registry\n  fix: say --registry=HOST:PORT, or "
                       "set the variable `registry`\n")
+
+
+def test_a_codeset_with_conda_packages(builder: Any, registry: str, step: Step) -> None:
+    channel = step.folder / "wheels/channel"
+    conda.python(channel)
+    conda.package(channel, "tool", "2.0", depends=["python"], files={"lib/tool.txt": b"tool\n"})
+    conda.index(channel)
+    (step.codeset / "requirements.txt").unlink()
+    (step.codeset / "conda.yaml").write_text(
+        "channels: ['file:///wheels/channel']\ndependencies: [python, tool]\n")
+    status, output, errors = step.run(builder, registry=registry, repository="team/conda")
+    assert status == 0, errors
+    found = dict(line.split("=", 1) for line in output.splitlines())
+    manifest, _ = _manifest(registry, found["image"].partition("/")[2])
+    assert any("tool" in item["annotations"]["toolchain.layer"] for item in manifest["layers"])
+    assert (step.codeset / "conda.lock").is_file()
 
 
 def test_a_codeset_that_it_may_not_write_is_an_error_in_plain_words(
