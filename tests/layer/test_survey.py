@@ -28,6 +28,33 @@ def test_a_python_image_on_debian() -> None:
     assert found.pythons(PATH) == {"3.12": "/usr/local/bin/python3.12"}
 
 
+def _venv(folder: str, home: str, python: str = "3.11") -> bytes:
+    """A virtual environment, as `python -m venv` makes it."""
+    return tar([
+        member(f"{folder}/pyvenv.cfg", (f"home = {home}\ninclude-system-site-packages = false\n"
+                                        f"version = {python}.4\n").encode()),
+        member(f"{folder}/bin/python", kind=tarfile.SYMTYPE, link=f"{home}/python{python}"),
+        member(f"{folder}/bin/python{python}", kind=tarfile.SYMTYPE, link="python")])
+
+
+def test_a_virtual_environment_names_the_home_of_its_interpreter() -> None:
+    found = look(*debian(), _venv("app/.venv", "/usr/local/bin"))
+    search = f"/app/.venv/bin/:{PATH}"
+    assert found.pythons(search) == {"3.11": "/app/.venv/bin/python3.11"}
+    assert found.homes(search) == {"/app/.venv/bin": "/usr/local/bin"}
+    assert found.homes(PATH) == {}  # nobody finds it
+    below = look(*debian(), _venv("opt/venv", "/usr/local/bin/"))
+    assert below.homes(PATH) == {"/opt/venv/bin": "/usr/local/bin"}  # it is in the way
+    gone = look(*debian(), _venv("app", "/usr/local/bin"), tar([member("app/.wh.pyvenv.cfg")]))
+    assert gone.homes("/app/bin") == {}
+
+
+@pytest.mark.parametrize(("home", "python"), [
+    ("/nowhere", "3.11"), ("/usr/local/bin", "3.12"), ("usr/local/bin", "3.11"), ("", "3.11")])
+def test_a_home_without_the_interpreter_is_none(home: str, python: str) -> None:
+    assert look(*debian(), _venv("app", home, python)).homes("/app/bin") == {}
+
+
 def test_what_update_alternatives_has_on_record() -> None:
     records = [member(f"var/lib/dpkg/alternatives/{name}", b"auto\n") for name in ("vi", "awk")]
     found = look(tar(records), tar([member("var/lib/dpkg/alternatives/.wh.vi")]))

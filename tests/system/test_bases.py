@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,57 @@ def test_labels_that_say_where_the_base_is_from_stay_with_the_base(
     base.tag(base.manifest(debian(), labels=of_the_base))
     monorepo.doit("push", "upgrade=1")
     assert "Labels" not in Pushed.of(monorepo, "one").config["config"]
+
+
+def _with_venv(folder: str) -> list[bytes]:
+    site = f"{folder}/lib/python3.11/site-packages"
+    return [*debian(), tar([
+        member(f"{folder}/pyvenv.cfg", b"home = /usr/local/bin\n"),
+        member(f"{folder}/bin/python3.11", kind=tarfile.SYMTYPE, link="/usr/local/bin/python3.11"),
+        member(f"{site}/theirs.py", b"")])]
+
+
+def test_an_environment_in_the_base_is_not_that_of_the_image(monorepo: Monorepo, mirror: Mirror,
+                                                             base: ImageLayout) -> None:
+    """Dockerfiles often have one at /opt/venv, too. A container: tests/system/test_container.py."""
+    for name, folder, hidden in (("one", "opt/venv", True), ("two", "app/.venv", False)):
+        project = monorepo.add(name)
+        (project / "pyproject.toml").write_text(
+            f'[tool.toolchain]\nimage.base = "oci:base:{name}"\n')
+        base.tag(base.manifest(_with_venv(folder), environment=(
+            f"PATH=/{folder}/bin:/usr/local/bin:/usr/bin",)), name)
+        monorepo.doit("push", f"project={name}")
+        files = Pushed.of(monorepo, name).files()
+        assert files["opt/venv/bin/python"].linkname == "/usr/local/bin/python3.11"
+        assert ("opt/venv/.wh..wh..opq" in files) == hidden
+        assert not any(path.endswith(".pth") for path in files)
+    assert set(ran(monorepo.doit("push"), "one").values()) == {"fresh"}
+
+
+def test_a_python_where_packages_go_is_refused(monorepo: Monorepo, mirror: Mirror,
+                                               base: ImageLayout) -> None:
+    """As in an image of this tool with conda packages: there is no interpreter beside it."""
+    monorepo.add("one")
+    base.tag(base.manifest([*debian("3.10"), tar([
+        member("opt/venv/bin/python3.11", b"#!/bin/sh\n", mode=0o755)])], environment=(
+            "PATH=/opt/venv/bin:/usr/local/bin",)))
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    output = monorepo.doit("push", expect=1)
+    assert ("the Python of the base image oci:base is /opt/venv/bin/python3.11, in the folder of "
+            "the packages that are put upon it") in output
+    assert "one: python 3.11" in output
+    assert "fix: " in output
+
+
+def test_the_system_of_the_base_is_pinned_for_the_bill_of_materials(
+        monorepo: Monorepo, mirror: Mirror, base: ImageLayout) -> None:
+    monorepo.add("one")
+    base.tag(base.manifest([*debian(), tar([
+        member("usr/lib/os-release", b"ID=ubuntu\nVERSION_CODENAME=jammy\n")])]))
+    set_base(monorepo, mirror, 'image.base = "oci:base"')
+    monorepo.doit("push")
+    parts = json.loads(monorepo.doit("sbom", "project=one"))["components"]
+    assert "pkg:deb/ubuntu/libc6@1.0-1?distro=jammy" in {part.get("purl") for part in parts}
 
 
 def test_a_base_of_many_layers(monorepo: Monorepo, mirror: Mirror, base: ImageLayout) -> None:

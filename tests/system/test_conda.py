@@ -18,9 +18,9 @@ import pytest
 
 from tests.support import conda
 from tests.support.conda import PLACEHOLDER, File
-from tests.support.debs import Mirror
+from tests.support.debs import Mirror, member
 from tests.support.files import Server
-from tests.support.images import ImageLayout, debian
+from tests.support.images import ImageLayout, debian, tar
 from tests.support.loopback import Loopback
 from tests.support.monorepo import Monorepo, ran
 from tests.support.pushed import Pushed
@@ -173,6 +173,20 @@ def test_an_image_of_somebody_else_may_be_below(repo: Monorepo, channel: Path,
     assert "opt/venv/lib/python3.11/site-packages/alpha.py" in image.files()
     assert image.environment["PATH"].startswith("/opt/venv/bin:")
     assert repo.receipt("one", "resolve")["base"]["image"] == "oci:base"
+
+
+def test_what_it_has_where_packages_go_is_hidden(repo: Monorepo, channel: Path,
+                                                mirror: Mirror) -> None:
+    """As with an image that this tool made."""
+    layout = ImageLayout(repo.folder / "base")
+    layout.tag(layout.manifest([*debian(), tar([
+        member("opt/venv/bin/python3.12", b"", mode=0o755)])], environment=(
+            "PATH=/opt/venv/bin:/usr/bin",)))
+    project(repo, channel, text=IN_ROOT)
+    set_base(repo, mirror, 'image.base = "oci:base"')
+    repo.doit("push", "project=one")
+    files = Pushed.of(repo, "one").files()
+    assert {"opt/venv/.wh..wh..opq", "opt/venv/bin/python3.11"} <= files.keys()
 
 
 def test_what_is_pinned_stays_until_upgrade(repo: Monorepo, channel: Path) -> None:

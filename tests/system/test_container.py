@@ -6,12 +6,15 @@ it reaches an MLflow server here.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 from mlflow import MlflowClient
 
@@ -231,3 +234,106 @@ def test_a_stopped_container_leaves_a_killed_run(image: Any, server: str) -> Non
 def test_process_one_reaps_what_others_leave(image: Any, server: str) -> None:
     ran = _run(image, "--entrypoint=orphans", MLFLOW_TRACKING_URI=server)
     assert "zombies 0 of /opt/toolchain\n" in ran.output
+
+
+# Images that stand on an image which a Docker engine built and pushed
+
+_GROUND = """\
+FROM {ground}
+USER 0
+ENV GREETING=hello
+RUN touch /of-the-base && python -m venv --without-pip /app/.venv && \
+    echo WORDS=1 > /app/.venv/lib/python3.11/site-packages/words.py
+"""
+_STANDING = """\
+import ctypes.util, importlib.util, os, sys
+import yaml
+found = ctypes.util.find_library("yaml-0")
+print(sys.prefix, yaml.__file__, found, ctypes.CDLL(found).yaml_get_version_string != 0)
+print(os.environ["GREETING"], os.getuid(), os.getcwd(), os.access("/project", os.W_OK),
+      os.path.exists("/of-the-base"))
+print([name for name in ("six", "words") if importlib.util.find_spec(name)])
+"""
+
+
+class Ground:
+    """A workspace, and in a registry an image that our own is below. It has packages of its own in
+    /opt/venv, and others in /app/.venv."""
+
+    def __init__(self, clone: Clone, host: str) -> None:
+        self._clone = clone
+        self._host = host
+        self._made: list[str] = []
+        self._add("ground", requirements="six")
+        ground = self._push("ground")
+        client = docker_client()
+        client.images.pull(ground)
+        self.image = f"{host}/team/base:1"
+        client.images.build(tag=self.image, rm=True, network_mode="none",
+                            fileobj=io.BytesIO(_GROUND.format(ground=ground).encode()))
+        self._made.append(self.image)
+        client.images.push(f"{host}/team/base", tag="1")
+
+    def run(self, name: str, *settings: str, mlproject: str = "", requirements: str = "") -> Ran:
+        """What comes of a container of a project that prints what it sees."""
+        self._add(name, mlproject=mlproject, requirements=requirements)
+        return _run(docker_client().images.pull(self._push(name, *settings)))
+
+    def _add(self, name: str, *, mlproject: str = "", requirements: str) -> None:
+        project = self._clone.folder / "projects" / name
+        project.mkdir()
+        (project / "MLproject").write_text(
+            f"name: {name}\n{mlproject}entry_points:\n  main: {{command: python train.py}}\n")
+        (project / "requirements.txt").write_text(requirements)
+        (project / "train.py").write_text(_STANDING)
+
+    def _push(self, name: str, *settings: str) -> str:
+        self._clone.doit("push", f"project={name}", f"registry={self._host}", *settings)
+        reference = str(self._clone.receipt(name, "push")["reference"])
+        self._made.append(reference)
+        return reference
+
+    def close(self) -> None:
+        for name in reversed(self._made):
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                docker_client().images.remove(name, force=True)
+        shutil.rmtree(self._clone.folder)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    clone = Clone(tmp_path_factory.mktemp("ground") / "clone")
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as registry, \
+            contextlib.closing(Ground(clone, registry.host)) as made:
+        yield made
+
+
+def test_an_image_on_another_has_the_locks_packages_and_debians(ground: Ground) -> None:
+    ran = ground.run("standing", f"image.base={ground.image}", "apt=libyaml-0-2",
+                     requirements="pyyaml")
+    assert ran.status == 0, ran.errors
+    assert ran.output.splitlines() == [
+        "/opt/venv /opt/venv/lib/python3.11/site-packages/yaml/__init__.py libyaml-0.so.2 True",
+        "hello 1000 /project True True", "[]"]
+
+
+@pytest.mark.parametrize(("path", "seen"), [
+    ("/opt/venv/bin:/usr/bin:/bin", "six"), ("/app/.venv/bin:/usr/bin:/bin", "words")])
+def test_a_projects_own_image_shows_the_packages_of_its_environment(ground: Ground, path: str,
+                                                                    seen: str) -> None:
+    """The one that is first on its PATH. The example needs yaml, which is put into that image."""
+    client = docker_client()
+    name = f"toolchain-test/{seen}:1"
+    client.images.build(tag=name, rm=True, network_mode="none", fileobj=io.BytesIO(
+        f"FROM {ground.image}\nENV PATH={path}\nRUN for folder in /opt/venv /app/.venv; do "
+        "echo > $folder/lib/python3.11/site-packages/yaml.py; done\n".encode()))
+    try:
+        ran = ground.run(seen, "apt=libyaml-0-2",
+                         mlproject=f"docker_env: {{image: 'docker-daemon:{name}'}}\n")
+    finally:
+        client.images.remove(name, force=True)
+    assert ran.status == 0, ran.errors
+    place = path.partition("/bin")[0]
+    assert ran.output.splitlines() == [
+        f"/opt/venv {place}/lib/python3.11/site-packages/yaml.py libyaml-0.so.2 True",
+        "hello 1000 /project True True", f"['{seen}']"]

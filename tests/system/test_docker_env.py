@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 
 from tests.support.debs import Mirror, member
 from tests.support.images import ImageLayout, debian, tar
@@ -38,6 +39,24 @@ def test_the_image_is_the_base_and_its_packages_are_seen(
     (folder / "MLproject").write_text(f"# a comment\n{MLPROJECT}")
     assert ran(monorepo.doit("push"), "one") == {
         "parse": "made", "resolve": "fresh", "base": "fresh", "layer": "fresh", "push": "fresh"}
+
+
+def test_packages_of_an_environment_in_the_image_are_seen(
+    monorepo: Monorepo, mirror: Mirror, base: ImageLayout
+) -> None:
+    monorepo.add("one", mlproject=MLPROJECT)
+    for folder, link in (("app/.venv", "opt/venv/lib/python3.11/site-packages/_base_image.pth"),
+                         ("opt/venv", "")):
+        base.tag(base.manifest([*debian(), tar([
+            member(f"{folder}/pyvenv.cfg", b"home = /usr/local/bin\n"),
+            member(f"{folder}/bin/python3.11", kind=tarfile.SYMTYPE, link="python"),
+        ])], environment=(f"PATH=/{folder}/bin:/usr/local/bin",)))
+        monorepo.doit("push", "upgrade=1")
+        image = Pushed.of(monorepo, "one")
+        files = image.files()
+        assert files["opt/venv/bin/python3.11"].linkname == "/usr/local/bin/python3.11"
+        assert [path for path in files if path.endswith(".pth")] == [link] * bool(link)
+        assert "opt/venv/.wh..wh..opq" not in files
 
 
 def test_the_call_may_name_another_base(monorepo: Monorepo, mirror: Mirror,

@@ -209,10 +209,12 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
         raise ResolveError(f"the base image has {system}, and wheels for Linux need glibc",
                            where=f"image.base = {reference}",
                            fix="name one that is based on Debian, such as python:3.11-slim")
+    system, release = survey.system()
     return ImagePins(
         reference=reference, platform=platform, digest=digest, glibc=glibc,
         suite=survey.suite(), pythons=survey.pythons(search), environment=environment,
         labels=labels, layers=layers, installed=survey.installed(),
         alternatives=survey.alternatives() if survey.suite() else {},
         libraries=survey.libraries() if survey.suite() else {},
+        homes=survey.homes(search), system=system, release=release,
     )

@@ -34,6 +34,7 @@ from toolchain.layer.archive import Entry, LayerWriter, Sink
 from toolchain.layer.bytecode import Batch, Bytecode
 from toolchain.layer.compression import LIBDEFLATE, Compression
 from toolchain.layer.condapackage import CondaArchive, EntryPoint, PathEntry, bad, opened
+from toolchain.layer.environment import hiding
 from toolchain.layer.packages import Built
 from toolchain.layer.prefix import in_binary, in_text
 from toolchain.lock.conda import CondaLock, CondaPackage
@@ -73,17 +74,22 @@ class Place:
     python: str
 
 
-def base_plan(compression: Compression = LIBDEFLATE) -> dict[str, Any]:
-    """What the layer under the packages is made of; its digest is its key for all projects."""
+def base_plan(compression: Compression = LIBDEFLATE, *, hides: bool = False) -> dict[str, Any]:
+    """What the layer under the packages is made of; its digest is its key for all projects.
+
+    hides: whatever an image below has in the same place.
+    """
     return {"layout": LAYOUT_VERSION, "compressor": compression.identity, "conda": _FORMAT,
-            "prefix": PREFIX}
+            "prefix": PREFIX, **({"hides": True} if hides else {})}
 
 
 def make_base(store: Store, pool: ThreadPoolExecutor,
-              compression: Compression = LIBDEFLATE) -> Layer:
+              compression: Compression = LIBDEFLATE, *, hides: bool = False) -> Layer:
     """The empty environment, and a home for the ordinary user."""
     with LayerWriter(store, "conda environment", pool, compression) as writer:
         writer.add(Entry(path=HOME, mode=0o755, kind=tarfile.DIRTYPE, uid=USER_ID, gid=USER_ID))
+        for entry in hiding() if hides else ():
+            writer.add(entry)
         write_base(writer)
     assert writer.layer is not None
     return writer.layer

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import field
 
-from toolchain.layer import libraries
+from toolchain.layer import PREFIX, libraries
 from toolchain.layer.foreign_tar import ForeignTar, Readable
 from toolchain.values import dataclass
 
@@ -23,6 +23,8 @@ _ALTERNATIVES = "var/lib/dpkg/alternatives/"
 _LIBC = re.compile(r"(usr/)?lib(64)?/([^/]+-linux-gnu/)?libc(\.so\.6|-2\.\d+\.so)\Z")
 _MUSL = re.compile(r"(usr/)?lib/ld-musl-[^/]+\.so\.1\Z")
 _PYTHON = re.compile(r"(.+/)?bin/python(3\.\d+)\Z")
+_VENV = "pyvenv.cfg"  # PEP 405
+_HOME = re.compile(r"^home[ \t]*=[ \t]*(/[^\r\n]*?)[ \t\r]*$", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}\Z")  # os-release(5) allows little else
 _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
 _LARGEST_FILE = 64 << 20
@@ -154,17 +156,32 @@ class Survey:
         """Interpreters on the search path `a:b`: `X.Y` -> absolute path, the first on it."""
         found: dict[str, str] = {}
         for folder in filter(None, search.split(":")):
-            for path in self._files:
-                match = _PYTHON.match(path)
-                if match and f"/{posixpath.dirname(path)}" == posixpath.normpath(folder):
-                    found.setdefault(match[2], f"/{path}")
+            for version, path in self._pythons_in(folder).items():
+                found.setdefault(version, path)
         return found
+
+    def homes(self, search: str) -> dict[str, str]:
+        """Virtual environments on the search path, and the one at this tool's own place: their
+        folder of programs -> that of the interpreter they were made with (PEP 405)."""
+        found = {}
+        for folder in map(posixpath.normpath, (*filter(None, search.split(":")), f"/{PREFIX}/bin")):
+            settings = self._files.get(f"{posixpath.dirname(folder)[1:]}/{_VENV}", b"")
+            home = _HOME.search(settings.decode("utf-8", "replace"))
+            if home and self._pythons_in(folder).keys() <= self._pythons_in(home[1]).keys():
+                found[folder] = posixpath.normpath(home[1])
+        return found
+
+    def _pythons_in(self, folder: str) -> dict[str, str]:
+        folder = posixpath.normpath(folder)
+        return {match[2]: f"/{path}" for path in self._files
+                if f"/{posixpath.dirname(path)}" == folder and (match := _PYTHON.match(path))}
 
 
 def _matters(path: str) -> bool:
     return (path in _OS_RELEASE or path == _STATUS
             or (path.startswith(_STATUS_FOLDER) and not path.endswith(".md5sums"))
             or path.startswith(_ALTERNATIVES) or path == libraries.PATH
+            or path.endswith(f"/{_VENV}")
             or any(pattern.match(path) for pattern in (_LIBC, _MUSL, _PYTHON)))
 
 

@@ -130,6 +130,8 @@ class Foundation:
         else:
             found["image"] = self.base.reference
             found["digest"] = str(self.base.digest)
+            if self.base.homes:
+                found["homes"] = dict(sorted(self.base.homes.items()))
         if self.apt:
             found["apt"] = {p.name: p.sha256.hex for p in self.apt.packages}
             if isinstance(self.base, ImagePins):  # what links and libraries it was found to have

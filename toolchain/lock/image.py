@@ -51,6 +51,8 @@ class ImagePins:
     Debian's, empty for another system. installed: Debian packages, name -> version.
     alternatives: name -> what update-alternatives has on record. libraries: what is in its
     ld.so.cache, as toolchain.layer.libraries writes it. environment: `NAME=value`.
+    homes: of virtual environments, the folder of their programs -> that of the interpreter they
+    were made with; `pythons` names what is in the former.
     system, release: as os-release names them, `ubuntu` and `jammy` or `22.04`, where that is not
     what `suite` says; for people and scanners, so no layer depends on them.
     """
@@ -67,6 +69,7 @@ class ImagePins:
     installed: dict[str, str]
     alternatives: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
     system: str = ""
     release: str = ""
 
@@ -85,7 +88,24 @@ class ImagePins:
                 where=where,
                 fix="name another image.base, or another Python in the project or as `python`",
             )
-        return self.pythons[minor]
+        return self._interpreter(minor)
+
+    def _interpreter(self, minor: str) -> str:
+        """The interpreter itself, where `X.Y` is a virtual environment's."""
+        folder, name = posixpath.split(self.pythons.get(minor, ""))
+        return posixpath.join(self.homes.get(folder, folder), name)
+
+    def own_packages(self, minor: str) -> str:
+        """Where the packages are of the virtual environment that has its Python `X.Y`; empty
+        where that is no such thing."""
+        folder = posixpath.dirname(self.pythons[minor])
+        return (f"{posixpath.dirname(folder)}/lib/python{minor}/site-packages"
+                if folder in self.homes else "")
+
+    def occupies(self, folder: str) -> bool:
+        """Whether a Python or a virtual environment of its own is below an absolute folder."""
+        return any(place.startswith(f"{folder}/")
+                   for place in (*self.pythons.values(), *self.homes))
 
     def patch_level(self, minor: str) -> str:
         """Its Python `X.Y.Z`, if it is Debian's or that of one of Docker's `python` images, which
@@ -93,7 +113,7 @@ class ImagePins:
         for item in self.environment:
             if item.startswith(f"PYTHON_VERSION={minor}."):
                 return item.partition("=")[2]
-        own = self.pythons.get(minor, "").startswith("/usr/bin/")
+        own = self._interpreter(minor).startswith("/usr/bin/")
         return debian_python(self.installed, minor) if own else ""
 
     def own_python(self, where: str) -> str:
@@ -127,6 +147,7 @@ class ImagePins:
             **({"alternatives": dict(sorted(self.alternatives.items()))}
                if self.alternatives else {}),
             **({"libraries": self.libraries} if self.libraries else {}),
+            **({"homes": dict(sorted(self.homes.items()))} if self.homes else {}),
             **({"system": self.system} if self.system else {}),
             **({"release": self.release} if self.release else {}),
         }
@@ -141,7 +162,7 @@ class ImagePins:
             labels=dict(value["labels"]),
             layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
             installed=dict(value["installed"]), alternatives=dict(value.get("alternatives", {})),
-            libraries=dict(value.get("libraries", {})),
+            libraries=dict(value.get("libraries", {})), homes=dict(value.get("homes", {})),
             system=str(value.get("system", "")), release=str(value.get("release", "")),
         )
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import RegistryError, ResolveError, SpecError
+from toolchain.layer import PREFIX
 from toolchain.lock import base as base_lock
 from toolchain.lock import file
 from toolchain.lock.base import AptPins, BasePins, Foundation
@@ -119,10 +120,9 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
         base = _settle(chain, ("image", reference, platform), ImagePins,
                        lambda: _image(chain, reference, python if reference != setting else ""),
                        moved)
-        if python and is_used:
-            base.python(python, f"{chain.name}: python {python}")
-        elif is_used:
-            base.own_python(f"{chain.name}: docker_env.image")
+        where = f"{chain.name}: python {python}" if python else f"{chain.name}: docker_env.image"
+        if is_used:
+            _check_python(base.python(python or base.own_python(where), where), base, where)
     else:
         suite = base_lock.suite_for(python)
         base = _settle(chain, ("base", suite, platform), BasePins,
@@ -144,6 +144,15 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
                    lambda: tools.archive().pin_more(base, wanted), moved,
                    still=lambda pins: pins.on == on)
     return Foundation(base=base, apt=more, compiler=compiler), moved
+
+
+def _check_python(interpreter: str, base: ImagePins, where: str) -> None:
+    if interpreter.startswith(f"/{PREFIX}/"):  # the environment's own link would be in its place
+        raise ResolveError(
+            f"the Python of the base image {base.reference} is {interpreter}, in the folder of the "
+            "packages that are put upon it", where=where,
+            fix="pin it anew with upgrade=1; if it was, name an image whose Python is elsewhere, "
+                "or is that of a virtual environment")
 
 
 def _image(chain: Chain, reference: str, instead: str) -> ImagePins:
