@@ -22,11 +22,12 @@ import pytest
 
 from tests.support.debs import deb, member
 from tests.support.services import lacking
-from toolchain.adapters import compiler_process
+from toolchain.adapters import compiler_process, debian_python
 from toolchain.adapters.compatible import host_platform
-from toolchain.adapters.compiler import PinnedCompiler, interpreter
+from toolchain.adapters.compiler import PinnedCompiler
 from toolchain.adapters.debian import DebianArchive
 from toolchain.adapters.fetch import Fetcher
+from toolchain.adapters.interpreters import Interpreters
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.journal import Journal
@@ -77,12 +78,13 @@ def real(cache: Path) -> Callable[[], PinnedCompiler]:
     archive = DebianArchive(mirror="", keyring="", updates=False, fetcher=Fetcher(
         store=store, progress=Progress()))
     try:
-        interpreter(pins, "3.11", cache / "interpreters", store, archive.fetch)
+        debian_python.unpacked(pins, "3.11", cache / "interpreters", store, archive.fetch)
     except ResolveError as error:
         lacking(f"the pinned interpreter cannot be had: {error}")
     return lambda: PinnedCompiler(
-        identity=bytecode.identity(pins, "3.11"), pins=pins, python="3.11", store=store,
-        folder=cache / "interpreters", fetch=archive.fetch)
+        identity=bytecode.identity(pins, "3.11"), python="3.11",
+        program=lambda: debian_python.program(pins, "3.11", cache / "interpreters", store,
+                                              archive.fetch))
 
 
 def _compile(compiler: PinnedCompiler, files: list[tuple[str, bytes]], batch: int
@@ -208,6 +210,59 @@ def test_an_interpreter_that_was_damaged_is_unpacked_again(
     assert [path.name for path in (cache / "interpreters").iterdir()] == [root.name]
 
 
+# Interpreters of the machine, of the very version that is pinned
+
+
+def _here() -> list[str]:
+    """One version of each Python of this machine that images may have."""
+    found = {f"{version[0]}.{version[1]}": ".".join(map(str, version))
+             for version in sorted(Interpreters(os.environ, print).versions())
+             if version >= (3, 9)}
+    return [*found.values()]
+
+
+def _local(version: str) -> PinnedCompiler:
+    return PinnedCompiler(identity=bytecode.identity(version, version.rpartition(".")[0]),
+                          python=version.rpartition(".")[0],
+                          program=lambda: Interpreters(os.environ, print).compiler(version))
+
+
+@pytest.mark.parametrize("version", _here())
+def test_an_interpreter_of_the_machine_compiles_as_carefully(version: str, tmp_path: Path) -> None:
+    corpus = _corpus()  # an older Python compiles not all of it
+    first = _compile(_local(version), corpus, 10)
+    # Before 3.11 a set that None is in has another order in each process.
+    assert (first["/traps/sets.py"] is None) == version.startswith(("3.9.", "3.10."))
+    shuffled = random.Random(1).sample(corpus, len(corpus))
+    assert _compile(_local(version), shuffled, 40) == first
+    assert _local(version).identity == f"cpython {version} unchecked-hash 1"
+    source = b"def answer():\n    return 42\n"
+    path = "/opt/venv/alpha.py"
+    (data,) = _compile(_local(version), [(path, source)], 1).values()
+    assert data is not None
+    (tmp_path / "alpha.pyc").write_bytes(data)
+    python = Interpreters(os.environ, print).exact(version)
+    done = subprocess.run(
+        [str(python), "-B", "-c", "import alpha; print(alpha.answer(), "
+         "alpha.answer.__code__.co_filename)"], cwd=tmp_path, capture_output=True, text=True,
+        check=True)
+    assert done.stdout == f"42 {path}\n"
+
+
+def test_an_interpreter_that_is_not_here_is_an_error_once_it_is_needed() -> None:
+    nowhere = {"PATH": "", "HOME": "/nowhere", "UV_PYTHON_DOWNLOADS": "never",
+               "UV_PYTHON_INSTALL_DIR": "/nowhere"}
+    with PinnedCompiler(identity="x", python="3.12", program=lambda: Interpreters(
+            nowhere, print).compiler("3.12.99")) as compiler:
+        asked = [compiler.compile((("/opt/a.py", b""),)) for _ in range(3)]
+        for one in asked:
+            with pytest.raises(ResolveError) as found:
+                one.result(60)
+            assert "byte-code is made by Python 3.12.99" in found.value.what
+            assert "uv python install 3.12.99" in found.value.fix
+            assert "image.bytecode=no" in found.value.fix
+
+
 # A loader that is a script: what a broken interpreter does.
 
 _GREETING = r"printf '\013\000\000\000cpython-311'; "
@@ -224,9 +279,10 @@ def broken(store: Store, tmp_path: Path) -> Callable[..., PinnedCompiler]:
         pins = BasePins(suite="bookworm", platform="linux/amd64", packages=tuple(
             _pinned(name, deb(name, members=members), store)
             for name, members in sorted(packages.items())))
-        return PinnedCompiler(identity="x", pins=pins, python="3.11", store=store,
-                              folder=tmp_path / "interpreters", fetch=lambda pins: None,
-                              patience=patience)
+        return PinnedCompiler(
+            identity="x", python="3.11", patience=patience,
+            program=lambda: debian_python.program(pins, "3.11", tmp_path / "interpreters", store,
+                                                  lambda pins: None))
 
     return make
 

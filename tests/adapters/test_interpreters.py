@@ -91,6 +91,23 @@ def test_another_patch_serves_where_the_exact_one_is_missing(pyenv: Path) -> Non
     assert f"Python 3.97.3 is used here, {fakes[-1]}" in text
 
 
+def test_an_exact_one_is_that_or_none(path: Path, pyenv: Path) -> None:
+    fakes = {patch: _fake(pyenv / f"versions/3.97.{patch}/bin/python", f"3.97.{patch}")
+             for patch in (1, 3)}
+    machine = Interpreters({"PATH": str(path), "HOME": str(path), "PYENV_ROOT": str(pyenv),
+                            "UV_PYTHON_DOWNLOADS": "never"}, _nothing)
+    assert machine.exact("3.97.1") == fakes[1]
+    assert machine.exact("3.97.2") is None
+    assert machine.exact("3.97.10") is None
+
+
+def test_one_without_the_lock_is_another(path: Path) -> None:
+    """Packages are built for it apart (PEP 703)."""
+    _fake(path / "python3.97", "3.97.1", "cpythont")
+    with pytest.raises(EngineError, match=r"no Python 3\.97"):
+        _find("3.97", path)
+
+
 class _Mirror(Handler):
     """Has no interpreter, and keeps what it was asked for."""
 

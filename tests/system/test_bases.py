@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +20,9 @@ from tests.support.images import PATH, ImageLayout, debian, one_layer, tar
 from tests.support.monorepo import Monorepo, ran
 from tests.support.pushed import Pushed
 from tests.support.registry import RegistryServer
-from tests.support.services import docker_client, need
+from tests.support.services import docker_client, lacking, need
 from tests.support.wheels import wheel
+from toolchain.adapters.interpreters import Interpreters
 from toolchain.digest import Digest
 from toolchain.lock.base import from_text
 
@@ -381,9 +384,50 @@ def test_a_python_without_a_compiler_is_said(monorepo: Monorepo, mirror: Mirror,
     base.tag(base.manifest(debian("3.12")))
     monorepo.add("one")
     set_base(monorepo, mirror, 'python = "3.12"', 'image.base = "oci:base"')
-    said = "one: no byte-code is made, as there are compilers for Python 3.11 and 3.13 alone"
+    said = "one: no byte-code is made, as the base image does not say which Python 3.12 it has"
     assert said in monorepo.doit("resolve", "image.bytecode=yes")
     assert said not in monorepo.doit("resolve", "image.bytecode=no")
+
+
+def test_byte_code_for_a_python_that_debian_does_not_have(monorepo: Monorepo, mirror: Mirror,
+                                                         base: ImageLayout) -> None:
+    """An interpreter of the image's very version makes it, on every machine, or none does."""
+    here = Interpreters(os.environ, print)
+    version = next((version for version in sorted(here.versions(), reverse=True)
+                    if version >= (3, 9) and version[:2] not in ((3, 11), (3, 13))), None)
+    if version is None:
+        lacking("no Python on this machine but those that Debian has")
+    minor, level = f"{version[0]}.{version[1]}", ".".join(map(str, version))
+    base.tag(base.manifest(debian(minor), environment=(
+        f"PATH={PATH}", f"PYTHON_VERSION={level}")))
+    monorepo.add("one")
+    set_base(monorepo, mirror, f'python = "{minor}"', 'image.base = "oci:base"')
+    hidden = {**monorepo.environment, "PYENV_ROOT": "/nowhere", "UV_PYTHON_INSTALL_DIR": "/nowhere",
+              "PATH": str(Path(sys.executable).parent)}
+    seen, monorepo.environment = monorepo.environment, hidden
+    said = monorepo.doit("resolve", "image.bytecode=yes")
+    assert f"one: no byte-code is made, as no Python {level} was at hand when the base" in said
+    monorepo.environment = seen
+    monorepo.doit("resolve", "image.bytecode=yes")
+    assert monorepo.receipt("one", "resolve")["base"]["bytecode"] is None  # it is pinned so
+    said = monorepo.doit("push", "image.bytecode=yes", "upgrade=1")
+    assert "no byte-code" not in said
+    assert monorepo.receipt("one", "resolve")["base"]["bytecode"] == (
+        f"cpython {level} unchecked-hash 1")
+    compiled = (f"opt/venv/lib/python{minor}/site-packages/__pycache__/"
+                f"alpha.cpython-{minor.replace('.', '')}.pyc")
+    assert compiled in Pushed.of(monorepo, "one").files()
+
+    # Another machine makes the same, or says what it lacks.
+    digest = monorepo.receipt("one", "push")["digest"]
+    shutil.rmtree(monorepo.folder / "cache")
+    monorepo.environment = hidden
+    said = monorepo.doit("push", "image.bytecode=yes", expect=1)
+    assert f"byte-code is made by Python {level}" in said
+    assert f"fix: uv python install {level}, or do without: image.bytecode=no" in said
+    monorepo.environment = seen
+    monorepo.doit("push", "image.bytecode=yes")
+    assert monorepo.receipt("one", "push")["digest"] == digest
 
 
 # A base in a registry

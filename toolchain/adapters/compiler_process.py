@@ -12,6 +12,8 @@ Trap 2: it writes whether a text is interned, and texts of one character are sha
 interpreter. So these are interned from the start.
 Trap 3: a set among the constants of two functions is one object, unless one of its texts happened
 to be interned by something else; then the compiler copies it. So it is always copied.
+Trap 4: before Python 3.11 a set is written in its own order (bpo-37596), which follows the hashes,
+and those of None and ... are addresses. A module with such a set is left without byte-code.
 """
 
 from __future__ import annotations
@@ -20,11 +22,18 @@ import _imp
 import gc
 import marshal
 import sys
+from collections.abc import Iterable
 from importlib._bootstrap_external import MAGIC_NUMBER
 from types import CodeType
 from typing import Any, BinaryIO
 
 _UNCHECKED_HASH = 0b01  # PEP 552
+# What a code object holds besides names; before Python 3.11 it is less, and the names are held in
+# tuples that are written too.
+_HELD = ("co_code", "co_consts", "co_names", "co_filename", "co_name",
+         *(("co_qualname", "co_linetable", "co_exceptiontable") if sys.version_info >= (3, 11) else
+           ("co_varnames", "co_freevars", "co_cellvars",
+            "co_linetable" if sys.version_info >= (3, 10) else "co_lnotab")))
 _CHARACTERS = [sys.intern(chr(number)) for number in range(256)]
 
 
@@ -33,6 +42,8 @@ def compiled(path: str, source: bytes) -> bytes | None:
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
     except Exception:  # whatever a strange file provokes: Python would say it when it is imported
+        return None
+    if sys.version_info < (3, 11) and _has_addresses(code.co_consts):
         return None
     code = _sets_apart(code)
     held = _everything(code)
@@ -58,14 +69,27 @@ def _sets_apart(code: CodeType) -> CodeType:
     return code.replace(co_consts=tuple(constants)) if changed else code
 
 
+def _has_addresses(constants: Iterable[Any], *, in_set: bool = False) -> bool:
+    """Whether a set among constants holds what is hashed by its address."""
+    for item in constants:
+        if type(item) is CodeType:
+            if _has_addresses(item.co_consts):
+                return True
+        elif type(item) in (tuple, frozenset):
+            if _has_addresses(item, in_set=in_set or type(item) is frozenset):
+                return True
+        elif in_set and (item is None or item is ...):
+            return True
+    return False
+
+
 def _everything(code: Any) -> list[object]:
     """References to all objects that a code object leads to."""
     held: list[object] = []
     codes: list[Any] = [code]
     while codes:
         this = codes.pop()
-        held += (this, this.co_code, this.co_consts, this.co_names, this.co_filename, this.co_name,
-                 this.co_qualname, this.co_linetable, this.co_exceptiontable)
+        held += (this, *[getattr(this, name) for name in _HELD])
         held += this.co_names
         held += this.co_varnames
         held += this.co_freevars

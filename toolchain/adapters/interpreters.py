@@ -7,13 +7,19 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolchain.adapters.uv import uv_program
-from toolchain.errors import EngineError
+from toolchain.errors import EngineError, ResolveError
+
+if TYPE_CHECKING:
+    from toolchain.adapters.compiler import Program
 
 _DOWNLOAD = 180  # seconds that uv may take to bring an interpreter of some 30 MB
 _INSTEAD = 60  # the same where another patch level would serve
-_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.implementation.name)"
+# One without the GIL (`t`) is another: what is built for `X.Y` is not for it.
+_ASK = ("import sys; print('%d.%d.%d' % sys.version_info[:3], sys.implementation.name + "
+        "'t' * ('t' in sys.abiflags))")
 
 
 class Interpreters:
@@ -50,11 +56,33 @@ class Interpreters:
             self._say(f"warning: Python {wanted} is asked for; it is not on this machine and uv "
                       f"cannot bring it, so Python {other} is used here, {seen[same[-1]]}")
             return seen[same[-1]]
-        have = [".".join(map(str, version)) for version in sorted({*self._all_versions()})]
+        have = [".".join(map(str, version)) for version in sorted({*self.versions()})]
         raise EngineError(
             f"no Python {wanted} on this machine", where="PATH, pyenv and uv",
             fix=f"install Python {minor}, or ask for one that is here: {', '.join(have) or 'none'}",
         )
+
+    def exact(self, wanted: str) -> Path | None:
+        """The interpreter for `X.Y.Z`; None if it is not here and uv cannot bring it."""
+        version = tuple(map(int, wanted.split(".")))
+        for path in self._candidates(f"{version[0]}.{version[1]}"):
+            if self._version(path) == version:
+                return path
+        return self._managed(wanted, _INSTEAD)
+
+    def compiler(self, wanted: str) -> Program:
+        """That for `X.Y.Z`, to compile with. Raises ResolveError where there is none."""
+        from toolchain.adapters.compiler import Program
+
+        path = self.exact(wanted)
+        if path is None:
+            raise ResolveError(
+                f"byte-code is made by Python {wanted}, as base.lock has it, which is not on this "
+                "machine, and uv cannot bring it", where="PATH, pyenv and uv",
+                fix=f"uv python install {wanted}, or do without: image.bytecode=no")
+        libraries = self._environ.get("LD_LIBRARY_PATH")
+        return Program(arguments=(path,), root=path.parent, remedy=f"install Python {wanted} anew",
+                       environ={"LD_LIBRARY_PATH": libraries} if libraries else {})
 
     def _candidates(self, minor: str) -> Iterator[Path]:
         for folder in self._environ.get("PATH", os.defpath).split(os.pathsep):
@@ -69,7 +97,8 @@ class Interpreters:
             yield Path(folder) / f"python{minor}"
         yield from self._uv_installed(minor)
 
-    def _all_versions(self) -> Iterator[tuple[int, ...]]:
+    def versions(self) -> Iterator[tuple[int, ...]]:
+        """What there is on PATH and of pyenv's."""
         for folder in [*self._environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]:
             if not folder or Path(folder).name == "shims":
                 continue

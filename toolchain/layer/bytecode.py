@@ -1,8 +1,8 @@
 """Modules -> .pyc files, so that an image's Python need not compile what it imports.
 
-Rule 1: the compiler is the interpreter that base.lock pins, never that of the machine: byte-code
-may differ between two micro versions. It is named by its Debian source version, which is the same
-for every architecture.
+Rule 1: the compiler is the interpreter that base.lock pins, or one of the very version that it
+pins, never just that of the machine: byte-code may differ between two micro versions. It is named
+by that version, or by Debian's source version, which are the same for every architecture.
 Rule 2: the files are of the unchecked-hash kind (PEP 552): they hold no time, and the image's
 Python does not look at the source.
 Rule 3: what is below a package's folder of tests is left out. Hardly anybody imports it, and it
@@ -29,10 +29,11 @@ _LARGEST_SOURCE = 8 << 20
 _MOST_REMEMBERED = 128 << 20  # bytes of source
 
 
-def identity(pins: BasePins, python: str) -> str:
+def identity(compiler: BasePins | str, python: str) -> str:
     """What decides the byte-code of Python `X.Y`, as plans name it. Raises ResolveError."""
-    version = _package(pins, f"python{python}-minimal").version
-    return f"cpython {re.sub(r'[+]b[0-9]+$', '', version)} unchecked-hash {_FORMAT}"
+    version = (compiler if isinstance(compiler, str) else
+               re.sub(r"[+]b[0-9]+$", "", _package(compiler, f"python{python}-minimal").version))
+    return f"cpython {version} unchecked-hash {_FORMAT}"
 
 
 def needed(pins: BasePins, python: str) -> BasePins:

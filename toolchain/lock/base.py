@@ -119,7 +119,9 @@ class Foundation:
 
     base: BasePins | ImagePins
     apt: AptPins | None
-    compiler: BasePins | None = None  # whose interpreter compiles, on the machine that builds
+    # What compiles, on the machine that builds: the interpreter of an embedded base, or CPython
+    # `X.Y.Z`, wherever it is from; nothing where that is empty.
+    compiler: BasePins | str = ""
 
     def to_json(self) -> dict[str, Any]:
         """What decides the layers under the project's packages, by content."""

@@ -53,6 +53,7 @@ class ImagePins:
     ld.so.cache, as toolchain.layer.libraries writes it. environment: `NAME=value`.
     homes: of virtual environments, the folder of their programs -> that of the interpreter they
     were made with; `pythons` names what is in the former.
+    compilers: `X.Y` -> the `X.Y.Z` that makes byte-code for it, where no embedded base has it.
     system, release: as os-release names them, `ubuntu` and `jammy` or `22.04`, where that is not
     what `suite` says; for people and scanners, so no layer depends on them.
     """
@@ -70,6 +71,7 @@ class ImagePins:
     alternatives: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
     homes: dict[str, str] = field(default_factory=dict)
+    compilers: dict[str, str] = field(default_factory=dict)
     system: str = ""
     release: str = ""
 
@@ -148,6 +150,7 @@ class ImagePins:
                if self.alternatives else {}),
             **({"libraries": self.libraries} if self.libraries else {}),
             **({"homes": dict(sorted(self.homes.items()))} if self.homes else {}),
+            **({"compilers": dict(sorted(self.compilers.items()))} if self.compilers else {}),
             **({"system": self.system} if self.system else {}),
             **({"release": self.release} if self.release else {}),
         }
@@ -163,6 +166,7 @@ class ImagePins:
             layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
             installed=dict(value["installed"]), alternatives=dict(value.get("alternatives", {})),
             libraries=dict(value.get("libraries", {})), homes=dict(value.get("homes", {})),
+            compilers=dict(value.get("compilers", {})),
             system=str(value.get("system", "")), release=str(value.get("release", "")),
         )
 

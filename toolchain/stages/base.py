@@ -138,18 +138,18 @@ def _bytecode(chain: Chain) -> Iterator[Bytecode | None]:
         return
     from toolchain.layer import bytecode
 
-    if not chain.session.host:
+    compiler = resolve.foundation(chain).compiler
+    if not chain.session.host and not isinstance(compiler, str):
         raise ResolveError("this machine cannot start an interpreter of Debian's",
                            where="image.bytecode", fix="do without: image.bytecode=no")
-    pins = resolve.foundation(chain).compiler
-    here = bytecode.identity(pins, python) if pins else "nothing"
-    if pins is None or here != identity:
+    here = bytecode.identity(compiler, python) if compiler else "nothing"
+    if here != identity:
         raise ResolveError(
             f"byte-code of {identity} cannot be made here: for this machine's platform, "
             f"{chain.session.host}, base.lock pins {here}", where="base.lock",
             fix="pin both anew with upgrade=1, or do without: image.bytecode=no")
-    with chain.session.tools.compiler(identity, pins, python) as compiler:
-        yield bytecode.Bytecode(compiler)
+    with chain.session.tools.compiler(identity, compiler, python) as started:
+        yield bytecode.Bytecode(started)
 
 
 def _system(chain: Chain, pool: Workers, bytecode: Bytecode | None, how: Compression

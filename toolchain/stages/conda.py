@@ -12,7 +12,7 @@ from toolchain.chain import Chain
 from toolchain.digest import Digest
 from toolchain.errors import SpecError
 from toolchain.lock import file, requirements
-from toolchain.lock.base import SUITES, Foundation
+from toolchain.lock.base import Foundation
 from toolchain.stages import parse, pins
 from toolchain.values import dataclass
 
@@ -101,13 +101,17 @@ def bytecode(foundation: Foundation, locked: lock.Lock) -> str | None:
     return pins.bytecode(foundation, locked.python_minor)
 
 
-def without_compiler(chain: Chain) -> str:
+def without_compiler(chain: Chain, foundation: Foundation, python: str) -> str:
     """Why nothing compiles a project's modules."""
     if pins.own_image(chain):
         return "as the image is the project's own"
     if is_asked(chain):
         return f"as with conda packages there is a compiler for Python {BASE_PYTHON} alone"
-    return f"as there are compilers for Python {' and '.join(SUITES)} alone"
+    level = foundation.base.patch_level(python)
+    if not level:
+        return f"as the base image does not say which Python {python} it has"
+    return (f"as no Python {level} was at hand when the base image was pinned, nor could uv bring "
+            "it (upgrade=1 looks again)")
 
 
 def _say_no_channel(chain: Chain) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,7 +90,7 @@ def found(chain: Chain, value: Any, python: str) -> Foundation:
     assert more is None or isinstance(more, AptPins)
     compiler = known.get(_compiler(chain, python))
     assert compiler is None or isinstance(compiler, BasePins)
-    return Foundation(base=base, apt=more, compiler=compiler)
+    return Foundation(base=base, apt=more, compiler=compiler or _version(chain, base, python))
 
 
 def bytecode(foundation: Foundation, python: str) -> str | None:
@@ -96,7 +98,7 @@ def bytecode(foundation: Foundation, python: str) -> str | None:
     from toolchain.layer.bytecode import identity
 
     own = foundation.base if isinstance(foundation.base, BasePins) else foundation.compiler
-    return identity(own, python) if foundation.compiler and own else None
+    return identity(own, python) if foundation.compiler else None
 
 
 def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundation, list[str]]:
@@ -127,7 +129,7 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
         suite = base_lock.suite_for(python)
         base = _settle(chain, ("base", suite, platform), BasePins,
                        lambda: tools.archive().pin(suite, platform), moved)
-    compiler = None
+    compiler: BasePins | str = _version(chain, base, python)
     if name := _compiler(chain, python):
         _, suite, host = name
         compiler = base if base.name == name and isinstance(base, BasePins) else _settle(
@@ -158,7 +160,7 @@ def _check_python(interpreter: str, base: ImagePins, where: str) -> None:
 def _image(chain: Chain, reference: str, instead: str) -> ImagePins:
     """`instead`: the Python that no embedded base has, where that is why it is this image."""
     try:
-        return chain.session.tools.images(chain.config).pin(reference, chain.config.image_platform)
+        pins = chain.session.tools.images(chain.config).pin(reference, chain.config.image_platform)
     except (RegistryError, ResolveError) as error:
         what, where, fix = error.what, error.where, error.fix
         if instead:
@@ -173,6 +175,7 @@ def _image(chain: Chain, reference: str, instead: str) -> ImagePins:
             if not reference.startswith(LOCAL):
                 fix += f"; or, for one of this machine's Docker engine, docker-daemon:{reference}"
         raise type(error)(what, where=where, fix=fix) from None
+    return replace(pins, compilers=_compilers(chain, pins))
 
 
 def _settle(chain: Chain, name: tuple[str, ...], kind: type[_Chosen],
@@ -209,6 +212,28 @@ def _compiler(chain: Chain, python: str) -> tuple[str, ...]:
     if not chain.config.image_bytecode or own_image(chain) or base_lock.image_for("auto", python):
         return ()
     return "base", base_lock.suite_for(python), chain.session.host or _ANY_HOST
+
+
+def _version(chain: Chain, base: BasePins | ImagePins, python: str) -> str:
+    """The version of the interpreter, of whatever machine, that compiles for a base image; empty
+    where nothing is compiled, or Debian has that Python."""
+    if not chain.config.image_bytecode or own_image(chain) or isinstance(base, BasePins):
+        return ""
+    return base.compilers.get(".".join(python.split(".")[:2]), "")
+
+
+def _compilers(chain: Chain, pins: ImagePins) -> dict[str, str]:
+    """What can be had to compile for an image's Pythons that no embedded base has. Chosen when it
+    is pinned, so that it is the same on every machine."""
+    if not chain.config.image_bytecode or own_image(chain):  # but others may need it
+        known = _read(chain).get(pins.name)
+        return known.compilers if isinstance(known, ImagePins) else {}
+    found = {}
+    for minor in pins.pythons.keys() - {*base_lock.SUITES}:
+        version = pins.patch_level(minor)
+        if re.fullmatch(r"\d+\.\d+\.\d+", version) and chain.session.tools.has_python(version):
+            found[minor] = version
+    return found
 
 
 def _wanted(chain: Chain) -> tuple[str, ...]:

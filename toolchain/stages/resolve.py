@@ -79,8 +79,9 @@ def _make(chain: Chain) -> Made:
     value: dict[str, Any] = {
         **foundation.to_json(), "bytecode": conda.bytecode(foundation, locked)}
     if value["bytecode"] is None and chain.config.image_bytecode and locked.packages:
-        chain.session.say(f"{chain.name}: no byte-code is made, {conda.without_compiler(chain)}; "
-                          "a job compiles what it imports")
+        why = conda.without_compiler(chain, foundation, locked.python_minor)
+        chain.session.say(f"{chain.name}: no byte-code is made, {why}; a job compiles what it "
+                          "imports")
     if pins.own_image(chain):
         value["own packages"] = True
     named = {"input": locked.input.hex} if request.sources else {}

@@ -68,12 +68,21 @@ class Adapters:
     def debs(self) -> DebianArchive:
         return self._packages.debian
 
-    def compiler(self, identity: str, pins: BasePins, python: str) -> PinnedCompiler:
-        from toolchain.adapters.compiler import PinnedCompiler
+    def compiler(self, identity: str, what: BasePins | str, python: str) -> PinnedCompiler:
+        from toolchain.adapters import debian_python
+        from toolchain.adapters.compiler import PinnedCompiler, Program
 
-        return PinnedCompiler(identity=identity, pins=pins, python=python,
-                              store=self._parts.store, fetch=self._packages.debian.fetch,
-                              folder=self._parts.cache / "interpreters")
+        def program() -> Program:
+            if isinstance(what, str):
+                return self._packages.interpreters.compiler(what)
+            return debian_python.program(
+                what, python, self._parts.cache / "interpreters", self._parts.store,
+                self._packages.debian.fetch)
+
+        return PinnedCompiler(identity=identity, python=python, program=program)
+
+    def has_python(self, version: str) -> bool:
+        return self._packages.interpreters.exact(version) is not None
 
     # Images
 

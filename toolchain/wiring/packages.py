@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from toolchain.adapters.fetch import Fetcher
     from toolchain.adapters.file_places import FilePlaces
     from toolchain.adapters.index_wheels import IndexWheels
+    from toolchain.adapters.interpreters import Interpreters
     from toolchain.adapters.rattler import Rattler
     from toolchain.adapters.repository import Repositories
     from toolchain.adapters.sources import WheelsOfSources
@@ -42,12 +43,16 @@ class Packages:
                        certificates=self._uv_environment.get("SSL_CERT_FILE"))
 
     @cached_property
-    def uv(self) -> Uv:
+    def interpreters(self) -> Interpreters:
         from toolchain.adapters.interpreters import Interpreters
+
+        return Interpreters(os.environ, self._parts.say)
+
+    @cached_property
+    def uv(self) -> Uv:
         from toolchain.adapters.uv import Uv
 
-        return Uv(environ=self._uv_environment, interpreter=cache(
-            Interpreters(os.environ, self._parts.say).find))
+        return Uv(environ=self._uv_environment, interpreter=cache(self.interpreters.find))
 
     @cached_property
     def _places(self) -> FilePlaces:
