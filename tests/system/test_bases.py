@@ -389,6 +389,18 @@ def test_a_python_without_a_compiler_is_said(monorepo: Monorepo, mirror: Mirror,
     assert said not in monorepo.doit("resolve", "image.bytecode=no")
 
 
+def test_a_base_image_needs_no_mirror_but_for_its_byte_code(monorepo: Monorepo, mirror: Mirror,
+                                                            base: ImageLayout) -> None:
+    monorepo.add("one")
+    base.tag(base.manifest(debian()))
+    (monorepo.folder / "pyproject.toml").write_text(
+        '[tool.toolchain]\nimage.mirror = "http://127.0.0.1:9"\nimage.base = "oci:base"\n')
+    output = monorepo.doit("push", expect=1)
+    assert "or do without byte-code: image.bytecode=no" in output
+    monorepo.doit("push", "image.bytecode=no")
+    assert "opt/venv/bin/python" in Pushed.of(monorepo, "one").files()
+
+
 def test_byte_code_for_a_python_that_debian_does_not_have(monorepo: Monorepo, mirror: Mirror,
                                                          base: ImageLayout) -> None:
     """An interpreter of the image's very version makes it, on every machine, or none does."""

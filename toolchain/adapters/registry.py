@@ -10,7 +10,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -25,6 +24,7 @@ from toolchain.progress import Progress
 from toolchain.push import BlobSource
 from toolchain.reference import api_host, check_repository, pull_name
 from toolchain.store import Store
+from toolchain.workers import Workers
 
 if TYPE_CHECKING:
     from toolchain.adapters.upload import Chunks, Upload
@@ -148,10 +148,9 @@ class HttpRegistry:
 
     def attach(self, manifests: Sequence[bytes], subject: Digest) -> None:
         new = [referrers.descriptor(manifest, subject) for manifest in manifests]
-        with ThreadPoolExecutor(len(manifests)) as pool:
-            answers = list(pool.map(
-                lambda manifest: self._put_manifest(manifest, str(Digest.of(manifest))),
-                manifests))
+        with Workers(len(manifests)) as pool:
+            answers = pool.each(
+                lambda manifest: self._put_manifest(manifest, str(Digest.of(manifest))), manifests)
         if all("oci-subject" in answer.headers for answer in answers):
             return  # the registry keeps the list itself
         tag = referrers.fallback_tag(subject)

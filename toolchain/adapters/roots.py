@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from toolchain.adapters.unpacked import UnpackedLayers
@@ -19,6 +18,7 @@ from toolchain.errors import EngineError
 from toolchain.image import Image
 from toolchain.prune import mark_used
 from toolchain.trace import Trace
+from toolchain.workers import Workers
 from toolchain.workfolder import remove, sweep
 
 _WHITEOUT = ".wh."
@@ -58,15 +58,11 @@ class Roots:
         # Large layers first: all processors have something to do until the end.
         order = sorted(set(image.layers), key=lambda layer: -layer.size)
         folder.mkdir()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with Workers(os.cpu_count()) as pool:
             brought = {layer: pool.submit(self._layers.bring, layer) for layer in order}
-            try:
-                for layer in image.layers:  # while others are still unpacked
-                    source, implied = brought[layer].result()
-                    _Overlay(str(source), str(folder), implied).lay("", "")
-            finally:
-                for one in brought.values():
-                    one.cancel()
+            for layer in image.layers:  # while others are still unpacked
+                source, implied = brought[layer].result()
+                _Overlay(str(source), str(folder), implied).lay("", "")
         for name in _HOSTS_OWN:
             with contextlib.suppress(OSError):
                 path = _resolved(str(folder), os.path.dirname(name))

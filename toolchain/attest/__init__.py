@@ -13,7 +13,6 @@ Source: OCI image-spec 1.1, annotations.md and manifest.md, "Guidelines for Arti
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from toolchain.digest import Digest, canonical_json
 from toolchain.errors import RegistryError
@@ -23,6 +22,7 @@ from toolchain.progress import Progress
 from toolchain.push import Registry
 from toolchain.store import Store
 from toolchain.values import dataclass
+from toolchain.workers import Workers
 
 VERSION = "0.1.0"  # of this package, as in pyproject.toml
 CYCLONEDX = "application/vnd.cyclonedx+json"
@@ -111,9 +111,8 @@ def attach(documents: tuple[Document, ...], subject: bytes, created: str, regist
             registry.put_blob(digest, len(data), store, progress)
 
     blobs = [_EMPTY, *(document.data for document in documents)]
-    with ThreadPoolExecutor(len(blobs)) as pool:
-        for done in [pool.submit(put, blob) for blob in blobs]:
-            done.result()
+    with Workers(len(blobs)) as pool:
+        pool.each(put, blobs)
     try:
         registry.attach([manifest(document, subject, created) for document in documents],
                         Digest.of(subject))

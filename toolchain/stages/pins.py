@@ -132,8 +132,13 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
     compiler: BasePins | str = _version(chain, base, python)
     if name := _compiler(chain, python):
         _, suite, host = name
-        compiler = base if base.name == name and isinstance(base, BasePins) else _settle(
-            chain, name, BasePins, lambda: tools.archive().pin(suite, host), moved)
+        try:
+            compiler = base if base.name == name and isinstance(base, BasePins) else _settle(
+                chain, name, BasePins, lambda: tools.archive().pin(suite, host), moved)
+        except ResolveError as error:  # all that is missing is what compiles
+            raise ResolveError(
+                error.what, where=error.where,
+                fix=f"{error.fix}; or do without byte-code: image.bytecode=no") from None
     wanted = _wanted(chain)
     if not wanted:
         return Foundation(base=base, apt=None, compiler=compiler), moved
