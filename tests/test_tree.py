@@ -159,6 +159,16 @@ def test_what_is_skipped_is_not_even_looked_at(tmp_path: Path, kind: str) -> Non
     assert list(walk(tmp_path)) == []
 
 
+def test_links_that_stand_for_what_is_skipped_are_skipped(tmp_path: Path) -> None:
+    """As on machines whose large folders lie on another disk."""
+    root, disk = tmp_path / "project", tmp_path / "disk"
+    root.mkdir()
+    disk.mkdir()
+    for name in ("mlruns", ".venv", "cache", "data"):
+        (root / name).symlink_to(disk)
+    assert [file.path for file in walk(root, (root / "cache",))] == ["data"]
+
+
 @pytest.mark.parametrize("target", ["here/../outside", "here/../project/a", "out/passwd",
                                     "sub/up/../outside"])
 def test_a_link_that_leaves_through_another_link_is_refused(

@@ -111,6 +111,9 @@ def walk(root: Path, skipped: tuple[Path, ...] = (),
                     "neither a file nor a link", where=entry.path,
                     fix="move it out of the project",
                 )
+            if stat.S_ISLNK(status.st_mode) and (name in SKIPPED_FOLDERS
+                                                 or entry.path in left_out):
+                continue  # as the folder that it stands for
             yield Found(prefix + name, status.st_mode, stamp(status))
 
 

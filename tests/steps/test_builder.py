@@ -203,6 +203,16 @@ def test_a_mistake_is_an_error_with_a_remedy(
     assert "no MLproject in the working folder" in done.stderr
 
 
+def test_the_cache_is_all_that_must_be_writable(codeset: Codeset, registry: str,
+                                                tmp_path: Path) -> None:
+    """As for a user whom nobody knows, with no home, whom some clusters choose."""
+    codeset.environment.pop("UV_CACHE_DIR", None)
+    codeset.build(f"--registry={registry}", HOME="/proc/nowhere", XDG_CACHE_HOME="/proc/nowhere")
+    cache = Path(codeset.environment["TOOLCHAIN_CACHE"])
+    assert (cache / "uv/CACHEDIR.TAG").is_file()
+    codeset.build(f"--registry={registry}", "python=3.11", UV_CACHE_DIR=str(tmp_path / "uv"))
+
+
 class _Slow(Loopback):
     """A registry that has nothing, and begins an upload whose bytes it then does not read."""
 

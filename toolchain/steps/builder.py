@@ -65,6 +65,8 @@ def build(folder: Path, settings: Mapping[str, str], *, verbose: bool) -> tuple[
     if workspace.cache.resolve().is_relative_to(folder.resolve()):
         raise ConfigError("the cache would be a part of the image", where=str(workspace.cache),
                           fix="give --cache=FOLDER or TOOLCHAIN_CACHE outside the codeset")
+    if not os.environ.get("UV_NO_CACHE"):  # one volume, or writable folder, is enough for both
+        os.environ.setdefault("UV_CACHE_DIR", str(workspace.cache / "uv"))
     chain = _chain(workspace, _project(folder))
     if verbose:
         _say_more(workspace.config, chain)
