@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +242,16 @@ class _Slow(Loopback):
         super().__exit__(*error)
 
 
+def _wait_until_asleep(pid: int) -> None:
+    """Python does not notice a signal that comes in the moment before its main thread waits for a
+    lock (python/cpython: acquire_timed), until that wait is over."""
+    seen = 0
+    while seen < 10:
+        stat = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+        seen = seen + 1 if stat.rpartition(")")[2].split()[0] == "S" else 0
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_in_the_middle_of_an_upload(
     codeset: Codeset, number: signal.Signals, status: int
@@ -248,6 +259,7 @@ def test_a_signal_ends_it_in_the_middle_of_an_upload(
     with _Slow() as registry, codeset.start(f"--registry={registry.host}") as process:
         try:
             assert registry.asked.wait(200)
+            _wait_until_asleep(process.pid)
             process.send_signal(number)
             # The upload itself would be given up, and tried again, after a minute without a byte.
             output, errors = process.communicate(timeout=40)
