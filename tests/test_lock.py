@@ -267,12 +267,15 @@ def test_what_was_found_in_an_image_decides_what_debian_packages_add_to_it() -> 
                       environment=(), labels={}, layers=(), installed={})
     more = replace(image, libraries={"libz.so.1": "/lib/libz.so.1"})
 
-    def key(base: BasePins | ImagePins, on: BasePins | ImagePins) -> str:
-        apt = AptPins(base="x", on=Digest.of_json(on.to_json()), suite="bookworm",
-                      platform="linux/amd64", wanted=("libgl1",), packages=())
-        return Digest.of_json(Foundation(base=base, apt=apt).to_json()).hex
+    def key(below: BasePins | ImagePins, on: BasePins | ImagePins) -> str:
+        apt = AptPins(base="x", on=base.below_apt(on), suite="bookworm", platform="linux/amd64",
+                      wanted=("libgl1",), packages=())
+        return Digest.of_json(Foundation(base=below, apt=apt).to_json()).hex
 
     assert key(image, image) != key(more, more)
+    assert key(image, image) != key(replace(image, homes={"/opt/venv/bin": "/usr/bin"}), image)
+    compiled = replace(image, compilers={"3.12": "3.12.1"})
+    assert base.below_apt(compiled) == base.below_apt(image) != base.below_apt(more)
     assert key(debs, debs) == key(debs, image)
     assert (Foundation(base=image, apt=None).to_json()
             == Foundation(base=more, apt=None).to_json())

@@ -22,7 +22,14 @@ from toolchain.adapters.deb_index import DebIndex
 from toolchain.adapters.fetch import Fetcher, NotThere
 from toolchain.digest import Digest
 from toolchain.errors import ResolveError, nearest
-from toolchain.lock.base import SUITES, AptPins, BasePins, DebianPackage, apt_name
+from toolchain.lock.base import (
+    SUITES,
+    AptPins,
+    BasePins,
+    DebianPackage,
+    apt_name,
+    below_apt,
+)
 from toolchain.lock.image import ImagePins
 from toolchain.workers import Workers
 
@@ -58,7 +65,7 @@ class DebianArchive:
                 raise ResolveError(
                     f"{on.suite} has no package {name!r}{nearest(name, index.names)}",
                     where="apt", fix="name packages as apt does, such as libgl1")
-        return AptPins(base=apt_name(on), on=Digest.of_json(on.to_json()), suite=on.suite,
+        return AptPins(base=apt_name(on), on=below_apt(on), suite=on.suite,
                        platform=on.platform, wanted=wanted,
                        packages=index.closure(wanted, on.installed))
 

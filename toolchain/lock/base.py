@@ -113,6 +113,12 @@ class AptPins:
 Pins = BasePins | ImagePins | AptPins
 
 
+def below_apt(base: BasePins | ImagePins) -> Digest:
+    """What the further Debian packages on a base are chosen by: all of it but what compiles."""
+    return Digest.of_json({name: value for name, value in base.to_json().items()
+                           if name != "compilers"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foundation:
     """What a project's packages stand on: a base, and further Debian packages."""

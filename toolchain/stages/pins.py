@@ -146,7 +146,7 @@ def settle(chain: Chain, python: str, *, is_used: bool = True) -> tuple[Foundati
         raise ResolveError(
             f"the base image {reference} is no Debian, so it cannot be given Debian packages",
             where=f"{chain.name}: apt", fix="name a Debian-based image.base, or leave out `apt`")
-    on = _digest(base)
+    on = base_lock.below_apt(base)
     more = _settle(chain, _apt(base, platform, wanted), AptPins,
                    lambda: tools.archive().pin_more(base, wanted), moved,
                    still=lambda pins: pins.on == on)
