@@ -274,6 +274,8 @@ def test_what_was_found_in_an_image_decides_what_debian_packages_add_to_it() -> 
 
     assert key(image, image) != key(more, more)
     assert key(image, image) != key(replace(image, homes={"/opt/venv/bin": "/usr/bin"}), image)
+    assert replace(image, pythons={"3.7": "/a", "3.11": "/b", "3.9": "/c"}).runnable() == {
+        "3.9", "3.11"}
     compiled = replace(image, compilers={"3.12": "3.12.1"})
     assert base.below_apt(compiled) == base.below_apt(image) != base.below_apt(more)
     assert key(debs, debs) == key(debs, image)

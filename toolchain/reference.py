@@ -67,12 +67,28 @@ def check_repository(repository: str) -> str:
 def pull_name(setting: str) -> str:
     """What references begin with where pull_registry is set: `host[:port]`, or with a path behind
     it, as proxies have one. Raises ConfigError, which never shows a login."""
-    name = setting.removeprefix("https://").removeprefix("http://").rstrip("/")
+    name = _without_scheme(setting)
     host, slash, path = name.partition("/")
-    if name and not (re.match(_HOST, host) and (not slash or re.match(_REPOSITORY, path))):
-        raise ConfigError(f"not a registry: {setting.rpartition('@')[2]!r}", where="pull_registry",
-                          fix="give host[:port], as in registry.example:5000")
+    if name and (not re.match(_HOST, host) or (slash and not re.match(_REPOSITORY, path))):
+        raise _no_registry(setting, "pull_registry")
     return name
+
+
+def host_name(setting: str, where: str) -> str:
+    """`host[:port]` of a registry, which may have a scheme. Raises ConfigError."""
+    name = _without_scheme(setting)
+    if not re.match(_HOST, name):
+        raise _no_registry(setting, where)
+    return name
+
+
+def _without_scheme(setting: str) -> str:
+    return setting.removeprefix("https://").removeprefix("http://").rstrip("/")
+
+
+def _no_registry(setting: str, where: str) -> ConfigError:
+    return ConfigError(f"not a registry: {setting.rpartition('@')[2]!r}", where=where,
+                       fix="give host[:port], as in registry.example:5000")
 
 
 def full_name(name: str) -> str:

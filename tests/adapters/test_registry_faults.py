@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,9 @@ import pytest
 from tests.adapters.double import Answer, Double, Request
 from tests.support import faults
 from tests.support.faults import FaultyProxy
+from tests.support.loopback import Handler, Loopback
 from tests.support.registry import RegistryServer
+from tests.support.tls import Certificate, make_ca, make_server
 from toolchain import image, push
 from toolchain.adapters import referrers
 from toolchain.adapters.backoff import Backoff
@@ -253,6 +257,66 @@ class Limited(Resumable):
         return replace(answer, headers={
             **answer.headers, "Location": f"/upload?turn={self._turn}",
             **(self.begun if request.method == "POST" else {})})
+
+
+class Curt(Loopback):
+    """Speaks TLS. Of what is larger than `limit` it reads nothing: it says 413, or not even that,
+    and closes."""
+
+    def __init__(self, limited: Limited, tls: Certificate, *, says: bool) -> None:
+        refused = limited.refused
+
+        class Answering(Handler):
+            def handle_one_request(self) -> None:
+                with contextlib.suppress(OSError):
+                    super().handle_one_request()
+                    return
+                self.close_connection = True
+
+            def answer(self) -> None:
+                size = int(self.headers.get("Content-Length") or 0)
+                if size <= limited.limit:
+                    given = limited(Request(
+                        method=self.command, path=self.path, body=self.rfile.read(size), port=0,
+                        headers={k.lower(): v for k, v in self.headers.items()}))
+                    self.send_response(given.status)
+                    for name, value in {**given.headers, "Content-Length": "0"}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    return
+                refused.append(size)
+                self.close_connection = True
+                if says:
+                    self.send_response(413)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    time.sleep(0.3)
+                else:  # a reset: nothing that was said can be read
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                               struct.pack("ii", 1, 0))
+                    self.connection.close()
+
+        super().__init__(Answering)
+        self.speak_tls(tls.certificate, tls.key)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_who_refuses_a_size_and_hangs_up_is_understood_over_tls_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bool
+) -> None:
+    ca = make_ca(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca.certificate))
+    data, digest = _random(store, 40 * _MIB)
+    limited, progress = Limited(3 * _MIB), Progress()
+    with Curt(limited, make_server(tmp_path, ca), says=says) as server:
+        registry = HttpRegistry(server.url, server.url, "a/b", insecure=False,
+                                backoff=Backoff(tries=8, first=0.005))
+        registry.put_blob(digest, len(data), store, progress)
+    assert limited.blobs == {str(digest): data}
+    assert set(limited.sizes) == {2 * _MIB}
+    assert limited.refused[-1] == 4 * _MIB
+    assert limited.refused.count(40 * _MIB) == (1 if says else 2)
+    assert progress.done == len(data)
 
 
 def _random(store: Store, size: int, seed: int = _SEED) -> tuple[bytes, Digest]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import tarfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ class Images:
 
     def __init__(self, folder: Path, trace: Trace) -> None:
         self.folder = folder
+        self.trace = trace
         self._blobs: dict[Digest, bytes] = {}
         self.fetched: list[Digest] = []
         self.roots = Roots(folder / "roots", UnpackedLayers(folder / "layers", self._fetch, trace),
@@ -195,3 +198,27 @@ def test_what_a_crash_left_is_no_layer(images: Images) -> None:
     dead.mkdir(parents=True)
     assert _files(images.root(layer)) == {"a": "1"}
     assert not dead.exists()
+
+
+def test_what_another_container_unpacks_is_left_to_it(images: Images, tmp_path: Path) -> None:
+    """It shares the cache, and its processes are not seen here: their numbers are nobody's."""
+    held = threading.Event(), threading.Event()
+
+    def fetch(digest: Digest, size: int) -> Iterator[bytes]:
+        for other in (tmp_path / "layers/tmp").iterdir():  # as they are called over there
+            os.rename(other, other.with_name(f"4999999-{other.name.partition('-')[2]}"))
+        held[0].set()
+        assert held[1].wait(60)
+        yield from images._fetch(digest, size)
+
+    one, two = (images.layer(tar([member(name, name.encode())])) for name in ("one", "two"))
+    away = UnpackedLayers(tmp_path / "layers", fetch, images.trace)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(away.bring, one)
+        assert held[0].wait(60)
+        assert _files(images.root(two)) == {"two": "two"}
+        left = [path.name.partition("-")[0] for path in (tmp_path / "layers/tmp").iterdir()]
+        held[1].set()
+        with pytest.raises(EngineError, match="No such file"):  # it was called otherwise here
+            taken.result(60)
+    assert left == ["4999999"]

@@ -49,6 +49,39 @@ def test_a_virtual_environment_names_the_home_of_its_interpreter() -> None:
     assert gone.homes("/app/bin") == {}
 
 
+def test_a_home_behind_links_is_found() -> None:
+    """As uv makes them, and as `/bin` is one."""
+    layer = tar([
+        member("opt/uv/cpython-3.12.11-linux/bin/python3.12", b"", mode=0o755),
+        member("opt/uv/cpython-3.12-linux", kind=tarfile.SYMTYPE, link="cpython-3.12.11-linux"),
+        member("uv", kind=tarfile.SYMTYPE, link="/opt/./uv/../uv"),
+        member("bin", kind=tarfile.SYMTYPE, link="usr/bin"),
+        member("usr/bin/python3.9", b"", mode=0o755)])
+    found = look(layer, _venv("app", "/uv/cpython-3.12-linux/bin", "3.12"))
+    assert found.homes("/app/bin") == {"/app/bin": "/uv/cpython-3.12-linux/bin"}
+    assert found.pythons("/app/bin:/bin") == {"3.12": "/app/bin/python3.12",
+                                              "3.9": "/usr/bin/python3.9"}
+    now = look(layer, tar([member("opt/uv/.wh.cpython-3.12-linux")]),
+               _venv("app", "/uv/cpython-3.12-linux/bin", "3.12"))
+    assert now.homes("/app/bin") == {}
+    around = tar([member("a", kind=tarfile.SYMTYPE, link="b"),
+                  member("b", kind=tarfile.SYMTYPE, link="a")])
+    assert look(around).pythons("/a/bin") == {}
+    replaced = look(around, tar([member("a", kind=tarfile.DIRTYPE),
+                                 member("a/bin/python3.12", b"", mode=0o755)]))
+    assert replaced.pythons("/a/bin") == {"3.12": "/a/bin/python3.12"}
+
+
+def test_whether_anything_is_in_this_tools_own_place() -> None:
+    assert not look(*debian()).is_occupied
+    there = tar([member("opt/venv/lib/x", b"")])
+    assert look(there).is_occupied
+    assert look(there, tar([member("etc/x", b"")])).is_occupied
+    for gone in ("opt/.wh.venv", ".wh.opt", "opt/.wh..wh..opq", "opt/venv/.wh..wh..opq"):
+        assert not look(there, tar([member(gone)])).is_occupied
+    assert look(there, tar([member("opt/.wh.venv"), member("opt/venv/y", b"")])).is_occupied
+
+
 @pytest.mark.parametrize(("home", "python"), [
     ("/nowhere", "3.11"), ("/usr/local/bin", "3.12"), ("usr/local/bin", "3.11"), ("", "3.11")])
 def test_a_home_without_the_interpreter_is_none(home: str, python: str) -> None:

@@ -418,7 +418,8 @@ def test_byte_code_for_a_python_that_debian_does_not_have(monorepo: Monorepo, mi
               "PATH": str(Path(sys.executable).parent)}
     seen, monorepo.environment = monorepo.environment, hidden
     said = monorepo.doit("resolve", "image.bytecode=yes")
-    assert f"one: no byte-code is made, as no Python {level} was at hand when the base" in said
+    assert ("one: no byte-code is made, as base.lock names no compiler for the base image's Python "
+            f"{level}") in said
     monorepo.environment = seen
     monorepo.doit("resolve", "image.bytecode=yes")
     assert monorepo.receipt("one", "resolve")["base"]["bytecode"] is None  # it is pinned so
@@ -429,6 +430,15 @@ def test_byte_code_for_a_python_that_debian_does_not_have(monorepo: Monorepo, mi
     compiled = (f"opt/venv/lib/python{minor}/site-packages/__pycache__/"
                 f"alpha.cpython-{minor.replace('.', '')}.pyc")
     assert compiled in Pushed.of(monorepo, "one").files()
+
+    # Whichever project pins the image first.
+    monorepo.add("a", mlproject="name: a\ndocker_env: {image: 'oci:base'}\n"
+                                "entry_points:\n  main: {command: python train.py}\n")
+    monorepo.doit("resolve", "project=a", "image.bytecode=yes", "upgrade=1")
+    monorepo.doit("resolve", "project=a", "upgrade=1")  # as it is set for the workspace: no
+    monorepo.doit("resolve", "project=one", "image.bytecode=yes")
+    assert monorepo.receipt("one", "resolve")["base"]["bytecode"] is not None
+    shutil.rmtree(monorepo.folder / "projects/a")
 
     # Another machine makes the same, or says what it lacks.
     digest = monorepo.receipt("one", "push")["digest"]
@@ -515,11 +525,19 @@ def test_plain_http_is_for_the_registry_that_it_is_said_of(
             assert "the registry speaks plain HTTP" in output
             assert "insecure=1" in output
             assert "`image.insecure`" in output
-        set_base(monorepo, mirror, image, f'image.insecure = ["other:1", "{other}"]')
+        set_base(monorepo, mirror, image, f'image.insecure = ["other:1", "http://{other}/"]')
         monorepo.doit("push")
         assert monorepo.receipt("one", "resolve")["base"]["image"] == f"{other}/team/base:1"
         shutil.rmtree(monorepo.folder / "cache")
         (monorepo.folder / "base.lock").unlink()
+        set_base(monorepo, mirror, image, 'image.insecure = ["me:hunter2@host"]')
+        output = monorepo.doit("push", expect=1)
+        assert "not a registry: 'host'" in output
+        assert "image.insecure" in output
+        set_base(monorepo, mirror, 'image.base = "base:1"', 'image.hub = "http://mirror.invalid"')
+        output = monorepo.doit("push", expect=1)
+        assert "image.hub = http://mirror.invalid" in output
+        assert "name it in image.insecure" in output
         set_base(monorepo, mirror)
         (folder / "pyproject.toml").write_text(
             f'[tool.toolchain]\n{image}\ninsecure = true\nregistry = "http://{other}"\n')

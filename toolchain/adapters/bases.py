@@ -24,7 +24,7 @@ from toolchain.adapters.documents import (
 from toolchain.adapters.foreign_layout import ForeignLayout
 from toolchain.adapters.hashed import Hashed
 from toolchain.digest import Digest
-from toolchain.errors import ConfigError, ResolveError, StoreError
+from toolchain.errors import ConfigError, ResolveError, StoreError, without_credentials
 from toolchain.layer.archive import LayerWriter, plain
 from toolchain.layer.survey import Survey
 from toolchain.lock.image import BaseLayer, ImagePins
@@ -142,7 +142,12 @@ class BaseImages:
             raise ConfigError(error.what, where=f"image.base = {error.where}",
                               fix=error.fix) from None
         host = self._hub if self._hub and found.host == DOCKER_HUB else found.host
-        return self._repository(host, found.repository), found.wanted
+        try:
+            return self._repository(host, found.repository), found.wanted
+        except ConfigError as error:  # the other names have been looked at
+            raise ConfigError(
+                error.what, where=f"image.hub = {without_credentials(host)}",
+                fix="use https, or name it in image.insecure as well") from None
 
     def _fetch(self, home: Home, layers: tuple[BaseLayer, ...]) -> None:
         """Put the layers into the store."""
@@ -216,5 +221,5 @@ def _pins(reference: str, platform: str, digest: Digest, config: dict[str, Any],
         labels=labels, layers=layers, installed=survey.installed(),
         alternatives=survey.alternatives() if survey.suite() else {},
         libraries=survey.libraries() if survey.suite() else {},
-        homes=survey.homes(search), system=system, release=release,
+        homes=survey.homes(search), is_occupied=survey.is_occupied, system=system, release=release,
     )

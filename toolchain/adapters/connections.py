@@ -87,8 +87,9 @@ class Exchange:
                  body: Iterable[bytes] | None) -> http.client.HTTPResponse:
         try:
             self._connection.request(method, target, body=body, headers=dict(headers))
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError) as error:
             # Refused in the middle of an upload: what it says before it hangs up is the reason.
+            # Before 3.13, Python calls a broken TLS connection an end of file (gh-115627).
             self._whole = False
             try:
                 return self._connection.getresponse()

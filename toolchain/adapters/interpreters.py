@@ -134,7 +134,9 @@ class Interpreters:
         try:
             done = subprocess.run(
                 [uv_program(), "python", "install", "--quiet", wanted], capture_output=True,
-                env={"UV_HTTP_RETRIES": "1", **self._environ}, timeout=patience,
+                # Its link in ~/.local/bin is for people.
+                env={"UV_HTTP_RETRIES": "1", **self._environ, "UV_PYTHON_INSTALL_BIN": "0"},
+                timeout=patience,
             )
         except subprocess.TimeoutExpired:  # a network that neither answers nor refuses
             return None

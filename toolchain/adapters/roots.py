@@ -19,7 +19,7 @@ from toolchain.image import Image
 from toolchain.prune import mark_used
 from toolchain.trace import Trace
 from toolchain.workers import Workers
-from toolchain.workfolder import remove, sweep
+from toolchain.workfolder import remove, work_folder
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -43,15 +43,9 @@ class Roots:
         with self._trace.holding("root", image.config_digest):
             if target.exists():
                 return target
-            temporary = self._folder / "tmp"
-            temporary.mkdir(parents=True, exist_ok=True)
-            sweep(temporary)
-            folder = temporary / f"{os.getpid()}-{image.config_digest.hex}"
-            try:
-                self._make(image, folder)
-                os.rename(folder, target)
-            finally:
-                remove(folder)
+            with work_folder(self._folder / "tmp") as scratch:
+                self._make(image, scratch / "root")
+                os.rename(scratch / "root", target)
         return target
 
     def _make(self, image: Image, folder: Path) -> None:

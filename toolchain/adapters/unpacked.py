@@ -30,7 +30,7 @@ from toolchain.layer.foreign_tar import ForeignTar
 from toolchain.layer.gunzip import Gunzip
 from toolchain.prune import mark_used
 from toolchain.trace import Trace
-from toolchain.workfolder import remove, sweep
+from toolchain.workfolder import remove, work_folder
 
 _CHUNK = 1 << 20
 _DONE = ".json"
@@ -60,21 +60,15 @@ class UnpackedLayers:
         return target, frozenset(named["implied"])
 
     def _unpack(self, layer: Layer, target: Path) -> None:
-        temporary = self._folder / "tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
-        sweep(temporary)
-        folder = temporary / f"{os.getpid()}-{layer.diff_id.hex}"
-        try:
+        with work_folder(self._folder / "tmp") as scratch:
+            folder, done = scratch / "layer", scratch / "done"
             folder.mkdir()
             implied = self._write(layer, folder)
             if target.exists():  # cut short between the two renames below
                 remove(target)
             os.rename(folder, target)
-            done = temporary / f"{os.getpid()}-{layer.diff_id.hex}{_DONE}"
             done.write_text(json.dumps({"implied": sorted(implied)}))
             os.rename(done, target.with_suffix(_DONE))
-        finally:
-            remove(folder)
 
     def _write(self, layer: Layer, folder: Path) -> set[str]:
         tree = _Tree(folder, f"layer {layer.diff_id}")

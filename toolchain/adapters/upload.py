@@ -4,10 +4,12 @@ Source: OCI distribution-spec 1.1, "Pushing blobs". POST begins an upload; PUT w
 ends it. After a broken connection GET says how much has arrived; PATCH sends the rest. What is
 refused for its size (413) goes in chunks: a PATCH for each, and an empty PUT.
 
-Rule 1: a chunk goes only where the registry said that the last one ended. Some take a chunk that
-is out of order without a word; the digest at the end then refuses the blob, and it is begun anew.
+Rule 1: a chunk goes only where the last one ended; after a break, where the registry says that it
+ended. Some take one that is out of order without a word; the digest at the end then refuses the
+blob, and it is begun anew.
 Rule 2: success is a 201, or a HEAD that finds the blob after the 201 was lost.
-Rule 3: after a 413 only less is sent. A chunk is never smaller than the registry allows
+Rule 3: after a 413 only less is sent, and after two breaks without a step forward: whoever refuses
+a size may hang up before that can be read. A chunk is never smaller than the registry allows
 (`OCI-Chunk-Min-Length`), but for a blob's last.
 """
 
@@ -149,6 +151,8 @@ class Upload:
                 if self._offset > reached:
                     attempt, reached = 1, self._offset  # a line that breaks often still gets there
                 elif status != _TOO_LARGE:
+                    if status == 0 and attempt > 1:
+                        self._chunks.refused(self._sent, self._least)
                     attempt += 1
         except BaseException:
             self._count(0)

@@ -29,6 +29,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}\Z")  # os-release(5) allo
 _RELEASE = re.compile(rb"GNU C Library [^\n]{0,80}release version (\d+\.\d+)")
 _LARGEST_FILE = 64 << 20
 _MOST_KEPT = 256 << 20  # bytes, of all layers
+_MOST_STEPS = 200  # on the way to a folder
 _OVERHEAD = 200  # bytes that a path costs beside its letters
 
 
@@ -37,6 +38,8 @@ class Survey:
     """What was seen so far: path -> content, a link's target for a link, of files that matter."""
 
     _files: dict[str, bytes] = field(default_factory=dict)
+    _links: dict[str, str] = field(default_factory=dict)  # all symbolic ones: path -> target
+    is_occupied: bool = False  # something is where this tool's environment goes
     left: int = _MOST_KEPT  # what may still be kept
 
     def layer(self, stream: Readable) -> None:
@@ -47,26 +50,39 @@ class Survey:
         gone: set[str] = set()
         emptied: set[str] = set()
         seen: dict[str, bytes] = {}
+        links: dict[str, str] = {}
+        occupies = False
         with ForeignTar(stream) as archive:
             for member in archive:
                 path = _checked(member.name)
                 folder, _, name = path.rpartition("/")
-                if name == ".wh..wh..opq":
-                    self._keep(folder, emptied)
-                elif name.startswith(".wh."):
-                    self._keep(posixpath.join(folder, name.removeprefix(".wh.")), gone)
-                elif _matters(path):
+                if name.startswith(".wh."):
+                    if name == ".wh..wh..opq":
+                        self._keep(folder, emptied)
+                    else:
+                        self._keep(posixpath.join(folder, name.removeprefix(".wh.")), gone)
+                    continue
+                self._links.pop(path, None)
+                occupies = occupies or path.startswith(f"{PREFIX}/")
+                if member.issym():
+                    self._spend(_OVERHEAD + len(path) + len(member.linkname))
+                    links[path] = member.linkname
+                if _matters(path):
                     self._spend(_OVERHEAD + len(path))
                     seen[path] = self._content(path, member, archive, seen)
-        for path in list(self._files):  # a whiteout hides what lower layers have, not its own
-            if path in gone or any(above in gone or above in emptied for above in _above(path)):
-                del self._files[path]
-        self._files.update(seen)
+
+        def is_gone(path: str) -> bool:  # a whiteout hides what lower layers have, not its own
+            return path in gone or any(above in gone or above in emptied for above in _above(path))
+
+        self._files = {path: data for path, data in self._files.items()
+                       if not is_gone(path)} | seen
+        self._links = {path: link for path, link in self._links.items()
+                       if not is_gone(path)} | links
+        self.is_occupied = occupies or (self.is_occupied and not is_gone(f"{PREFIX}/"))
 
     def _content(self, path: str, member: tarfile.TarInfo, archive: ForeignTar,
                  seen: dict[str, bytes]) -> bytes:
         if member.issym():
-            self._spend(len(member.linkname))
             return member.linkname.encode("utf-8", "surrogateescape")
         if member.islnk():
             target = posixpath.normpath(member.linkname.lstrip("/"))
@@ -165,16 +181,38 @@ class Survey:
         folder of programs -> that of the interpreter they were made with (PEP 405)."""
         found = {}
         for folder in map(posixpath.normpath, (*filter(None, search.split(":")), f"/{PREFIX}/bin")):
-            settings = self._files.get(f"{posixpath.dirname(folder)[1:]}/{_VENV}", b"")
+            above = self._resolved(posixpath.dirname(folder))
+            settings = self._files.get(f"{above[1:]}/{_VENV}", b"")
             home = _HOME.search(settings.decode("utf-8", "replace"))
             if home and self._pythons_in(folder).keys() <= self._pythons_in(home[1]).keys():
                 found[folder] = posixpath.normpath(home[1])
         return found
 
     def _pythons_in(self, folder: str) -> dict[str, str]:
-        folder = posixpath.normpath(folder)
+        folder = self._resolved(folder)
         return {match[2]: f"/{path}" for path in self._files
                 if f"/{posixpath.dirname(path)}" == folder and (match := _PYTHON.match(path))}
+
+    def _resolved(self, folder: str) -> str:
+        """A folder without links on its way, as the kernel finds it: `/bin` is `/usr/bin`."""
+        found, left = "", posixpath.normpath(folder).split("/")[1:]
+        for _ in range(_MOST_STEPS):
+            if not left:
+                break
+            step = left.pop(0)
+            if step in ("", "."):
+                continue
+            if step == "..":
+                found = posixpath.dirname(found)
+                continue
+            link = self._links.get(f"{found}/{step}".lstrip("/"))
+            if link is None:
+                found = f"{found}/{step}" if found != "/" else f"/{step}"
+                continue
+            if link.startswith("/"):
+                found = ""
+            left = [*link.split("/"), *left]
+        return found or "/"
 
 
 def _matters(path: str) -> bool:

@@ -53,6 +53,7 @@ class ImagePins:
     ld.so.cache, as toolchain.layer.libraries writes it. environment: `NAME=value`.
     homes: of virtual environments, the folder of their programs -> that of the interpreter they
     were made with; `pythons` names what is in the former.
+    is_occupied: whether it has anything where this tool's environment goes.
     compilers: `X.Y` -> the `X.Y.Z` that makes byte-code for it, where no embedded base has it.
     system, release: as os-release names them, `ubuntu` and `jammy` or `22.04`, where that is not
     what `suite` says; for people and scanners, so no layer depends on them.
@@ -71,6 +72,7 @@ class ImagePins:
     alternatives: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
     homes: dict[str, str] = field(default_factory=dict)
+    is_occupied: bool = False
     compilers: dict[str, str] = field(default_factory=dict)
     system: str = ""
     release: str = ""
@@ -97,17 +99,16 @@ class ImagePins:
         folder, name = posixpath.split(self.pythons.get(minor, ""))
         return posixpath.join(self.homes.get(folder, folder), name)
 
+    def runnable(self) -> set[str]:
+        """Those of its Pythons `X.Y` that run entry points."""
+        return {minor for minor in self.pythons if int(minor.partition(".")[2]) >= _OLDEST}
+
     def own_packages(self, minor: str) -> str:
         """Where the packages are of the virtual environment that has its Python `X.Y`; empty
         where that is no such thing."""
         folder = posixpath.dirname(self.pythons[minor])
         return (f"{posixpath.dirname(folder)}/lib/python{minor}/site-packages"
                 if folder in self.homes else "")
-
-    def occupies(self, folder: str) -> bool:
-        """Whether a Python or a virtual environment of its own is below an absolute folder."""
-        return any(place.startswith(f"{folder}/")
-                   for place in (*self.pythons.values(), *self.homes))
 
     def patch_level(self, minor: str) -> str:
         """Its Python `X.Y.Z`, if it is Debian's or that of one of Docker's `python` images, which
@@ -130,7 +131,7 @@ class ImagePins:
             return place, -int(minor.partition(".")[2])
 
         own = min(self.pythons, key=rank, default="")
-        if not own or int(own.partition(".")[2]) < _OLDEST:
+        if own not in self.runnable():
             raise ResolveError(
                 f"the image {self.reference} has " + (f"Python {own} first on its PATH" if own
                                                       else "no Python on its PATH"),
@@ -150,6 +151,7 @@ class ImagePins:
                if self.alternatives else {}),
             **({"libraries": self.libraries} if self.libraries else {}),
             **({"homes": dict(sorted(self.homes.items()))} if self.homes else {}),
+            **({"is_occupied": True} if self.is_occupied else {}),
             **({"compilers": dict(sorted(self.compilers.items()))} if self.compilers else {}),
             **({"system": self.system} if self.system else {}),
             **({"release": self.release} if self.release else {}),
@@ -166,6 +168,7 @@ class ImagePins:
             layers=tuple(BaseLayer.from_json(item) for item in value["layers"]),
             installed=dict(value["installed"]), alternatives=dict(value.get("alternatives", {})),
             libraries=dict(value.get("libraries", {})), homes=dict(value.get("homes", {})),
+            is_occupied=bool(value.get("is_occupied", False)),
             compilers=dict(value.get("compilers", {})),
             system=str(value.get("system", "")), release=str(value.get("release", "")),
         )

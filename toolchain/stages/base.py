@@ -14,7 +14,6 @@ from toolchain.digest import Digest
 from toolchain.errors import ResolveError
 from toolchain.layer import Layer
 from toolchain.lock.base import BasePins
-from toolchain.lock.image import ImagePins
 from toolchain.stages import count, resolve, size
 from toolchain.stages.pins import own_image
 from toolchain.stages.published import (
@@ -22,6 +21,8 @@ from toolchain.stages.published import (
     base_image,
     base_image_layers,
     base_plan,
+    hides,
+    own_packages,
     published,
 )
 from toolchain.workers import Workers
@@ -29,7 +30,6 @@ from toolchain.workers import Workers
 if TYPE_CHECKING:
     from toolchain.layer.bytecode import Bytecode
     from toolchain.layer.compression import Compression
-    from toolchain.layer.environment import Below
     from toolchain.layer.packages import Built
     from toolchain.progress import Progress
 
@@ -183,7 +183,10 @@ def _system(chain: Chain, pool: Workers, bytecode: Bytecode | None, how: Compres
     elif is_conda:
         layers, made = base_image_layers(chain), frozenset()
     else:
-        interpreter, seen = base.python(python, chain.name), _seen(chain, base, python)
+        interpreter, packages = base.python(python, chain.name), own_packages(chain, base)
+        is_there = packages.startswith(f"/{layer.PREFIX}/")
+        seen = environment.Below(shows_own="own packages" in resolve.base(chain),
+                                 packages="" if is_there else packages, hides=hides(chain))
         own, made = _once(
             chain, "environment layer", environment.plan(interpreter, python, how, seen),
             lambda: (environment.make(interpreter, python, store, pool, how, seen),))
@@ -191,26 +194,14 @@ def _system(chain: Chain, pool: Workers, bytecode: Bytecode | None, how: Compres
     if is_conda:
         from toolchain.layer import conda
 
-        hides = isinstance(base, ImagePins) and base.occupies(f"/{layer.PREFIX}")
-        empty, new = _once(chain, "conda environment", conda.base_plan(how, hides=hides),
-                           lambda: (conda.make_base(store, pool, how, hides=hides),))
+        hidden = hides(chain)
+        empty, new = _once(chain, "conda environment", conda.base_plan(how, hides=hidden),
+                           lambda: (conda.make_base(store, pool, how, hides=hidden),))
         layers, made = (*layers, *empty), made | new
     if more is not None and more.packages:
         added, new = _once(chain, "apt", debian.more_plan(more, how), extra)
         layers, made = (*layers, *added), made | new
     return layers, made, tuple(notes)
-
-
-def _seen(chain: Chain, base: ImagePins, python: str) -> Below:
-    """What a project's environment shows of the image below: of its own image the packages that
-    are seen there, of another none."""
-    from toolchain.layer import environment
-
-    place, shows_own = f"/{layer.PREFIX}", "own packages" in resolve.base(chain)
-    packages = base.own_packages(python) if shows_own else ""
-    is_there = packages.startswith(f"{place}/")
-    return environment.Below(shows_own=shows_own, packages="" if is_there else packages,
-                             hides=base.occupies(place) and not is_there)
 
 
 def _once(chain: Chain, kind: str, what: Any, make: Callable[[], tuple[Layer, ...]],

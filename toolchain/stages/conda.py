@@ -110,8 +110,8 @@ def without_compiler(chain: Chain, foundation: Foundation, python: str) -> str:
     level = foundation.base.patch_level(python)
     if not level:
         return f"as the base image does not say which Python {python} it has"
-    return (f"as no Python {level} was at hand when the base image was pinned, nor could uv bring "
-            "it (upgrade=1 looks again)")
+    return (f"as base.lock names no compiler for the base image's Python {level} (upgrade=1 looks "
+            "for one, here and by uv)")
 
 
 def _say_no_channel(chain: Chain) -> None:

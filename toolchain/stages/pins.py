@@ -230,13 +230,16 @@ def _version(chain: Chain, base: BasePins | ImagePins, python: str) -> str:
 def _compilers(chain: Chain, pins: ImagePins) -> dict[str, str]:
     """What can be had to compile for an image's Pythons that no embedded base has. Chosen when it
     is pinned, so that it is the same on every machine."""
-    if not chain.config.image_bytecode or own_image(chain):  # but others may need it
-        known = _read(chain).get(pins.name)
-        return known.compilers if isinstance(known, ImagePins) else {}
-    found = {}
-    for minor in pins.pythons.keys() - {*base_lock.SUITES}:
+    known, found = _read(chain).get(pins.name), {}
+    for minor in pins.runnable() - {*base_lock.SUITES}:
         version = pins.patch_level(minor)
-        if re.fullmatch(r"\d+\.\d+\.\d+", version) and chain.session.tools.has_python(version):
+        if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+            continue
+        if not chain.config.image_bytecode:  # but another project may need it
+            is_known = isinstance(known, ImagePins) and known.compilers.get(minor) == version
+        else:
+            is_known = chain.session.tools.has_python(version)
+        if is_known:
             found[minor] = version
     return found
 

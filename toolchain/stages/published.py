@@ -23,9 +23,13 @@ USER = str(layer.USER_ID)
 def base_plan(chain: Chain) -> Any:
     from toolchain.layer.compression import compression
 
-    how = compression(chain.config.image_compression)
-    return {**layer.base_plan(resolve.result(chain), resolve.base(chain), how.identity),
-            "runner": runner.key(how).hex}
+    how, lock = compression(chain.config.image_compression), resolve.result(chain)
+    pins = base_image(chain)
+    large = layer.most_large(lock, len(pins.layers)) if pins is not None else None
+    return {**layer.base_plan(lock, resolve.base(chain), how.identity),
+            "runner": runner.key(how).hex,
+            **({"large": large} if large not in (None, layer.most_large(lock, 0)) else {}),
+            **({"hides": True} if hides(chain) else {})}
 
 
 @once
@@ -95,6 +99,22 @@ def base_image(chain: Chain) -> ImagePins | None:
     pins = resolve.foundation(chain).base
     assert isinstance(pins, ImagePins)
     return pins
+
+
+def hides(chain: Chain) -> bool:
+    """Whether what the image below has in the place of this tool's environment is not seen: it is
+    where it is the environment of a project's own image."""
+    pins = base_image(chain)
+    if pins is None or not pins.is_occupied:
+        return False
+    return not own_packages(chain, pins).startswith(f"/{layer.PREFIX}/")
+
+
+def own_packages(chain: Chain, pins: ImagePins) -> str:
+    """Where a project's own image has packages besides those of its interpreter; empty if it does
+    not, or the image is not the project's own."""
+    return (pins.own_packages(resolve.result(chain).python_minor)
+            if "own packages" in resolve.base(chain) else "")
 
 
 def base_image_layers(chain: Chain) -> tuple[layer.Layer, ...]:

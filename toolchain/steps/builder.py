@@ -67,6 +67,7 @@ def build(folder: Path, settings: Mapping[str, str], *, verbose: bool) -> tuple[
                           fix="give --cache=FOLDER or TOOLCHAIN_CACHE outside the codeset")
     if not os.environ.get("UV_NO_CACHE"):  # one volume, or writable folder, is enough for both
         os.environ.setdefault("UV_CACHE_DIR", str(workspace.cache / "uv"))
+    os.environ.setdefault("UV_PYTHON_INSTALL_DIR", str(workspace.cache / "pythons"))
     chain = _chain(workspace, _project(folder))
     if verbose:
         _say_more(workspace.config, chain)

@@ -89,13 +89,16 @@ class Adapters:
     def images(self, config: Config) -> BaseImages:
         from toolchain.adapters.bases import BaseImages
         from toolchain.adapters.registry import HttpRegistry, address
+        from toolchain.reference import host_name
 
         # `insecure` is said of the registry that is pushed to, and of no other.
-        insecure = {*filter(None, config.image_insecure.split(",")),
+        insecure = {*(host_name(text, "image.insecure")
+                      for text in filter(None, config.image_insecure.split(","))),
                     *([address(config.registry)] if config.insecure else [])}
 
         def repository(host: str, name: str) -> HttpRegistry:
-            return HttpRegistry(host, host, name, insecure=host in insecure, say=self._parts.say)
+            return HttpRegistry(host, host, name, insecure=address(host) in insecure,
+                                say=self._parts.say)
 
         return BaseImages(root=self._parts.root, hub=config.image_hub, store=self._parts.store,
                           progress=self._parts.progress, repository=repository,
