@@ -262,8 +262,8 @@ def test_what_no_node_has_is_waited_for_with_words(
 
 
 def test_a_secret_that_is_not_there_is_explained(run: Run) -> None:
-    outcome = run("true", Settings(secrets=("no-such",), start_timeout=3))
-    assert outcome.reason == ('did not begin within 3 s: the container cannot be set up: secret '
+    outcome = run("true", Settings(secrets=("no-such",), start_timeout=12))
+    assert outcome.reason == ('did not begin within 12 s: the container cannot be set up: secret '
                               '"no-such" not found')
 
 

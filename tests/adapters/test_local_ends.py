@@ -139,7 +139,7 @@ def test_a_signal_reaches_the_job_which_may_clean_up(
 def test_a_signal_reaches_the_training_script_behind_the_shell(parent: Parent) -> None:
     process = parent.start(
         "python -c 'import signal, sys, time\n"
-        "def end(*_):\n    print(\"script-ended\", flush=True); sys.exit(1)\n"
+        "def end(*_):\n    time.sleep(0.5); print(\"script-ended\", flush=True); sys.exit(1)\n"
         "signal.signal(signal.SIGTERM, end); print(\"ready\", flush=True); time.sleep(100)'"
         " >> $NOTES; echo never")
     parent.noted(1)
@@ -202,7 +202,17 @@ def test_nothing_survives_an_interrupted_job(parent: Parent) -> None:
     process = parent.start(f"echo $$ >> $NOTES; trap '' TERM; {_GRANDCHILD} >> $NOTES & wait")
     pids = parent.noted(2)
     process.send_signal(signal.SIGINT)
-    _read_to_end(process)
+    _read_to_end(process, 40)  # it is given its 10 s, as it does not want to end
+    assert process.returncode == 130
+    _wait_until(lambda: _all_gone(pids), 5)
+
+
+def test_what_an_interrupted_job_left_in_the_background_is_not_waited_for(parent: Parent) -> None:
+    """A shell starts it so that it takes no notice of SIGINT."""
+    process = parent.start(f"echo $$ >> $NOTES; {_GRANDCHILD} >> $NOTES & wait")
+    pids = parent.noted(2)
+    process.send_signal(signal.SIGINT)
+    _read_to_end(process, 9)
     assert process.returncode == 130
     _wait_until(lambda: _all_gone(pids), 5)
 

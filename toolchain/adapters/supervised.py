@@ -17,6 +17,7 @@ from toolchain.run import Outcome
 
 GRACE = 10  # seconds between a signal and the next, harder one
 CANCELLED = "was cancelled"  # the reason of an outcome
+_GLANCE = 0.02  # seconds between two looks at whether what was signalled is gone
 _LOOK = 0.1  # seconds between two looks at whether a job is to be cancelled
 _LOOK_UP = 0.5  # the same, where only a signal can end it
 _VMSTAT = Path("/proc/vmstat")
@@ -135,12 +136,36 @@ def _copy(source: int, log: Log) -> None:
 
 
 def _end(child: subprocess.Popen[bytes], group: int, first: signal.Signals) -> None:
+    """Signal the whole group, and wait for all of it: at SIGTERM a shell is gone before its
+    script. At SIGINT it waits for that, and what is left then was started not to be interrupted.
+    """
     for number in dict.fromkeys((first, signal.SIGTERM, signal.SIGKILL)):
+        deadline = time.monotonic() + GRACE
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE)
-            return
+            while (left := _is_alive(group)) and number == signal.SIGTERM and (
+                    time.monotonic() < deadline):
+                time.sleep(_GLANCE)
+            if not left:
+                return
+
+
+def _is_alive(group: int) -> bool:
+    """Whether a process of the group still runs; one that nobody has reaped yet does not."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, but there
+        return True
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(of) == group and state not in ("Z", "X"):
+                return True
+    return not Path("/proc/self").exists()
 
 
 @contextlib.contextmanager
