@@ -23,12 +23,18 @@ USER = str(layer.USER_ID)
 def base_plan(chain: Chain) -> Any:
     from toolchain.layer.compression import compression
 
-    how, lock = compression(chain.config.image_compression), resolve.result(chain)
-    pins = base_image(chain)
-    large = layer.most_large(lock, len(pins.layers)) if pins is not None else None
-    return {**layer.base_plan(lock, resolve.base(chain), how.identity),
-            "runner": runner.key(how).hex,
-            **({"large": large} if large not in (None, layer.most_large(lock, 0)) else {}),
+    how = compression(chain.config.image_compression)
+    return {**layer.base_plan(resolve.result(chain), resolve.base(chain), how.identity),
+            "runner": runner.key(how).hex, **_on_image(chain)}
+
+
+def _on_image(chain: Chain) -> dict[str, Any]:
+    """What an image below decides of the layers above it, where that is not what it is without."""
+    pins, lock = base_image(chain), resolve.result(chain)
+    if pins is None:
+        return {}
+    large = layer.most_large(lock, len(pins.layers))
+    return {**({"large": large} if large != layer.most_large(lock, 0) else {}),
             **({"hides": True} if hides(chain) else {})}
 
 
